@@ -1,0 +1,88 @@
+# `make` alone lists the targets. The environment is made once, in .venv, and made again when requirements.txt changes.
+PYTHON      ?= python3
+UV          ?= uv
+QUICKSTART  ?= train.py model=vae data=binarised_digits
+PYTEST_ARGS ?= -n auto --maxprocesses 4
+
+SHELL     := bash
+VENV      := .venv
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP       := $(BIN)/python -m pip --disable-pip-version-check --no-input
+PIP_QUIET := -qq
+# The pin of one package, and the part of requirements.txt whose package names match (~) or do not match (!~).
+PIN        = $(shell sed -n 's/^\($(1)==[^ ;]*\).*/\1/p' requirements.txt)
+SELECT     = awk '/^[a-z]/ {keep = $$1 $(1)} keep' requirements.txt
+WANTED     = $(if $(TORCH_INDEX),!~ /^(torch|torchvision|triton|(nvidia|cuda)-.*)==/,~ /./)
+
+# An environment made with TORCH_INDEX keeps to it.
+TORCH_INDEX ?= $(shell cat $(VENV)/.torch-index 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint types format hooks requirements clean distclean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  PYTHON=python3.12        the interpreter to make .venv with (3.11 or newer)"
+	@echo "  TORCH_INDEX=URL          take torch from another package index, e.g. PyTorch's CPU builds for Linux"
+	@echo "  PYTEST_ARGS='-k name'    arguments for pytest"
+
+quickstart: $(INSTALLED) ## install, then train and score a VAE on scikit-learn's digits (no download, no account)
+	@SECONDS=0; echo "$(BIN)/python $(QUICKSTART)"; $(BIN)/python $(QUICKSTART) && \
+	echo "Installing took $$(cat $(INSTALLED)) s; training, scoring and drawing took $$SECONDS s."
+
+test: $(INSTALLED) ## run the tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## check style and formatting (ruff)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## check types (mypy)
+	@$(BIN)/mypy src $(wildcard train.py evaluate.py)
+
+format: $(INSTALLED) ## format the code and mend what ruff can mend
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+hooks: $(INSTALLED) ## install the pre-commit hooks
+	@$(BIN)/pre-commit install
+
+requirements: ## pin and hash requirements.txt again (needs uv; UV_ARGS=--upgrade for the newest versions)
+	@command -v $(UV) >/dev/null || { echo "make requirements: uv not found; python3 -m pip install uv" >&2; exit 1; }
+	@$(UV) pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 --all-extras \
+		--generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make requirements" $(UV_ARGS) --output-file requirements.txt
+
+clean: ## remove caches and build products (runs and .venv stay)
+	@rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv
+	@rm -rf $(VENV)
+
+# requirements.txt is complete, hence --no-deps (`pip check` proves it), and holds setuptools, so that the sdist in it
+# (antlr4) and the project itself are built with nothing unpinned.
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "make: '$(PYTHON)' is not Python 3.11 or newer; name one with PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "make: '$(PYTHON)' has no venv module; install it (Debian, Ubuntu: python3-venv) or set PYTHON=" >&2; exit 1; }
+	@set -e -o pipefail; SECONDS=0; \
+	install() { $(PIP) install $(PIP_QUIET) --no-deps "$$@"; }; \
+	pinned() { install --no-build-isolation --use-pep517 --require-hashes "$$@"; }; \
+	$(PYTHON) -m venv $(VENV); \
+	if [ -n "$(TORCH_INDEX)" ]; then \
+		echo "Installing into $(VENV), torch from $(TORCH_INDEX) (a few minutes) ..."; \
+		install --index-url $(TORCH_INDEX) $(call PIN,torch) $(call PIN,torchvision); \
+		echo "$(TORCH_INDEX)" > $(VENV)/.torch-index; \
+	else \
+		echo "Installing into $(VENV) (a few minutes; on Linux, the CUDA build of torch is a 3 GB download) ..."; \
+	fi; \
+	pinned -r <($(call SELECT,~ /^setuptools==/)); \
+	pinned -r <($(call SELECT,$(WANTED))); \
+	install --no-build-isolation --editable .; \
+	broken=$$($(PIP) check) || { echo "$$broken" >&2; exit 1; }; \
+	echo $$SECONDS > $@; \
+	echo "Installed in $$SECONDS s."

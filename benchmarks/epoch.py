@@ -1,0 +1,158 @@
+"""One epoch of training through latentlab beside a bare loop over the same model, in turns, in one process.
+
+    python benchmarks/epoch.py [--examples 50000] [--repeats 5]
+
+Prints the seconds of each (minimum and median over the repeats), their ratio, and the ratios of the steps in between,
+so that it can be read off where the difference goes. Random images: what is in them does not change the time.
+"""
+
+import argparse
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from latentlab.callbacks import Progress, Timing
+from latentlab.data import Batch, TensorLoader
+from latentlab.data.protocols import Threshold
+from latentlab.likelihoods import BernoulliLikelihood
+from latentlab.lit import VAEModule
+from latentlab.models.vae import VAE
+from latentlab.nn.mlp import MLP
+from latentlab.objectives import AnalyticELBO
+from latentlab.posteriors import DiagonalNormalPosterior
+from latentlab.priors import StandardNormalPrior
+from latentlab.tracking.csv import CSVMetrics
+
+LATENT_DIM, BATCH = 10, 128
+
+
+def model() -> VAE:
+    """The course script's VAE: 784-512-512-2M."""
+    return VAE(LATENT_DIM, MLP, MLP, DiagonalNormalPosterior, BernoulliLikelihood, StandardNormalPrior)
+
+
+def adam(parameters: object) -> torch.optim.Optimizer:
+    """Adam as conf/optimizer/adam.yaml has it."""
+    return torch.optim.Adam(parameters, lr=1e-3)  # type: ignore[arg-type]
+
+
+def constant(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """No schedule."""
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+
+
+def bare(images: Tensor) -> float:
+    """A plain loop with the bound written out on bare tensors: no distribution objects, no loader, no Lightning."""
+    encoder, decoder = MLP((784,), (2, LATENT_DIM)), MLP((LATENT_DIM,), (784,))
+    optimizer = adam([*encoder.parameters(), *decoder.parameters()])
+    pixels = images.flatten(1)
+    start = time.perf_counter()
+    for index in torch.randperm(len(pixels)).split(BATCH):
+        x = (pixels[index] > 127).float()
+        loc, log_scale = encoder(x).unbind(-2)
+        logits = decoder(loc + log_scale.exp() * torch.randn_like(loc))
+        log_px_z = -torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+        kl = 0.5 * (loc**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(-1)
+        loss = (kl - log_px_z).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return time.perf_counter() - start
+
+
+def loop(images: Tensor) -> float:
+    """A plain loop over latentlab's own loader, model and objective, without Lightning."""
+    vae, objective = model(), AnalyticELBO()
+    optimizer = adam(vae.parameters())
+    loader = train_loader(images)
+    start = time.perf_counter()
+    for batch in loader:
+        loss = -objective(vae, batch.x).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return time.perf_counter() - start
+
+
+def barebones(images: Tensor) -> float:
+    """Lightning's Trainer with everything off."""
+    return fit(images, barebones=True)
+
+
+def full(images: Tensor) -> float:
+    """What `train.py` runs: progress, metrics.csv, a logged bound."""
+    with TemporaryDirectory() as folder:
+        return fit(
+            images,
+            logger=CSVMetrics(folder),
+            callbacks=[Progress(), Timing()],
+            log_every_n_steps=20,
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+
+
+class Clock(pl.Callback):
+    """The seconds between the start and the end of the training epoch."""
+
+    seconds = 0.0
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        """Start."""
+        self.seconds = -time.perf_counter()
+
+    def on_train_epoch_end(self, *_: object) -> None:
+        """Stop."""
+        self.seconds += time.perf_counter()
+
+
+def fit(images: Tensor, callbacks: list[pl.Callback] | None = None, **options: object) -> float:
+    """Train one epoch with Lightning and return the seconds that its training took."""
+    clock = Clock()
+    module = VAEModule(model(), AnalyticELBO(), adam, constant)
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=[*(callbacks or []), clock], **options)  # type: ignore[arg-type]
+    trainer.fit(module, train_loader(images))
+    return clock.seconds
+
+
+def train_loader(images: Tensor) -> TensorLoader:
+    """The training loader of the data module."""
+    return TensorLoader(images, torch.zeros(len(images), dtype=torch.int64), Threshold(), BATCH, shuffle=True)
+
+
+def main() -> None:
+    """Run the contenders in turns and print their times."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--examples", type=int, default=50_000)
+    arguments.add_argument("--repeats", type=int, default=5)
+    options = arguments.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    Distribution.set_default_validate_args(False)
+    images = torch.randint(0, 256, (options.examples, 1, 28, 28), dtype=torch.uint8)
+    contenders: list[Callable[[Tensor], float]] = [bare, loop, barebones, full]
+    seconds: dict[str, list[float]] = {contender.__name__: [] for contender in contenders}
+    for _ in range(options.repeats):
+        for contender in contenders:
+            seconds[contender.__name__].append(contender(images))
+    reference = min(seconds["bare"])
+    print(f"one epoch of {options.examples} images, batch {BATCH}, {torch.get_num_threads()} threads")
+    for contender in contenders:
+        times = seconds[contender.__name__]
+        print(
+            f"{contender.__name__:10s} min {min(times):6.2f} s  median {median(times):6.2f} s  "
+            f"{min(times) / reference:5.2f} x bare   {contender.__doc__}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""latentlab: an experiment framework for latent-variable models."""

@@ -1,0 +1,26 @@
+"""What happens beside training: figures, progress, timing, checkpoints."""
+
+from latentlab.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from latentlab.callbacks.figure import Drawing, FigureCallback, Table
+from latentlab.callbacks.latents import Latents
+from latentlab.callbacks.manifold import Manifold
+from latentlab.callbacks.progress import Progress
+from latentlab.callbacks.reconstructions import Reconstructions
+from latentlab.callbacks.resume import ResumeState
+from latentlab.callbacks.samples import Samples
+from latentlab.callbacks.timing import Timing
+
+__all__ = [
+    "BestCheckpoint",
+    "Drawing",
+    "FigureCallback",
+    "LastCheckpoint",
+    "Latents",
+    "Manifold",
+    "Progress",
+    "Reconstructions",
+    "ResumeState",
+    "Samples",
+    "Table",
+    "Timing",
+]

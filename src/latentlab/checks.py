@@ -1,0 +1,137 @@
+"""Checks of a composed configuration against the code it names, before anything is built.
+
+Every `_target_` is looked up, and each argument given to it is compared with the name and the annotation of a
+parameter. A range is an annotation too: `latent_dim: PositiveInt`.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from latentlab.errors import UserError
+
+Config = Mapping[str, Any]
+# A config that comes with a checkpoint may build nothing but parts of these.
+TRUSTED = ("latentlab", "torch.nn", "torch.optim", "pytorch_lightning.callbacks")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' when some known word is close, else ''."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def locate(target: str, where: str) -> Callable[..., Any]:
+    """The class or function of a dotted name.
+
+    Raises:
+        UserError: when there is none.
+    """
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}._target_={target}: there is no such class ({error})") from error
+    return found
+
+
+def check_config(raw: Any, resolved: Any, where: str = "") -> None:
+    """Check every call in a configuration, `raw` with its interpolations and `resolved` without.
+
+    A node that is an interpolation in `raw` stands elsewhere too, and is checked there under its own name.
+
+    Raises:
+        UserError: for the first unknown, missing or ill-typed argument.
+    """
+    if isinstance(resolved, Mapping):
+        if resolved.get("_target_"):
+            check_call(resolved, where)
+        for key, value in resolved.items():
+            if not isinstance(raw[key], str):
+                check_config(raw[key], value, f"{where}.{key}".lstrip("."))
+    elif isinstance(resolved, Sequence) and not isinstance(resolved, str):
+        for index, value in enumerate(resolved):
+            if not isinstance(raw[index], str):
+                check_config(raw[index], value, f"{where}[{index}]")
+
+
+def check_call(node: Config, where: str) -> None:
+    """Check the arguments of one call, `node` with its `_target_`.
+
+    Raises:
+        UserError: for the first unknown or ill-typed argument.
+    """
+    target = locate(node["_target_"], where)
+    parameters = inspect.signature(target).parameters
+    hints = _hints(target)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key, value in node.items():
+        if key.startswith("_") and key.endswith("_"):
+            continue
+        if key not in parameters and not open_ended:
+            known = [name for name in parameters if name not in ("args", "kwargs")]
+            raise UserError(
+                f"{where}.{key}: {target.__name__} takes no such argument{did_you_mean(key, known)} "
+                f"(it takes {', '.join(known)})"
+            )
+        if key in hints and not _holds_call(value):
+            check_value(value, hints[key], f"{where}.{key}")
+
+
+def check_value(value: Any, hint: Any, where: str) -> None:
+    """Check one value against an annotation.
+
+    Raises:
+        UserError: when it does not fit.
+    """
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticUserError, NameError, TypeError):
+        return  # an annotation of a library that says nothing checkable
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"{where}={value}: {error.errors()[0]['msg'].lower()}") from error
+
+
+def check_trusted(node: Any, where: str = "") -> None:
+    """Check that a configuration names nothing but parts of this package and of the libraries it builds on.
+
+    Raises:
+        UserError: for the first `_target_` from elsewhere.
+    """
+    if isinstance(node, Mapping):
+        target = node.get("_target_")
+        if target and not _is_trusted(target, where):
+            raise UserError(f"{where}._target_={target}: not a class of {', '.join(TRUSTED)}, so that it is not built")
+        for key, value in node.items():
+            check_trusted(value, f"{where}.{key}".lstrip("."))
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            check_trusted(value, f"{where}[{index}]")
+
+
+def _is_trusted(target: str, where: str) -> bool:
+    # By name before anything is imported, and by where it is defined after: a module's imports are not its parts.
+    def within(name: str) -> bool:
+        return any(name == package or name.startswith(f"{package}.") for package in TRUSTED)
+
+    return within(target) and inspect.isclass(found := locate(target, where)) and within(found.__module__)
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _holds_call(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(map(_holds_call, value.values()))
+    return isinstance(value, list | tuple) and any(map(_holds_call, value))

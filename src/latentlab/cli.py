@@ -1,0 +1,111 @@
+"""The edge of the command line: a user's mistake ends in one line and an exit status that is not 0."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+)
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from latentlab.checks import did_you_mean
+from latentlab.errors import UserError
+
+MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a user's mistake into one line on standard error and exit status 1; `debug=...` shows the traceback."""
+    try:
+        yield
+    except MISTAKES as error:
+        if any(argument.startswith("debug=") for argument in sys.argv[1:]):
+            raise
+        sys.exit(f"error: {explain(error)}")
+
+
+def run(main: Callable[[], None], config_name: str) -> None:
+    """Run a `hydra.main` function; mistakes that Hydra finds itself are explained too.
+
+    Args:
+        main: the decorated function.
+        config_name: the primary config, whose keys are suggested for a mistyped one.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, so that `explain` sees the error
+    explain.config_name = config_name  # type: ignore[attr-defined]
+    with one_line_errors():
+        main()
+
+
+def explain(error: BaseException) -> str:
+    """One line that names what is wrong and the way out."""
+    for kind, words in EXPLANATIONS.items():
+        if isinstance(error, kind):
+            return " ".join(words(error).split())
+    return " ".join(str(error).split())
+
+
+def _missing_option(error: Any) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = error.options or []
+    return f"{group}={option}: no such option{did_you_mean(option, options)} ({group} has {', '.join(options)})"
+
+
+def _composition(error: Any) -> str:
+    found = re.search(r"Could not override '([^'@]+)", str(error))
+    if found is None:
+        return str(error)
+    key = found.group(1)
+    return f"{key}: no such key or group{did_you_mean(key, _known_keys())} (python {sys.argv[0]} --help lists the groups)"
+
+
+def _instantiation(error: BaseException) -> str:
+    cause = error.__cause__
+    return str(cause) if isinstance(cause, UserError) else str(error)
+
+
+def _missing_value(error: Any) -> str:
+    return f"{error.full_key} is needed: give it as {error.full_key}=..."
+
+
+def _os_error(error: Any) -> str:
+    return f"{error.filename}: {error.strerror} (choose another place with hydra.run.dir=DIR or data.root=DIR)"
+
+
+EXPLANATIONS: dict[type[BaseException], Callable[[Any], str]] = {
+    UserError: str,
+    MissingConfigException: _missing_option,
+    ConfigCompositionException: _composition,
+    InstantiationException: _instantiation,
+    MissingMandatoryValue: _missing_value,
+    OSError: _os_error,
+}
+
+
+def _known_keys() -> list[str]:
+    folder = Path(sys.argv[0]).resolve().parent / "conf"
+    groups = [path.name for path in folder.iterdir() if path.is_dir()]
+    GlobalHydra.instance().clear()
+    chosen = [argument for argument in sys.argv[1:] if argument.split("=")[0] in groups]
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        config = compose(explain.config_name, overrides=chosen)  # type: ignore[attr-defined]
+    return groups + list(_dotted(OmegaConf.to_container(config)))
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")

@@ -1,0 +1,28 @@
+"""Data: protocols, sources (MNIST and its relatives, static MNIST, digits), loaders in memory."""
+
+from .digits import Digits
+from .loader import Batch, EvaluationLoader, TensorLoader, TrainingLoader
+from .mnist import TorchvisionData
+from .module import ImageData, Images, Splits
+from .protocols import Continuous, Dequantised, Discrete, Dynamic, Protocol, Static, Threshold
+from .static import StaticMNIST
+
+__all__ = [
+    "Batch",
+    "Continuous",
+    "Dequantised",
+    "Digits",
+    "Discrete",
+    "Dynamic",
+    "EvaluationLoader",
+    "ImageData",
+    "Images",
+    "Protocol",
+    "Splits",
+    "Static",
+    "StaticMNIST",
+    "TensorLoader",
+    "Threshold",
+    "TorchvisionData",
+    "TrainingLoader",
+]

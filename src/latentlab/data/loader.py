@@ -1,0 +1,134 @@
+"""Loaders over a data set in memory: a batch is an index and one vectorised transform."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Sampler, SequentialSampler
+
+from .protocols import Protocol
+
+ORDER, NOISE, FIXED = range(3)
+
+
+class Batch(NamedTuple):
+    """Images x, float32 (B, 1, 28, 28), and labels y, int64 (B,), -1 where there are none."""
+
+    x: Tensor
+    y: Tensor
+
+
+def seeded(*words: int, device: torch.device | str = "cpu") -> Generator:
+    """A private generator whose stream is fixed by the words; different words give unrelated streams."""
+    (state,) = np.random.SeedSequence(words).generate_state(1, np.uint64)
+    return Generator(device).manual_seed(int(state))
+
+
+class TensorLoader(ABC):
+    """An iterable of batches, on one of `world` ranks; every rank yields the same number of batches."""
+
+    def __init__(self, batch_size: int, rank: int, world: int) -> None:
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world = world
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of one epoch."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many batches one epoch has, on this rank and on every other."""
+
+
+class TrainingLoader(TensorLoader):
+    """Shuffled batches with fresh noise, both functions of (seed, epoch, rank, batch) and of nothing else.
+
+    Epoch k is therefore the same after a resumption as without one, in the middle of an epoch too, and the
+    global random state is left alone. Ranks share one permutation and take every `world`-th entry; at most
+    world - 1 examples (others each epoch) are dropped, so that all ranks have equally many. The last batch may
+    be short. images: uint8 (N, 1, 28, 28); labels: int64 (N,). With `frozen`, every epoch has the order and the
+    noise of the first (to overfit a few batches).
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        protocol: Protocol,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__(batch_size, rank, world)
+        self.images = images
+        self.labels = labels
+        self.protocol = protocol
+        self.seed = seed
+        self.epoch = 0
+        self.batch = 0
+        self.resumed = (-1, 0)
+        # Lightning calls `sampler.set_epoch` before each epoch; SequentialSampler means a fixed order to it.
+        self.sampler: TrainingLoader | Sampler[int] = SequentialSampler(labels) if frozen else self
+
+    def __len__(self) -> int:
+        return -(-(len(self.labels) // self.world) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator, so that the epoch is read with the first batch: Lightning makes the first iterator before
+        # it calls set_epoch.
+        device, epoch = self.images.device, self.epoch
+        first = self.resumed[1] if self.resumed[0] == epoch else 0
+        self.resumed = (-1, 0)
+        order = self.order(epoch).to(device).split(self.batch_size)
+        for batch in range(first, len(self)):
+            self.batch = batch + 1
+            noise = seeded(NOISE, self.seed, epoch, self.rank, batch, device=device)
+            images = self.images.index_select(0, order[batch])
+            yield Batch(self.protocol(images, noise), self.labels.index_select(0, order[batch]))
+
+    def order(self, epoch: int) -> Tensor:
+        """The indices (N // world,) that this rank sees in an epoch, in their order."""
+        size = len(self.labels)
+        # Drawn on the CPU, so that the order is the same on every device.
+        permutation = torch.randperm(size, generator=seeded(ORDER, self.seed, epoch))
+        return permutation[self.rank : size - size % self.world : self.world]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields."""
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the epoch, which Lightning keeps in its checkpoints."""
+        return {"epoch": self.epoch, "batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a place: the next iteration of that epoch skips the batches already seen."""
+        self.resumed = (state["epoch"], state["batch"])
+
+
+class EvaluationLoader(TensorLoader):
+    """Every example once: rank r holds r, r + world, r + 2 world, ..., without padding.
+
+    The shard is cut into equally many batches on every rank (what needs all ranks at once would wait for
+    ever otherwise), of at most `batch_size` and as equal as can be. x: float32 (N, 1, 28, 28), already
+    transformed; y: int64 (N,).
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        super().__init__(batch_size, rank, world)
+        self.x = x[rank::world]
+        self.y = y[rank::world]
+        self.num_batches = -(-len(x) // (world * batch_size))
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        parts = zip(self.x.tensor_split(len(self)), self.y.tensor_split(len(self)), strict=True)
+        return (Batch(x, y) for x, y in parts)

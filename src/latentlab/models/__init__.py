@@ -1,0 +1,1 @@
+"""Models: generative and inference networks joined. No Lightning, no Hydra."""

@@ -1,0 +1,79 @@
+"""The variational autoencoder."""
+
+from collections.abc import Sequence
+from math import prod
+
+from pydantic import PositiveInt
+from torch import Tensor
+
+from latentlab.data.protocols import Protocol
+from latentlab.likelihoods import LikelihoodFactory
+from latentlab.models.base import GenerativeModel
+from latentlab.nn import NetworkFactory
+from latentlab.posteriors import PosteriorFactory
+from latentlab.priors import PriorFactory
+from latentlab.trace import Layer, Trace
+
+
+class VAE(GenerativeModel):
+    r"""The variational autoencoder $p(z)\,p(x|z)$ with $q(z|x)$ (Kingma and Welling 2014).
+
+    Args:
+        latent_dim: the number of latents, as the posterior counts them.
+        encoder: makes the posterior's network.
+        decoder: makes the likelihood's network.
+        posterior: makes q(z|x).
+        likelihood: makes p(x|z).
+        prior: makes p(z).
+        x_shape: the shape of one image.
+    """
+
+    def __init__(
+        self,
+        latent_dim: PositiveInt,
+        encoder: NetworkFactory,
+        decoder: NetworkFactory,
+        posterior: PosteriorFactory,
+        likelihood: LikelihoodFactory,
+        prior: PriorFactory,
+        x_shape: Sequence[PositiveInt] = (1, 28, 28),
+    ) -> None:
+        super().__init__()
+        self.x_shape = tuple(x_shape)
+        self.posterior = posterior(network=encoder, in_shape=self.x_shape, latent_dim=latent_dim)
+        self.z_shape = self.posterior.event_shape
+        self.latent_dim = prod(self.z_shape)
+        self.likelihood = likelihood(network=decoder, in_shape=self.z_shape, x_shape=self.x_shape)
+        self.prior = prior(event_shape=self.z_shape, posterior=self.posterior)
+
+    def forward(self, x: Tensor, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
+        """The trace of x (B, *x_shape) with `samples` draws of z, or with the given `zs`, one (K, B, *z_shape)."""
+        q = self.posterior(x)
+        z = q.rsample((samples,)) if zs is None else zs[0]  # (K, B, *z_shape)
+        px = self.likelihood(z)
+        return Trace([Layer.scored(z, q, self.prior())], px, px.log_prob(x))
+
+    def terms(self, x: Tensor, samples: int = 1) -> dict[str, Tensor]:
+        """The bound and its parts for each example, see `Trace.terms`."""
+        return self(x, samples=samples).terms()
+
+    def generate(self, n: int, mean: bool = False) -> Tensor:
+        """n draws x ~ p(x), or the means of p(x|z), (n, *x_shape)."""
+        px = self.likelihood(self.prior().sample((n,)))
+        return px.mean if mean else px.sample()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """A draw z ~ q(z|x) for each image, flat, (B, latent_dim)."""
+        return self.posterior(x).sample().flatten(1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The means of p(x|z) for flat z (B, latent_dim), (B, *x_shape)."""
+        return self.likelihood(z.unflatten(-1, self.z_shape)).mean
+
+    def posterior_mean(self, x: Tensor) -> Tensor:
+        """The means of q(z|x), flat, (B, latent_dim)."""
+        return self.posterior(x).mean.flatten(1)
+
+    def check(self, protocol: Protocol) -> None:
+        """Refuse data that the likelihood does not score."""
+        self.likelihood.check(protocol)

@@ -1,0 +1,25 @@
+"""Learning-rate schedules that torch lacks."""
+
+from pydantic import PositiveInt
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class IWAEStages(LambdaLR):
+    r"""Stages i = 0, ..., n - 1 of $3^i$ epochs each at a rate of $10^{-i/(n-1)}$ times the optimiser's.
+
+    Burda et al. 2016, section 5: n = 8 stages, 3,280 epochs. After the last stage the rate stays.
+
+    Args:
+        optimizer: the optimiser whose rate is set, once an epoch.
+        stages: the number n of stages, at least 2.
+    """
+
+    def __init__(self, optimizer: Optimizer, stages: PositiveInt = 8) -> None:
+        ends = [(3 ** (stage + 1) - 1) // 2 for stage in range(stages)]
+
+        def factor(epoch: int) -> float:
+            stage = min(sum(epoch >= end for end in ends), stages - 1)
+            return 10 ** (-stage / max(stages - 1, 1))
+
+        super().__init__(optimizer, factor)

@@ -1,0 +1,147 @@
+"""What a run leaves in its directory, and what is read back from there."""
+
+import json
+import logging
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+from rich.table import Table
+from torch.distributions import Distribution
+
+from latentlab.callbacks import BestCheckpoint, Timing
+from latentlab.checks import check_trusted
+from latentlab.errors import UserError
+from latentlab.tracking import finish
+from latentlab.tracking.csv import CSVMetrics
+
+CONFIG, SUMMARY, EVALUATION = "config.yaml", "summary.json", "evaluation.json"
+
+
+def begin(directory: Path, config: Mapping[str, Any], seed: int, ckpt_path: str | None, validate_args: bool) -> None:
+    """Start a run: seeds, switches, and config.yaml in `directory`.
+
+    Raises:
+        UserError: when `directory` holds another run, or `ckpt_path` cannot be read.
+    """
+    if ckpt_path is not None:
+        read_checkpoint(ckpt_path)
+    elif (directory / "checkpoints" / "last.ckpt").exists():
+        raise UserError(
+            f"{directory} already holds a run: resume it with ckpt_path={directory}/checkpoints/last.ckpt, "
+            "or choose another hydra.run.dir"
+        )
+    quieten_lightning()
+    pl.seed_everything(seed, workers=True, verbose=False)
+    Distribution.set_default_validate_args(validate_args)
+    (directory / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
+@contextmanager
+def tracked(directory: Path, logger: Logger | None, config: Mapping[str, Any]) -> Iterator[list[Logger]]:
+    """The loggers of a run, metrics.csv always among them, closed with the run's own exit status."""
+    loggers = [CSVMetrics(directory), *([logger] if logger is not None else [])]
+    for each in loggers:
+        each.log_hyperparams(dict(config))
+    try:
+        yield loggers
+    except BaseException:
+        finish(loggers, exit_code=1)
+        raise
+    finish(loggers, exit_code=0)
+
+
+def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> dict[str, Any]:
+    """Write summary.json of a run that was trained and tested, and print it as a table."""
+    if not trainer.is_global_zero:
+        return {}
+    module: Any = trainer.lightning_module
+    best = _callback(trainer, BestCheckpoint)
+    timing = _callback(trainer, Timing)
+    summary = {
+        **names,
+        "protocol": trainer.datamodule.protocol.name,  # type: ignore[attr-defined]
+        **{name: value for name, value in module.results.items() if name.startswith("test/")},
+        "val/elbo": best.best_score,
+        "best/epoch": best.best_epoch + 1,
+        "model/parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "time/train_seconds": timing.train_seconds,
+        "time/examples_per_second": timing.examples_per_second,
+    }
+    for logger in trainer.loggers:
+        logger.log_metrics({name: value for name, value in summary.items() if isinstance(value, int | float)})
+    write_json(directory / SUMMARY, summary)
+    show(summary, directory)
+    return summary
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write plain numbers and words."""
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def show(summary: Mapping[str, Any], directory: Path) -> None:
+    """Print the test metrics as a small table."""
+    table = Table(title=f"{summary['model']} on {summary['data']} ({summary['protocol']}), nats per example")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    stderr = summary["test/elbo_stderr"]
+    for name, value in summary.items():
+        if name.startswith("test/") and name != "test/elbo_stderr":
+            error = f" +- {stderr:.2f}" if name == "test/elbo" else ""
+            table.add_row(name, f"{value:.2f}{error}" if isinstance(value, float) else f"{value:,}")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f"figures: {directory / 'figures'}", highlight=False)
+
+
+def read_config(ckpt_path: str) -> dict[str, Any]:
+    """The resolved config of the run that a checkpoint belongs to.
+
+    Raises:
+        UserError: when there is none, or it names classes from elsewhere.
+    """
+    path = Path(ckpt_path).parent.parent / CONFIG
+    if not path.exists():
+        raise UserError(f"{path} is missing: a checkpoint is read together with the config.yaml of its run")
+    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+    for part in ("module", "data"):
+        check_trusted(config.get(part), part)
+    return config
+
+
+def read_checkpoint(ckpt_path: str | Path) -> dict[str, Any]:
+    """The state in a checkpoint, tensors and plain values only, on the CPU.
+
+    Raises:
+        UserError: when the file is missing, cut short, or not a checkpoint.
+    """
+    path = Path(ckpt_path)
+    if not path.is_file():
+        raise UserError(f"ckpt_path={path}: there is no such file (runs keep theirs as RUN/checkpoints/best.ckpt)")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError) as error:
+        raise UserError(
+            f"ckpt_path={path}: not a whole checkpoint ({path.stat().st_size:,} bytes); "
+            "it was cut short or is of another kind: take the run's other checkpoint"
+        ) from error
+
+
+def quieten_lightning() -> None:
+    """Lightning's notices about devices and tips off; its warnings stay."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _callback(trainer: pl.Trainer, kind: type) -> Any:
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
+

@@ -1,0 +1,104 @@
+"""One draw of all latents, scored: what every objective and every figure of a model with latents is made of.
+
+A hierarchy is a VAE whose latent is a list: layer 1 is next to the data, layer L is the top.
+With K samples of a batch of B examples every score has shape (K, B).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
+
+
+@dataclass(frozen=True)
+class Layer:
+    r"""One layer of latents: z ~ q(z|.), with log q(z|.) and log p(z|.).
+
+    Scores are taken when the layer is made, not on demand: a frozen model (see `gradients.frozen`) is frozen only
+    while it is called, and a distribution that owns a network would later score with the live parameters.
+
+    Attributes:
+        z: the draw, (K, B, ...).
+        q: the conditional it was drawn from.
+        p: the conditional (or prior) of the generative model.
+        log_q: log q(z|.), (K, B).
+        log_p: log p(z|.), (K, B).
+    """
+
+    z: Tensor
+    q: Distribution
+    p: Distribution
+    log_q: Tensor
+    log_p: Tensor
+
+    @classmethod
+    def scored(cls, z: Tensor, q: Distribution, p: Distribution) -> "Layer":
+        """The layer of a draw `z`, scored under `q` and `p`."""
+        return cls(z, q, p, log_q=q.log_prob(z), log_p=p.log_prob(z))
+
+    def kl(self) -> Tensor:
+        r"""KL(q || p) given the layers that q and p depend on, with as little sampling as the pair allows, (K, B).
+
+        In closed form where torch has one; else $-H[q] - \log p(z)$ with q's exact entropy; else
+        $\log q(z) - \log p(z)$. The mean over samples is unbiased in all three cases.
+        """
+        for estimate in (self._closed_kl, self._entropy_kl):
+            try:
+                return estimate().expand_as(self.log_q)
+            except NotImplementedError:
+                continue
+        return self.log_q - self.log_p
+
+    def _closed_kl(self) -> Tensor:
+        return kl_divergence(self.q, self.p)
+
+    def _entropy_kl(self) -> Tensor:
+        return -self.q.entropy() - self.log_p
+
+
+@dataclass(frozen=True)
+class Trace:
+    r"""A draw of all latents given x: the terms of $\log w = \log p(x|z) + \log p(z) - \log q(z|x)$.
+
+    Attributes:
+        layers: the layers of latents, from the data upwards.
+        px: the likelihood p(x|z), batch shape (K, B).
+        log_px_z: log p(x|z) summed over pixels, (K, B).
+    """
+
+    layers: Sequence[Layer]
+    px: Distribution
+    log_px_z: Tensor
+
+    @property
+    def z(self) -> list[Tensor]:
+        """The draws, a list of layers, each (K, B, ...)."""
+        return [layer.z for layer in self.layers]
+
+    @property
+    def log_pz(self) -> Tensor:
+        """log p(z), summed over layers, (K, B)."""
+        return torch.stack([layer.log_p for layer in self.layers]).sum(0)
+
+    @property
+    def log_qz_x(self) -> Tensor:
+        """log q(z|x), summed over layers, (K, B)."""
+        return torch.stack([layer.log_q for layer in self.layers]).sum(0)
+
+    @property
+    def log_w(self) -> Tensor:
+        """The log importance weight log p(x, z) - log q(z|x), (K, B)."""
+        return self.log_px_z + self.log_pz - self.log_qz_x
+
+    def terms(self) -> dict[str, Tensor]:
+        r"""The evidence lower bound and its parts, averaged over samples, each (B,), in nats.
+
+        $\mathrm{elbo} = E_q[\log p(x|z)] - \sum_l KL_l$, each layer's KL as in `Layer.kl`.
+        """
+        reconstruction = self.log_px_z.mean(0)
+        kls = [layer.kl().mean(0) for layer in self.layers]
+        kl = torch.stack(kls).sum(0)
+        per_layer = {f"kl_{level}": value for level, value in enumerate(kls, start=1)}
+        return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl, **per_layer}

@@ -1,0 +1,153 @@
+"""Order, noise and shards of the loaders, alone and under Lightning's Trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from latentlab.data import Batch, Dequantised, EvaluationLoader, TrainingLoader
+
+N = 103
+
+
+def training(
+    batch_size: int = 20, seed: int = 0, rank: int = 0, world: int = 1, frozen: bool = False
+) -> TrainingLoader:
+    images = torch.arange(N, dtype=torch.uint8).view(N, 1, 1, 1).expand(N, 1, 2, 2).contiguous()
+    return TrainingLoader(images, torch.arange(N), Dequantised(), batch_size, seed, rank, world, frozen)
+
+
+def epoch(loader: TrainingLoader, number: int = 0) -> Batch:
+    loader.set_epoch(number)
+    return Batch(*(torch.cat(parts) for parts in zip(*loader, strict=True)))
+
+
+def test_an_epoch_holds_every_example_once_and_the_image_of_its_label() -> None:
+    loader = training()
+    x, y = epoch(loader)
+    assert sorted(y.tolist()) == list(range(N))
+    assert torch.equal((x[:, 0, 0, 0] * 256).floor().long(), y)
+    assert [len(batch.y) for batch in loader] == [20, 20, 20, 20, 20, 3]
+    assert len(loader) == 6
+
+
+def test_epochs_differ_and_repeat_under_the_same_seed() -> None:
+    first, again = epoch(training(), 5), epoch(training(), 5)
+    assert torch.equal(first.x, again.x) and torch.equal(first.y, again.y)
+    for other in (epoch(training(), 6), epoch(training(seed=1), 5)):
+        assert not torch.equal(first.y, other.y)
+        noise, noise_other = first.x[first.y.argsort()], other.x[other.y.argsort()]
+        assert not torch.isclose(noise, noise_other, rtol=0, atol=1e-7).all(dim=(1, 2, 3)).any()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_ranks_train_on_different_examples_in_equal_batches(world: int) -> None:
+    loaders = [training(rank=rank, world=world) for rank in range(world)]
+    sizes = {tuple(len(batch.y) for batch in loader) for loader in loaders}
+    seen = torch.cat([epoch(loader).y for loader in loaders])
+    assert len(sizes) == 1
+    assert {len(loader) for loader in loaders} == {len(sizes.pop())}
+    assert len(seen) == len(seen.unique()) == N - N % world
+
+
+def test_ranks_draw_different_noise() -> None:
+    u = [(epoch(training(rank=rank, world=2)).x * 256).frac() for rank in range(2)]
+    assert not torch.equal(u[0], u[1])
+
+
+@pytest.mark.parametrize("n", [7, 51, 103])
+@pytest.mark.parametrize("batch_size", [2, 25, 50, 1000])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_shards_hold_every_example_once_in_equally_many_batches(n: int, batch_size: int, world: int) -> None:
+    x = torch.rand(n, 1, 2, 2)
+    loaders = [EvaluationLoader(x, torch.arange(n), batch_size, rank, world) for rank in range(world)]
+    batches = [list(loader) for loader in loaders]
+    assert len({len(shard) for shard in batches}) == 1
+    assert all(len(loader) == len(shard) for loader, shard in zip(loaders, batches, strict=True))
+    assert all(0 < len(batch.y) <= batch_size for shard in batches for batch in shard)
+    y = torch.cat([batch.y for shard in batches for batch in shard])
+    assert sorted(y.tolist()) == list(range(n))
+    assert torch.equal(torch.cat([batch.x for shard in batches for batch in shard]), x[y])
+
+
+def test_the_global_random_state_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    epoch(training())
+    list(EvaluationLoader(torch.rand(5, 1, 2, 2, generator=torch.Generator()), torch.arange(5), 2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Recorder(pl.LightningModule):
+    """Remembers what it was given, and can stop in the middle of an epoch."""
+
+    def __init__(self, stop_at: int = -1) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[Tensor] = []
+        self.stop_at = stop_at
+
+    def training_step(self, batch: Batch) -> Tensor:
+        if self.global_step == self.stop_at:
+            raise InterruptedError
+        assert type(batch) is Batch
+        self.seen.append(batch.x.flatten())
+        return self.weight.square()
+
+    def validation_step(self, batch: Batch) -> None:
+        pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(folder: Path, **kwargs: Any) -> pl.Trainer:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return pl.Trainer(accelerator="cpu", default_root_dir=folder, **quiet, **kwargs)
+
+
+def fit(
+    folder: Path, epochs: int, checkpoint: ModelCheckpoint, resume: Path | None = None, stop: int = -1
+) -> Tensor:
+    model = Recorder(stop)
+    validation = EvaluationLoader(torch.rand(4, 1, 2, 2), torch.arange(4), 2)
+    run = trainer(folder, max_epochs=epochs, callbacks=[checkpoint])
+    try:
+        run.fit(model, training(), validation, ckpt_path=resume, weights_only=True)
+    except InterruptedError:
+        assert stop >= 0
+    return torch.cat(model.seen)
+
+
+EXPECTED = [epoch(training(), number).x.flatten() for number in range(4)]
+
+
+@pytest.mark.parametrize("on_train_epoch_end", [True, False])
+def test_the_trainer_sets_the_epoch_and_a_resumed_run_goes_on_with_the_next(
+    tmp_path: Path, on_train_epoch_end: bool
+) -> None:
+    checkpoint = ModelCheckpoint(tmp_path / "a", save_last=True, save_on_train_epoch_end=on_train_epoch_end)
+    assert torch.equal(fit(tmp_path, 2, checkpoint), torch.cat(EXPECTED[:2]))
+    resumed = fit(tmp_path, 4, ModelCheckpoint(tmp_path / "b"), resume=tmp_path / "a" / "last.ckpt")
+    assert torch.equal(resumed, torch.cat(EXPECTED[2:]))
+
+
+def test_a_run_that_stopped_within_an_epoch_goes_on_with_the_next_batch(tmp_path: Path) -> None:
+    first = fit(tmp_path, 3, ModelCheckpoint(tmp_path / "a", every_n_train_steps=2, save_last=True), stop=9)
+    # 9 steps were done, and the checkpoint was written after the 8th, the second of epoch 1.
+    second = fit(tmp_path, 3, ModelCheckpoint(tmp_path / "b"), resume=tmp_path / "a" / "last.ckpt")
+    whole = torch.cat(EXPECTED[:3])
+    cut = EXPECTED[0].numel() + 2 * 20 * 4
+    assert torch.equal(first, whole[: cut + 20 * 4])
+    assert torch.equal(second, whole[cut:])
+
+
+def test_overfitting_repeats_the_same_batches_without_a_warning(tmp_path: Path) -> None:
+    model, validation = Recorder(), EvaluationLoader(torch.rand(4, 1, 2, 2), torch.arange(4), 2)
+    run = trainer(tmp_path, max_epochs=3, overfit_batches=2, enable_checkpointing=False)
+    run.fit(model, training(frozen=True), validation)
+    expected = EXPECTED[0][: 40 * 4]
+    assert torch.equal(torch.cat(model.seen), torch.cat([expected] * 3))

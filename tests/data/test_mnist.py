@@ -1,0 +1,163 @@
+"""MNIST's files: synthetic ones that are damaged, and the real ones where LATENTLAB_DATA points at them."""
+
+import os
+import re
+import struct
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision.datasets.mnist
+from torch import Tensor
+
+from latentlab.data import (
+    Continuous,
+    Dequantised,
+    Discrete,
+    Dynamic,
+    EvaluationLoader,
+    Protocol,
+    Threshold,
+    TorchvisionData,
+)
+from latentlab.data.mnist import MNIST_MD5
+from latentlab.errors import UserError
+
+ROOT = Path(os.environ.get("LATENTLAB_DATA", "data"))
+needs_mnist = pytest.mark.skipif(
+    not (ROOT / "MNIST" / "raw" / "train-images-idx3-ubyte").exists(),
+    reason="MNIST is not under LATENTLAB_DATA",
+)
+
+
+def write_idx(path: Path, sizes: tuple[int, ...]) -> None:
+    values = torch.arange(int(torch.tensor(sizes).prod())).to(torch.uint8)
+    path.write_bytes(struct.pack(f">BBBB{len(sizes)}I", 0, 0, 8, len(sizes), *sizes) + bytes(values.tolist()))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A small set under every name that torchvision reads in the same way."""
+    for dataset in ("MNIST", "FashionMNIST"):
+        raw = tmp_path / dataset / "raw"
+        raw.mkdir(parents=True)
+        for split, n in (("train", 30), ("t10k", 10)):
+            write_idx(raw / f"{split}-images-idx3-ubyte", (n, 28, 28))
+            write_idx(raw / f"{split}-labels-idx1-ubyte", (n,))
+    return tmp_path
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        print("Downloading http://...")
+        raise URLError("no network")
+
+    monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", refuse)
+
+
+def refusal(data: TorchvisionData) -> str:
+    """The line that either step of Lightning ends with."""
+    with pytest.raises(UserError) as caught:
+        data.prepare_data()
+        data.setup()
+    assert re.fullmatch(r"[^\n]+", str(caught.value))
+    return str(caught.value)
+
+
+def test_the_last_training_images_are_for_validation(root: Path) -> None:
+    data = TorchvisionData(Threshold(), root, "FashionMNIST", val_size=10)
+    data.prepare_data()
+    assert data.num_examples == {"train": 20, "val": 10, "test": 10}
+    assert torch.cat([data.train.y, data.val.y]).tolist() == list(range(30))
+    assert data.test.x.flatten()[:3].tolist() == [0, 1, 2]
+
+
+def test_a_truncated_file_is_named(root: Path, offline: None) -> None:
+    path = root / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-100])
+    line = refusal(TorchvisionData(Threshold(), root, "FashionMNIST", val_size=10))
+    assert str(path) in line and line.endswith("delete it to download it again")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\0\0\x08\x03\0\0"])
+def test_a_file_of_another_kind_is_named(root: Path, offline: None, content: bytes) -> None:
+    path = root / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte"
+    path.write_bytes(content)
+    assert str(path) in refusal(TorchvisionData(Threshold(), root, "FashionMNIST", val_size=10))
+
+
+def test_a_file_with_the_right_size_and_wrong_bytes_is_named(root: Path, offline: None) -> None:
+    line = refusal(TorchvisionData(Threshold(), root, "MNIST", val_size=10))
+    assert "train-images-idx3-ubyte is damaged (md5" in line and "delete it" in line
+
+
+def test_a_missing_file_without_network_ends_in_one_line(
+    tmp_path: Path, offline: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(TorchvisionData(Threshold(), tmp_path, "MNIST"))
+    assert "train-images-idx3-ubyte.gz" in line and str(tmp_path) in line
+    assert "LATENTLAB_DATA" in line and "data=binarised_digits" in line
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_missing_file_without_download_ends_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^MNIST is not in .*: point data.root or LATENTLAB_DATA"):
+        TorchvisionData(Threshold(), tmp_path).setup()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "hint"),
+    [("mnist", "did you mean MNIST?"), ("FashonMNIST", "FashionMNIST?"), ("cats", "choose from")],
+)
+def test_an_unknown_set_is_refused_with_a_suggestion(tmp_path: Path, dataset: str, hint: str) -> None:
+    with pytest.raises(UserError, match=re.escape(hint)):
+        TorchvisionData(Threshold(), tmp_path, dataset)
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path: Path, offline: None) -> None:
+    for dataset, options in (
+        ("MNIST", {"split": "letters"}),
+        ("EMNIST", {"split": "letter"}),
+        ("EMNIST", {}),
+    ):
+        line = refusal(TorchvisionData(Threshold(), tmp_path, dataset, options))
+        assert line.startswith(f"data.options={options} does not fit {dataset}")
+
+
+@needs_mnist
+@pytest.mark.parametrize(
+    ("protocol", "means"),
+    [
+        (Threshold(), (0.1326, 0.1326, 0.1333)),
+        (Dynamic(), (0.1305, 0.1321, 0.1325)),
+        (Continuous(), (0.1305, 0.1321, 0.1325)),
+        (Dequantised(), (0.1319, 0.1335, 0.1339)),
+        (Discrete(), (0.1305, 0.1321, 0.1325)),
+    ],
+    ids=lambda value: value.name if isinstance(value, Protocol) else "",
+)
+def test_the_real_mnist_has_its_sizes_range_and_means(protocol: Protocol, means: tuple[float, ...]) -> None:
+    data = TorchvisionData(protocol, ROOT)
+    assert data.num_examples == {"train": 50_000, "val": 10_000, "test": 10_000}
+    validation = data.val_dataloader()
+    assert isinstance(validation, EvaluationLoader)
+    train: Tensor = torch.cat([batch.x for batch in data.train_dataloader()])
+    for x, mean in zip((train, validation.x, data.test_dataloader().x), means, strict=True):
+        assert x.shape[1:] == (1, 28, 28) and x.min() >= 0 and x.max() <= 1
+        assert x.mean(dtype=torch.float64).item() == pytest.approx(mean, abs=1.5e-4)
+
+
+@needs_mnist
+def test_one_flipped_bit_in_the_real_mnist_is_found(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in MNIST_MD5:
+        (raw / name).symlink_to((ROOT / "MNIST" / "raw" / name).resolve())
+    content = bytearray((raw / "t10k-labels-idx1-ubyte").read_bytes())
+    content[5000] ^= 1
+    (raw / "t10k-labels-idx1-ubyte").unlink()
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(content)
+    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte is damaged"):
+        TorchvisionData(Threshold(), tmp_path).setup()

@@ -1,0 +1,39 @@
+"""Compose an experiment, train it, score the test set. `python train.py --help` says how."""
+
+import logging
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from latentlab import cli
+
+log = logging.getLogger("latentlab")
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@cli.one_line_errors()
+def main(cfg: DictConfig) -> None:
+    """Train one experiment in its run directory."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import instantiate
+
+    from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
+    from latentlab.checks import check_config
+
+    config = OmegaConf.to_container(cfg, resolve=True)
+    check_config(OmegaConf.to_container(cfg), config)
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    runs.begin(directory, config, cfg.seed, cfg.ckpt_path, cfg.validate_args)
+    logger = instantiate(cfg.logger, save_dir=directory) if cfg.logger._target_ else None
+    with runs.tracked(directory, logger, config) as loggers:
+        data, module = instantiate(cfg.data), instantiate(cfg.module)
+        callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
+        trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=directory)
+        trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        trainer.test(module, data, ckpt_path=directory / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
+        runs.conclude(trainer, directory, {**config["names"], "seed": cfg.seed})
+
+
+if __name__ == "__main__":
+    cli.run(main, "train")
