@@ -4,6 +4,7 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
+from pydantic import NonNegativeInt, PositiveInt
 
 from latentlab import cli
 
@@ -11,25 +12,37 @@ from latentlab import cli
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @cli.one_line_errors()
 def main(cfg: DictConfig) -> None:
-    """Rebuild the model of a run, load the checkpoint and write evaluation.json."""
+    """Rebuild the model of a run, load the checkpoint's weights and write evaluation.json."""
     import pytorch_lightning as pl
     from hydra.utils import instantiate
 
-    from latentlab import evaluation, runs
+    from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
+    from latentlab.callbacks import FigureCallback
+    from latentlab.checks import check_types
 
-    config = runs.read_config(cfg.ckpt_path)
+    check_types(cfg, {"batch_size": PositiveInt, "samples": PositiveInt, "nll.samples": NonNegativeInt})
     state = runs.read_checkpoint(cfg.ckpt_path)
+    config = runs.read_config(cfg.ckpt_path)
     directory = Path(cfg.output_dir or Path(cfg.ckpt_path).parent.parent)
-    root = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
-    data = instantiate(config["data"], eval_batch_size=cfg.batch_size, **root)
+    moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
+    data = instantiate(config["data"], eval_batch_size=cfg.batch_size, **moved)
     module = instantiate(config["module"], eval_samples=cfg.samples)
-    runs.load_state(module, state)
+    runs.load_state(module, state, cfg.ckpt_path)
     runs.quieten_lightning()
-    figures = [instantiate(node) for node in config["callbacks"].values() if node and cfg.figures]
+    callbacks = [instantiate(node) for node in config["callbacks"].values() if node]
+    figures = [each for each in callbacks if cfg.figures and isinstance(each, FigureCallback)]
     trainer = pl.Trainer(
-        accelerator=cfg.accelerator, devices=1, logger=False, default_root_dir=directory, callbacks=figures
+        accelerator=cfg.accelerator,
+        devices=1,
+        logger=False,
+        callbacks=figures,
+        default_root_dir=directory,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
     trainer.test(module, data, verbose=False)
+    estimates = runs.estimate(trainer, nll_samples=cfg.nll.samples, chunk=cfg.nll.chunk)
+    runs.conclude_evaluation(trainer, directory, {**config["names"], "seed": config["seed"]}, estimates)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def main(cfg: DictConfig) -> None:
     logger = instantiate(cfg.logger, save_dir=directory) if cfg.logger._target_ else None
     with runs.tracked(directory, logger, config) as loggers:
         data, module = instantiate(cfg.data), instantiate(cfg.module)
+        module.model.check(data.protocol)
         callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
+        runs.check_callbacks(callbacks, validates=data.val_size > 0)
         trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=directory)
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
         trainer.test(module, data, ckpt_path=directory / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)

@@ -7,6 +7,7 @@ parameter. A range is an annotation too: `latent_dim: PositiveInt`.
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import reduce
 from importlib import import_module
 from typing import Any, get_type_hints
 
@@ -97,6 +98,16 @@ def check_value(value: Any, hint: Any, where: str) -> None:
         adapter.validate_python(value)
     except ValidationError as error:
         raise UserError(f"{where}={value}: {error.errors()[0]['msg'].lower()}") from error
+
+
+def check_types(config: Config, hints: Mapping[str, Any]) -> None:
+    """Check values at dotted keys of a configuration against annotations.
+
+    Raises:
+        UserError: for the first value that does not fit.
+    """
+    for key, hint in hints.items():
+        check_value(reduce(lambda node, part: node[part], key.split("."), config), hint, key)
 
 
 def check_trusted(node: Any, where: str = "") -> None:

@@ -15,6 +15,7 @@ from hydra.errors import (
     HydraException,
     InstantiationException,
     MissingConfigException,
+    OverrideParseException,
 )
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -73,7 +74,14 @@ def _composition(error: Any) -> str:
 
 def _instantiation(error: BaseException) -> str:
     cause = error.__cause__
-    return str(cause) if isinstance(cause, UserError) else str(error)
+    if isinstance(cause, UserError):
+        return str(cause)
+    where = str(error).rpartition("full_key: ")[2]
+    return f"{where}: {cause} (debug=default shows the traceback)"
+
+
+def _override(error: Any) -> str:
+    return f"'{error.override}' is not of the form key=value ({str(error).splitlines()[0]})"
 
 
 def _missing_value(error: Any) -> str:
@@ -87,6 +95,7 @@ def _os_error(error: Any) -> str:
 EXPLANATIONS: dict[type[BaseException], Callable[[Any], str]] = {
     UserError: str,
     MissingConfigException: _missing_option,
+    OverrideParseException: _override,
     ConfigCompositionException: _composition,
     InstantiationException: _instantiation,
     MissingMandatoryValue: _missing_value,

@@ -1,6 +1,6 @@
 """Exact sums over a dataset, and the estimates that are reported for a trained model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from math import log, sqrt
 from typing import Any
@@ -68,6 +68,26 @@ def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int
     sizes = [min(chunk, samples - start) for start in range(0, samples, chunk)]
     parts = torch.stack([model(x, samples=size).log_w.double().logsumexp(0) for size in sizes])
     return parts.logsumexp(0) - log(samples)
+
+
+def nll(
+    model: Callable[..., Trace], observations: Iterable[Tensor], samples: int, chunk: int, expected: int
+) -> dict[str, float]:
+    """The importance-weighted negative log-likelihood over a dataset, as `nll`, with its `nll_stderr`, in nats.
+
+    Args:
+        model: a model with a trace.
+        observations: the dataset in batches.
+        samples: draws of the latents per example.
+        chunk: draws held in memory at a time.
+        expected: the number of examples in the dataset.
+    """
+    tally = Tally()
+    for index, x in enumerate(observations):
+        with torch.inference_mode(), reproducible(index, x.device):
+            tally.add({"elbo": log_likelihood(model, x, samples, chunk)})
+    means = tally.means(expected)
+    return {"nll": -means["elbo"], "nll_stderr": means["elbo_stderr"], "nll_samples": samples}
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> int:

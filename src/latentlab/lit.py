@@ -2,6 +2,7 @@
 
 from abc import ABC
 from collections.abc import Callable, Iterable
+from math import ceil
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,13 +12,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from latentlab.data import Batch
-from latentlab.errors import Diverged
+from latentlab.data.loader import Batch, blocks
+from latentlab.errors import Diverged, UserError
 from latentlab.evaluation import Tally, reproducible
 from latentlab.models.base import GenerativeModel
-from latentlab.objectives import Objective
+from latentlab.objectives import Clock, Objective
 
-# Added to the index of an evaluation batch: draws in evaluation differ from those that a small `seed` gives in training.
+# Seeds of evaluation start here, away from the small ones that people give to training.
 EVALUATION_SEED = 2**20
 
 
@@ -32,6 +33,9 @@ class BaseModule(pl.LightningModule, ABC):
         optimizer: makes the optimiser of the given parameters.
         scheduler: makes the learning-rate scheduler of the given optimiser, stepped once an epoch.
         eval_samples: the draws of the latents per example in validation and test.
+
+    Raises:
+        UserError: when the objective is not defined for the model.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class BaseModule(pl.LightningModule, ABC):
         eval_samples: PositiveInt = 1,
     ) -> None:
         super().__init__()
+        objective.check(model)
         self.model = model
         self.objective = objective
         self.make_optimizer = optimizer
@@ -56,15 +61,29 @@ class BaseModule(pl.LightningModule, ABC):
         return batch.x
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        """The optimiser over all parameters and its scheduler."""
-        optimizer = self.make_optimizer(self.parameters())
-        return [optimizer], [self.make_scheduler(optimizer)]
+        """The optimiser over all parameters and its scheduler.
+
+        Raises:
+            UserError: for a value that the optimiser or the scheduler refuses.
+        """
+        try:
+            optimizer = self.make_optimizer(self.parameters())
+            return [optimizer], [self.make_scheduler(optimizer)]
+        except ValueError as error:
+            raise UserError(f"optimizer or scheduler: {error}") from error
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss: the one place where a bound is negated."""
-        bound = self.objective(self.model, self.observed(batch)).mean()
+        objective = self.objective.at(self.clock)
+        bound = objective(self.model, self.observed(batch)).mean()
         self._report(bound.detach())
         return -bound
+
+    @property
+    def clock(self) -> Clock:
+        """Where training stands."""
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        return Clock(self.global_step, ceil(batches))
 
     def _report(self, bound: Tensor) -> None:
         due = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
@@ -84,9 +103,14 @@ class BaseModule(pl.LightningModule, ABC):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add the terms of a batch to the sums, under draws of its own, so that validating leaves training as it is."""
-        with reproducible(EVALUATION_SEED + batch_idx * self.trainer.world_size + self.global_rank, self.device):
-            self.tally.add(self.model.terms(self.observed(batch), samples=self.eval_samples))
+        """Add the terms of a batch to the sums.
+
+        Each block of examples has draws of its own: the sums do not depend on the batch size, nor training on them.
+        """
+        for block in blocks(batch):
+            position = self.tally.count * self.trainer.world_size + self.global_rank
+            with reproducible(EVALUATION_SEED + position, self.device):
+                self.tally.add(self.model.terms(self.observed(block), samples=self.eval_samples))
 
     test_step = validation_step
 

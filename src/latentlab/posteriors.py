@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -14,10 +15,15 @@ from latentlab.precision import full_precision
 class Posterior(nn.Module, ABC):
     """A variational posterior over latents of shape `event_shape`, given inputs of shape `in_shape`.
 
+    Attributes:
+        reparametrised: whether `rsample` of its distribution carries a path to the parameters.
+
     Args:
         in_shape: the shape of one input.
         event_shape: the shape of one latent.
     """
+
+    reparametrised: ClassVar[bool] = True
 
     def __init__(self, in_shape: Shape, event_shape: Shape) -> None:
         super().__init__()

@@ -3,23 +3,28 @@
 import json
 import logging
 import pickle
+import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from rich.table import Table
 from torch.distributions import Distribution
 
-from latentlab.callbacks import BestCheckpoint, Timing
+from latentlab.callbacks import BestCheckpoint, LastCheckpoint, Timing
 from latentlab.checks import check_trusted
+from latentlab.data.loader import blocks
 from latentlab.errors import UserError
+from latentlab.evaluation import active_units, bits_per_dim, nll
 from latentlab.tracking import finish
 from latentlab.tracking.csv import CSVMetrics
 
@@ -45,6 +50,19 @@ def begin(directory: Path, config: Mapping[str, Any], seed: int, ckpt_path: str 
     (directory / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
+def check_callbacks(callbacks: Sequence[pl.Callback], validates: bool) -> None:
+    """Check that a run has the callbacks that its results are read from, and a validation set where one is watched.
+
+    Raises:
+        UserError: naming the entry of the group `callbacks`.
+    """
+    for name, kind in {"best": BestCheckpoint, "last": LastCheckpoint, "timing": Timing}.items():
+        if not any(isinstance(callback, kind) for callback in callbacks):
+            raise UserError(f"callbacks.{name} is needed: leave it in (callbacks=none draws no figures)")
+    if not validates and any(isinstance(callback, EarlyStopping) for callback in callbacks):
+        raise UserError("callbacks.early_stopping watches val/elbo, but data.val_size=0 leaves no validation set")
+
+
 @contextmanager
 def tracked(directory: Path, logger: Logger | None, config: Mapping[str, Any]) -> Iterator[list[Logger]]:
     """The loggers of a run, metrics.csv always among them, closed with the run's own exit status."""
@@ -63,16 +81,12 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
     """Write summary.json of a run that was trained and tested, and print it as a table."""
     if not trainer.is_global_zero:
         return {}
-    module: Any = trainer.lightning_module
     best = _callback(trainer, BestCheckpoint)
     timing = _callback(trainer, Timing)
     summary = {
-        **names,
-        "protocol": trainer.datamodule.protocol.name,  # type: ignore[attr-defined]
-        **{name: value for name, value in module.results.items() if name.startswith("test/")},
+        **_described(trainer, names),
         "val/elbo": best.best_score,
         "best/epoch": best.best_epoch + 1,
-        "model/parameters": sum(parameter.numel() for parameter in module.parameters()),
         "time/train_seconds": timing.train_seconds,
         "time/examples_per_second": timing.examples_per_second,
     }
@@ -81,6 +95,50 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
     write_json(directory / SUMMARY, summary)
     show(summary, directory)
     return summary
+
+
+def estimate(trainer: pl.Trainer, nll_samples: int, chunk: int) -> dict[str, float]:
+    """What is reported of a tested model beside its bound: bits per dimension, active units and the NLL if asked for."""
+    module: Any = trainer.lightning_module
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    model = module.to(trainer.strategy.root_device).eval().model
+
+    def observations() -> Iterator[Any]:
+        parts = (block for batch in data.test_dataloader() for block in blocks(batch))
+        return (module.observed(module.transfer_batch_to_device(part, module.device, 0)) for part in parts)
+
+    with torch.inference_mode():
+        means = torch.cat([model.posterior_mean(x).cpu() for x in observations()])
+    found: dict[str, float] = {"active_units": active_units(means)}
+    if nll_samples > 0:
+        found |= nll(model, observations(), nll_samples, chunk, data.num_examples["test"])
+    if data.protocol.bits_offset is not None:
+        bound = module.results["test/elbo"]
+        found["bits_per_dim"] = bits_per_dim(bound, prod(model.x_shape), data.protocol.bits_offset)
+    return {f"test/{name}": value for name, value in found.items()}
+
+
+def conclude_evaluation(
+    trainer: pl.Trainer, directory: Path, names: Mapping[str, Any], estimates: Mapping[str, float]
+) -> dict[str, Any]:
+    """Write evaluation.json and print it as a table."""
+    results = {**_described(trainer, names), **estimates}
+    write_json(directory / EVALUATION, results)
+    show(results, directory)
+    return results
+
+
+def load_state(module: pl.LightningModule, state: Mapping[str, Any], ckpt_path: str) -> None:
+    """Put the weights of a checkpoint into a module.
+
+    Raises:
+        UserError: when they are another model's.
+    """
+    try:
+        module.load_state_dict(state["state_dict"])
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise UserError(f"ckpt_path={ckpt_path}: its weights do not fit the run's config.yaml ({reason})") from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -140,6 +198,18 @@ def quieten_lightning() -> None:
     """Lightning's notices about devices and tips off; its warnings stay."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Lightning 2.6 with torch 2.15: a warning about its own use of torch.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+
+
+def _described(trainer: pl.Trainer, names: Mapping[str, Any]) -> dict[str, Any]:
+    module: Any = trainer.lightning_module
+    return {
+        **names,
+        "protocol": trainer.datamodule.protocol.name,  # type: ignore[attr-defined]
+        **{name: value for name, value in module.results.items() if name.startswith("test/")},
+        "model/parameters": sum(parameter.numel() for parameter in module.parameters()),
+    }
 
 
 def _callback(trainer: pl.Trainer, kind: type) -> Any:

@@ -4,11 +4,13 @@ A hierarchy is a VAE whose latent is a list: layer 1 is next to the data, layer 
 With K samples of a batch of B examples every score has shape (K, B).
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 
@@ -25,6 +27,8 @@ class Layer:
         p: the conditional (or prior) of the generative model.
         log_q: log q(z|.), (K, B).
         log_p: log p(z|.), (K, B).
+        coupled: whether p depends on layers that were drawn given this z, as p(z_1|z_2) does when z_2 ~ q(z_2|z_1).
+            The KL between q and this p would then leave out how z moves p, and is not a term of the bound.
     """
 
     z: Tensor
@@ -32,19 +36,20 @@ class Layer:
     p: Distribution
     log_q: Tensor
     log_p: Tensor
+    coupled: bool = False
 
     @classmethod
-    def scored(cls, z: Tensor, q: Distribution, p: Distribution) -> "Layer":
+    def scored(cls, z: Tensor, q: Distribution, p: Distribution, coupled: bool = False) -> "Layer":
         """The layer of a draw `z`, scored under `q` and `p`."""
-        return cls(z, q, p, log_q=q.log_prob(z), log_p=p.log_prob(z))
+        return cls(z, q, p, log_q=q.log_prob(z), log_p=p.log_prob(z), coupled=coupled)
 
     def kl(self) -> Tensor:
         r"""KL(q || p) given the layers that q and p depend on, with as little sampling as the pair allows, (K, B).
 
-        In closed form where torch has one; else $-H[q] - \log p(z)$ with q's exact entropy; else
-        $\log q(z) - \log p(z)$. The mean over samples is unbiased in all three cases.
+        In closed form where torch has one and the layer is not coupled; else $-H[q] - \log p(z)$ with q's exact
+        entropy; else $\log q(z) - \log p(z)$. The mean over samples is unbiased in all three cases.
         """
-        for estimate in (self._closed_kl, self._entropy_kl):
+        for estimate in (self._entropy_kl,) if self.coupled else (self._closed_kl, self._entropy_kl):
             try:
                 return estimate().expand_as(self.log_q)
             except NotImplementedError:
@@ -102,3 +107,31 @@ class Trace:
         kl = torch.stack(kls).sum(0)
         per_layer = {f"kl_{level}": value for level, value in enumerate(kls, start=1)}
         return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl, **per_layer}
+
+
+class Traced(nn.Module, ABC):
+    """A model whose latents are drawn and scored as a trace: what the objectives and the NLL estimate work on."""
+
+    @abstractmethod
+    def forward(self, x: Any, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
+        """The trace of x with `samples` draws of the latents (see `draw`), or with the given `zs`, a list of layers.
+
+        Given `zs`, the model scores them as they are: paths that they carry stay, and no others are added.
+        """
+
+    @property
+    @abstractmethod
+    def reparametrised(self) -> bool:
+        """Whether draws carry a path to the parameters of q; pathwise objectives are refused where they do not."""
+
+    @abstractmethod
+    def inference_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of q(z|x)."""
+
+
+def draw(q: Distribution, samples: int) -> Tensor:
+    """`samples` draws from q: while gradients are recorded with a path, if q has one; else exact.
+
+    The two differ for a relaxed q, whose path is a continuous stand-in for a discrete draw.
+    """
+    return q.rsample((samples,)) if torch.is_grad_enabled() and q.has_rsample else q.sample((samples,))

@@ -24,7 +24,9 @@ class ToyVAE(nn.Module):
     def __init__(self, latent_dim=2, width=16):
         super().__init__()
         self.latent_dim = latent_dim
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 2 * latent_dim))
+        self.encoder = nn.Sequential(
+            nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 2 * latent_dim)
+        )
         self.decoder = nn.Sequential(nn.Linear(latent_dim, width), nn.ReLU(), nn.Linear(width, 784))
         self.dropout = nn.Dropout(0.1)
 
@@ -91,10 +93,16 @@ class ToyData(pl.LightningDataModule):
         self.y = torch.from_numpy(digits.target[:n]).long() if labelled else torch.full((n,), -1)
         self.batch_size = batch_size
         self.val = val
-        self.shuffled = torch.Generator()
+        # A loader draws a seed even when it has no workers: not from the generator of the training.
+        self.seeds = torch.Generator()
 
     def loader(self):
-        return DataLoader(TensorDataset(self.x, self.y), batch_size=self.batch_size, collate_fn=collate)
+        return DataLoader(
+            TensorDataset(self.x, self.y),
+            batch_size=self.batch_size,
+            collate_fn=collate,
+            generator=self.seeds,
+        )
 
     def train_dataloader(self):
         return self.loader()
@@ -109,8 +117,15 @@ class ToyData(pl.LightningDataModule):
 def trainer_in(folder, callbacks=(), loggers=False, epochs=2, **options):
     return pl.Trainer(
         **dict(
-            default_root_dir=folder, max_epochs=epochs, accelerator="cpu", devices=1, callbacks=list(callbacks),
-            logger=loggers, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
+            default_root_dir=folder,
+            max_epochs=epochs,
+            accelerator="cpu",
+            devices=1,
+            callbacks=list(callbacks),
+            logger=loggers,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
             enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
             enable_checkpointing=any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
         )

@@ -15,6 +15,7 @@ from latentlab.data import (
     Digits,
     Dynamic,
     EvaluationLoader,
+    Images,
     Protocol,
     Static,
     StaticMNIST,
@@ -35,16 +36,18 @@ def test_the_digits_are_split_once_whatever_the_seed() -> None:
     keys = [set(map(bytes, split.x.flatten(1).numpy())) for split in (data.train, data.val, data.test)]
     assert sum(map(len, keys)) == len(keys[0] | keys[1] | keys[2])  # no image is in two splits
     for split in ("train", "val", "test"):
-        (x, y), (same_x, same_y) = getattr(data, split), getattr(other, split)
-        assert torch.equal(x, same_x) and torch.equal(y, same_y)
+        split_of: tuple[Images, Images] = getattr(data, split), getattr(other, split)
+        assert all(torch.equal(a, b) for a, b in zip(*split_of, strict=True))
 
 
 def test_images_and_labels_have_the_promised_shapes() -> None:
     data = Digits(Threshold())
-    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
-        x, y = next(iter(loader))
-        assert isinstance(x, Tensor) and x.shape[1:] == data.shape and x.dtype == torch.float32
-        assert isinstance(y, Tensor) and y.shape == x.shape[:1] and y.dtype == torch.int64
+    for split in ("train", "val", "test"):
+        batch = next(iter(getattr(data, f"{split}_dataloader")()))
+        assert isinstance(batch, Batch)
+        x, y = batch
+        assert x.shape[1:] == data.shape and x.dtype == torch.float32
+        assert y.shape == x.shape[:1] and y.dtype == torch.int64
         assert set(y.tolist()) <= set(range(10))
 
 

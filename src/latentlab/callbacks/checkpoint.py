@@ -1,6 +1,6 @@
 """checkpoints/best.ckpt and checkpoints/last.ckpt, always under these names, each replaced as a whole.
 
-Lightning's `ModelCheckpoint` may write `last-v1.ckpt` or a link instead, and may take weights that are not finite.
+Lightning's `ModelCheckpoint` may write `last-v1.ckpt` or a link instead, and may take weights that are NaN.
 """
 
 import os
@@ -17,7 +17,7 @@ from latentlab.tracking import log_checkpoint
 
 
 def save(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint beside `path` and move it there, so that a crash leaves the old one; called on every rank."""
+    """Write a checkpoint beside `path` and move it there, so that a crash leaves the old; on all ranks."""
     draft = path.with_name(f"{path.name}.part")
     trainer.save_checkpoint(draft)
     if trainer.is_global_zero:
@@ -26,14 +26,18 @@ def save(trainer: Trainer, path: Path) -> None:
 
 def is_finite(trainer: Trainer) -> bool:
     """Whether the weights and the bounds logged last are finite, on every rank."""
-    bounds = [value for name, value in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))]
+    bounds = [
+        value for name, value in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))
+    ]
     tensors = [*trainer.lightning_module.parameters(), *bounds]
     finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
     return bool(trainer.strategy.reduce_boolean_decision(finite, all=True))
 
 
 class BestCheckpoint(Checkpoint):
-    """Keeps the epoch with the largest validation bound in checkpoints/best.ckpt, or the latest without validation.
+    """Keeps the epoch with the largest validation bound in checkpoints/best.ckpt, or the latest of all.
+
+    Without a validation set the latest epoch counts as the best.
 
     Args:
         monitor: the metric to maximise.
@@ -66,7 +70,7 @@ class BestCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the epoch is the best so far; a metric or weights that are not finite never are."""
-        validates = bool(trainer.fit_loop.epoch_loop.val_loop.max_batches) and trainer.enable_validation
+        validates = trainer.enable_validation and sum(trainer.fit_loop.epoch_loop.val_loop.max_batches) > 0
         fresh, self._validated = self._validated, False
         score = trainer.callback_metrics.get(self.monitor) if fresh else None
         if validates and score is None:
@@ -97,8 +101,9 @@ class BestCheckpoint(Checkpoint):
 class LastCheckpoint(Checkpoint):
     """Keeps the latest epoch in checkpoints/last.ckpt, from where a run resumes.
 
-    An epoch's end is where a resumed run goes on bit by bit, so that an exception or a signal adds a checkpoint in
-    the middle of an epoch only when there is none yet. Weights or bounds that are not finite are never saved.
+    A run resumed from an epoch's end gives the same numbers as one that was never cut off. An exception or a
+    signal adds a checkpoint in the middle of an epoch only when there is none yet.
+    Weights or bounds that are not finite are never saved.
 
     Attributes:
         path: where last.ckpt is, once a trainer is known.
@@ -118,7 +123,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the first epoch's unfinished weights, when training did not diverge."""
-        # Other ranks may be alive and would be waited for in vain; a test runs on the best weights, not the last.
+        # Saving would wait for other ranks, perhaps in vain; a test runs on the best weights, not the last.
         alone = trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0
         if alone and not self.path.exists() and not isinstance(exception, Diverged) and is_finite(trainer):
             save(trainer, self.path)

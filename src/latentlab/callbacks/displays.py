@@ -34,7 +34,9 @@ class Bar(Display):
 
     def __init__(self, share: float) -> None:
         form = "{desc} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}{postfix}"
-        self.bar = tqdm(total=1.0, initial=share, bar_format=form, dynamic_ncols=True, mininterval=0, file=sys.stderr)
+        self.bar = tqdm(
+            total=1.0, initial=share, bar_format=form, dynamic_ncols=True, mininterval=0, file=sys.stderr
+        )
 
     def refresh(self, title: str, share: float, figures: str) -> None:
         """Redraw the bar."""

@@ -6,21 +6,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 from pydantic import PositiveInt
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
+from latentlab.models.base import GenerativeModel
 from latentlab.tracking import log_figure, log_table
 
 DPI = 160
 GREYS = 48
+# Beside matplotlib's own, room for labels at the edge.
+LAYOUT = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
 # The same draws in every frame: frames differ by what the model has learned.
 SEED = 2024
 
@@ -44,7 +48,7 @@ class Drawing:
 class FigureCallback(Callback, ABC):
     """Draws to RUN/figures/NAME.png every n epochs and once the test set is scored, on rank zero.
 
-    Drawing leaves the random number generators, the modes of the modules and the gradients as they were, so that the
+    Drawing leaves the random number generators, the modes of the modules and the gradients as they were: the
     numbers of a run do not depend on its figures. An error in drawing is a bug, and is raised.
 
     Args:
@@ -55,7 +59,7 @@ class FigureCallback(Callback, ABC):
         self.every_n_epochs = every_n_epochs
 
     @abstractmethod
-    def draw(self, trainer: Trainer, model: nn.Module) -> Drawing:
+    def draw(self, trainer: Trainer, model: GenerativeModel) -> Drawing:
         """Draw the model, which is in evaluation mode; called without gradients under a fixed seed."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -70,7 +74,7 @@ class FigureCallback(Callback, ABC):
     def _record(self, trainer: Trainer, pl_module: LightningModule, at_end: bool) -> None:
         if not trainer.is_global_zero:
             return
-        model: nn.Module = pl_module.model  # type: ignore[assignment]
+        model = cast(GenerativeModel, pl_module.model)
         caption = _caption(trainer, at_end)
         with undisturbed(model):
             drawing = self.draw(trainer, model)
@@ -100,6 +104,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def save(figure: Figure, path: Path, caption: str) -> Path:
     """Write a figure as a PNG file with a small caption in its lower right corner."""
+    figure.set_layout_engine(LAYOUT)
     FigureCanvasAgg(figure)  # without pyplot: its global state would keep every figure alive
     figure.supxlabel(caption, x=0.99, ha="right", fontsize=7, color="0.4")
     path.parent.mkdir(parents=True, exist_ok=True)

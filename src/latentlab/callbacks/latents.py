@@ -7,12 +7,14 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from pydantic import PositiveInt
 from pytorch_lightning import Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentlab.callbacks.data import batches
 from latentlab.callbacks.figure import Drawing, FigureCallback, Table
+from latentlab.models.base import GenerativeModel
 
 NO_LABEL = -1
+MATHS = {"z_1": "$z_1$", "z_2": "$z_2$"}
 GREY = (0.55, 0.55, 0.55, 1.0)
 Colour = tuple[float, float, float, float]
 
@@ -29,7 +31,7 @@ class Latents(FigureCallback):
         super().__init__(every_n_epochs)
         self.max_points = max_points
 
-    def draw(self, trainer: Trainer, model: nn.Module) -> Drawing:
+    def draw(self, trainer: Trainer, model: GenerativeModel) -> Drawing:
         """The scatter plot, or histograms of a single latent, and the points as a table."""
         z, y = encode(trainer, model)
         # In random order, so that no class hides the others.
@@ -40,9 +42,9 @@ class Latents(FigureCallback):
         return Drawing({"latents": plot(points, labels, names)}, {"latents": Table([*names, "label"], rows)})
 
 
-def encode(trainer: Trainer, model: nn.Module) -> tuple[Tensor, Tensor]:
+def encode(trainer: Trainer, model: GenerativeModel) -> tuple[Tensor, Tensor]:
     """z ~ q(z|x) (N, D) and labels (N,) of the whole test set, on the CPU."""
-    drawn = [(model.encode(x).flatten(1).cpu(), y) for x, y in batches(trainer)]  # type: ignore[operator]
+    drawn = [(model.encode(x).flatten(1).cpu(), y) for x, y in batches(trainer)]
     zs, ys = zip(*drawn, strict=True)
     return torch.cat(zs), torch.cat(ys)
 
@@ -56,7 +58,7 @@ def project(z: Tensor) -> tuple[Tensor, list[str]]:
 
 
 def principal_components(z: Tensor) -> tuple[Tensor, Tensor]:
-    """The first two principal components of z (N, D), (N, 2), and the shares of the variance that they explain, (2,)."""
+    """The first two principal components of z (N, D), (N, 2), and their shares of the variance, (2,)."""
     centred = z.double() - z.double().mean(0)
     variances, axes = torch.linalg.eigh(centred.T @ centred)  # ascending
     axes = axes[:, [-1, -2]]
@@ -67,24 +69,28 @@ def principal_components(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def plot(points: Tensor, labels: Tensor, names: list[str]) -> Figure:
     """A figure of the points (N, 1) or (N, 2) by label, with a legend beside it."""
-    figure = Figure(figsize=(6.2, 5.2), layout="constrained")
+    figure = Figure(figsize=(6.2, 5.2))
     axes = figure.add_subplot()
     axes.set_title("z ~ q(z|x), test set", fontsize=10)
     [_histograms, _scatter][points.shape[1] - 1](axes, points, labels)
-    for set_label, name in zip([axes.set_xlabel, axes.set_ylabel], [*names, "density"], strict=False):
-        set_label(name.replace("z_1", "$z_1$").replace("z_2", "$z_2$"))
+    x_name, y_name = [*names, "density"][:2]
+    axes.set_xlabel(MATHS.get(x_name, x_name))
+    axes.set_ylabel(MATHS.get(y_name, y_name))
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if len(labels.unique()) > 1:
-        figure.legend(loc="outside right center", markerscale=3, frameon=False, ncols=1 + len(labels.unique()) // 16)
+        figure.legend(
+            loc="outside right center", markerscale=3, frameon=False, ncols=1 + len(labels.unique()) // 16
+        )
     return figure
 
 
 def _scatter(axes: Axes, points: Tensor, labels: Tensor) -> None:
     # One call for all points keeps their random order; empty calls make the legend.
     colours = palette(labels)
-    axes.scatter(*points.T.numpy(), s=5, c=[colours[label] for label in labels.tolist()], alpha=0.7, linewidths=0)
+    x, y = points[:, 0].numpy(), points[:, 1].numpy()
+    axes.scatter(x, y, s=5, c=[colours[label] for label in labels.tolist()], alpha=0.7, linewidths=0)
     for label, colour in colours.items():
         axes.scatter([], [], s=8, color=colour, label=_name(label))
         if 1 < len(colours) <= 10 and label != NO_LABEL:
@@ -94,14 +100,17 @@ def _scatter(axes: Axes, points: Tensor, labels: Tensor) -> None:
 def _write(axes: Axes, point: Tensor, text: str) -> None:
     # A print without colours is readable too.
     outline = [withStroke(linewidth=2.5, foreground="white")]
-    axes.text(*point.tolist(), text, ha="center", va="center", fontweight="bold", path_effects=outline)
+    x, y = point.tolist()
+    axes.text(x, y, text, ha="center", va="center", fontweight="bold", path_effects=outline)
 
 
 def _histograms(axes: Axes, points: Tensor, labels: Tensor) -> None:
     edges = torch.linspace(points.min().item(), points.max().item() + 1e-6, 61).tolist()
     for label, colour in palette(labels).items():
         values = points[labels == label, 0].numpy()
-        axes.hist(values, bins=edges, density=True, histtype="step", linewidth=1.4, color=colour, label=_name(label))
+        axes.hist(
+            values, bins=edges, density=True, histtype="step", linewidth=1.4, color=colour, label=_name(label)
+        )
 
 
 def palette(labels: Tensor) -> dict[int, Colour]:

@@ -1,13 +1,14 @@
 """The manifold of a model with two latents: the means of p(x|z) over the plane."""
 
 import torch
+from matplotlib.figure import Figure
 from pydantic import PositiveInt
 from pytorch_lightning import Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentlab.callbacks.figure import Drawing, FigureCallback
 from latentlab.callbacks.panels import show, tile
-from matplotlib.figure import Figure
+from latentlab.models.base import GenerativeModel
 
 
 class Manifold(FigureCallback):
@@ -22,12 +23,12 @@ class Manifold(FigureCallback):
         super().__init__(every_n_epochs)
         self.rows = rows
 
-    def draw(self, trainer: Trainer, model: nn.Module) -> Drawing:
+    def draw(self, trainer: Trainer, model: GenerativeModel) -> Drawing:
         """The means at the quantiles of the standard normal."""
         if model.latent_dim != 2:
             return Drawing()
         z = quantile_grid(self.rows).to(trainer.lightning_module.device)
-        return Drawing({"manifold": plane(model.decode(z), self.rows)})  # type: ignore[operator]
+        return Drawing({"manifold": plane(model.decode(z), self.rows)})
 
 
 def quantile_grid(rows: int) -> Tensor:
@@ -39,7 +40,7 @@ def quantile_grid(rows: int) -> Tensor:
 
 def plane(means: Tensor, rows: int) -> Figure:
     """The images (rows^2, 1, H, W) as a square with the quantiles of z on its axes."""
-    figure = Figure(figsize=(5.6, 5.8), layout="constrained")
+    figure = Figure(figsize=(5.6, 5.8))
     axes = figure.add_subplot()
     picture = tile(means, rows, gap=0)
     show(axes, picture, "means of p(x|z) at the quantiles of N(0, I)")

@@ -13,7 +13,7 @@ from latentlab.callbacks.timing import batch_examples
 
 
 class Progress(ProgressBar):
-    """A bar on a terminal, redrawn after `refresh_seconds` at the earliest; elsewhere a line an epoch in the log.
+    """A bar on a terminal, redrawn every `refresh_seconds` at most; elsewhere a line an epoch in the log.
 
     Args:
         refresh_seconds: the least time between two redrawings of the bar.
@@ -91,5 +91,7 @@ def _has_limit(trainer: Trainer) -> bool:
 def _share(trainer: Trainer, batches: int | float) -> float:
     """The part of the training that is done after so many batches of the current epoch."""
     if _has_limit(trainer):
-        return min(1.0, (trainer.current_epoch + batches / trainer.num_training_batches) / (trainer.max_epochs or 1))
+        return min(
+            1.0, (trainer.current_epoch + batches / trainer.num_training_batches) / (trainer.max_epochs or 1)
+        )
     return min(1.0, trainer.global_step / trainer.max_steps) if trainer.max_steps > 0 else 0.0

@@ -4,11 +4,12 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import PositiveInt
 from pytorch_lightning import Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentlab.callbacks.data import spread
 from latentlab.callbacks.figure import Drawing, FigureCallback
 from latentlab.callbacks.panels import show, tile
+from latentlab.models.base import GenerativeModel
 
 
 class Reconstructions(FigureCallback):
@@ -20,22 +21,24 @@ class Reconstructions(FigureCallback):
         columns: the number of images in a row.
     """
 
-    def __init__(self, every_n_epochs: PositiveInt = 10, pairs: PositiveInt = 4, columns: PositiveInt = 10) -> None:
+    def __init__(
+        self, every_n_epochs: PositiveInt = 10, pairs: PositiveInt = 4, columns: PositiveInt = 10
+    ) -> None:
         super().__init__(every_n_epochs)
         self.pairs = pairs
         self.columns = columns
 
-    def draw(self, trainer: Trainer, model: nn.Module) -> Drawing:
+    def draw(self, trainer: Trainer, model: GenerativeModel) -> Drawing:
         """The row pairs."""
         x, _ = spread(trainer, self.pairs * self.columns)
-        return Drawing({"reconstructions": row_pairs(x, model.reconstruct(x), self.columns)})  # type: ignore[operator]
+        return Drawing({"reconstructions": row_pairs(x, model.reconstruct(x), self.columns)})
 
 
 def row_pairs(originals: Tensor, reconstructions: Tensor, columns: int) -> Figure:
     """A panel for each row of originals (N, 1, H, W) with its row of reconstructions under it."""
     upper, lower = originals.split(columns), reconstructions.split(columns)
     height, width = originals.shape[-2:]
-    figure = Figure(figsize=(0.62 * columns + 1.1, 1.33 * len(upper) + 0.7), layout="constrained")
+    figure = Figure(figsize=(0.62 * columns + 1.1, 1.33 * len(upper) + 0.7))
     for axes, x, mean in zip(figure.subplots(len(upper), 1, squeeze=False)[:, 0], upper, lower, strict=True):
         show(axes, tile(torch.cat([x, mean]), len(x)))
         axes.set_xlim(-0.5, columns * (width + 1) - 1.5)  # a shorter last row keeps the scale

@@ -13,7 +13,7 @@ State = dict[str, Any]
 
 
 class ResumeState(Callback):
-    """Keeps each rank's generators of Python, NumPy and torch in the checkpoint, and restores them on a resume."""
+    """Keeps the random states of Python, NumPy and torch of each rank, and restores them on a resume."""
 
     def __init__(self) -> None:
         self._restored: list[State] = []
@@ -30,7 +30,9 @@ class ResumeState(Callback):
         """Restore this rank's generators when training resumes."""
         states, self._restored = self._restored, []
         if states and len(states) != trainer.world_size:
-            rank_zero_warn(f"resuming on {trainer.world_size} devices a run of {len(states)}: its draws cannot go on")
+            rank_zero_warn(
+                f"resuming on {trainer.world_size} devices a run of {len(states)}: its draws cannot go on"
+            )
         elif states:
             set_generator_states(states[trainer.global_rank])
 
@@ -40,7 +42,7 @@ def generator_states() -> State:
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }

@@ -4,10 +4,11 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import PositiveInt
 from pytorch_lightning import Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentlab.callbacks.figure import SEED, Drawing, FigureCallback
 from latentlab.callbacks.panels import show, tile
+from latentlab.models.base import GenerativeModel
 
 
 class Samples(FigureCallback):
@@ -22,7 +23,7 @@ class Samples(FigureCallback):
         super().__init__(every_n_epochs)
         self.rows = rows
 
-    def draw(self, trainer: Trainer, model: nn.Module) -> Drawing:
+    def draw(self, trainer: Trainer, model: GenerativeModel) -> Drawing:
         """The grid of samples, and the two grids side by side."""
         n = self.rows**2
         samples = _generate(model, n, mean=False)
@@ -36,15 +37,17 @@ class Samples(FigureCallback):
         )
 
 
-def _generate(model: nn.Module, n: int, mean: bool) -> Tensor:
+def _generate(model: GenerativeModel, n: int, mean: bool) -> Tensor:
     # z is drawn first: under the same seed, samples and means belong to the same z.
     torch.manual_seed(SEED)
-    return model.generate(n, mean=mean)  # type: ignore[operator, no-any-return]
+    return model.generate(n, mean=mean)
 
 
 def grids(panels: dict[str, Tensor], columns: int) -> Figure:
     """Panels side by side, each a grid of images (N, 1, H, W) under its title."""
-    figure = Figure(figsize=(4.4 * len(panels), 4.8), layout="constrained")
-    for axes, (title, images) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    figure = Figure(figsize=(4.4 * len(panels), 4.8))
+    for axes, (title, images) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
         show(axes, tile(images, columns), title)
     return figure

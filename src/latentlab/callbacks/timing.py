@@ -15,8 +15,8 @@ def batch_examples(batch: Any) -> int:
 class Timing(Callback):
     """Counts the seconds and the examples of training, over all devices and over resumes.
 
-    Validation, figures and checkpoints do not count: the clock runs from the start of an epoch, or the end of a
-    validation, to the end of a training batch.
+    Validation, figures and checkpoints do not count: the clock runs from the start of an epoch, or from the
+    end of a validation, to the end of a training batch.
 
     Attributes:
         train_seconds: the seconds spent in training.

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch.utils.data import Sampler, SequentialSampler
 from .protocols import Protocol
 
 ORDER, NOISE, FIXED = range(3)
+# Evaluation draws for this many examples at a time, whatever the size of the batches they come in.
+BLOCK = 50
 
 
 class Batch(NamedTuple):
@@ -49,9 +52,9 @@ class TrainingLoader(TensorLoader):
 
     Epoch k is therefore the same after a resumption as without one, in the middle of an epoch too, and the
     global random state is left alone. Ranks share one permutation and take every `world`-th entry; at most
-    world - 1 examples (others each epoch) are dropped, so that all ranks have equally many. The last batch may
-    be short. images: uint8 (N, 1, 28, 28); labels: int64 (N,). With `frozen`, every epoch has the order and the
-    noise of the first (to overfit a few batches).
+    world - 1 examples (others each epoch) are dropped, so that all ranks have equally many. The last batch
+    may be short. images: uint8 (N, 1, 28, 28); labels: int64 (N,). With `frozen`, every epoch has the order
+    and the noise of the first (to overfit a few batches).
     """
 
     def __init__(
@@ -80,8 +83,8 @@ class TrainingLoader(TensorLoader):
         return -(-(len(self.labels) // self.world) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator, so that the epoch is read with the first batch: Lightning makes the first iterator before
-        # it calls set_epoch.
+        # A generator, so that the epoch is read with the first batch: Lightning makes the first iterator
+        # before it calls set_epoch.
         device, epoch = self.images.device, self.epoch
         first = self.resumed[1] if self.resumed[0] == epoch else 0
         self.resumed = (-1, 0)
@@ -116,19 +119,24 @@ class EvaluationLoader(TensorLoader):
     """Every example once: rank r holds r, r + world, r + 2 world, ..., without padding.
 
     The shard is cut into equally many batches on every rank (what needs all ranks at once would wait for
-    ever otherwise), of at most `batch_size` and as equal as can be. x: float32 (N, 1, 28, 28), already
-    transformed; y: int64 (N,).
+    ever otherwise), of at most `batch_size` and whole blocks of BLOCK examples, so that what is drawn for an
+    example does not depend on the batch size. x: float32 (N, 1, 28, 28), already transformed; y: int64 (N,).
     """
 
     def __init__(self, x: Tensor, y: Tensor, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        super().__init__(batch_size, rank, world)
+        super().__init__(batch_size - batch_size % min(BLOCK, batch_size), rank, world)
         self.x = x[rank::world]
         self.y = y[rank::world]
-        self.num_batches = -(-len(x) // (world * batch_size))
+        self.num_batches = ceil(ceil(len(x) / world) / self.batch_size)
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        parts = zip(self.x.tensor_split(len(self)), self.y.tensor_split(len(self)), strict=True)
-        return (Batch(x, y) for x, y in parts)
+        starts = range(0, len(self) * self.batch_size, self.batch_size)
+        return (Batch(self.x[i : i + self.batch_size], self.y[i : i + self.batch_size]) for i in starts)
+
+
+def blocks(batch: Batch) -> Iterator[Batch]:
+    """The batch in parts of BLOCK examples, each of which gets draws of its own in evaluation."""
+    return (Batch(x, y) for x, y in zip(batch.x.split(BLOCK), batch.y.split(BLOCK), strict=True))

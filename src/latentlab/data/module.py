@@ -35,9 +35,9 @@ class ImageData(pl.LightningDataModule):
 
     The last `val_size` training images are for validation; 0 trains on all of them and skips validation.
     Training order and noise come from `seed`; the draws of validation and test are made once over the whole
-    split, from `draw_seed`, so that a test figure does not depend on seed, batch size or number of ranks. With
-    `on_device` the images live on the GPU that trains. Raises UserError where the protocol contradicts the
-    source.
+    split, from `draw_seed`, so that a test figure does not depend on seed, batch size or number of ranks.
+    With `on_device` the images live on the GPU that trains. Raises UserError where the protocol contradicts
+    the source.
     """
 
     name: str

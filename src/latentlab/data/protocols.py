@@ -1,7 +1,7 @@
 """Protocols: how stored pixels, 0..255, become the x that a model sees.
 
 A protocol maps uint8 pixels to float32 of the same shape, a whole batch at once. What is random is drawn from
-the generator that is given: fresh for every training batch, one fixed and seeded draw for validation and test.
+the given generator: afresh for every training batch, one fixed and seeded draw for validation and test.
 Bounds under different protocols cannot be compared.
 """
 
@@ -86,8 +86,8 @@ class Continuous(Protocol):
 class Dequantised(Protocol):
     """x = (pixel + u) / 256 in [0, 1), u ~ U[0, 1).
 
-    log P(pixel) >= E_u[log p(x)] - D ln 256 (Theis et al., 2016, https://arxiv.org/abs/1511.01844, section 3.1),
-    hence the 8 bits per dimension.
+    log P(pixel) >= E_u[log p(x)] - D ln 256, hence the 8 bits per dimension (Theis et al., 2016,
+    https://arxiv.org/abs/1511.01844, section 3.1).
     """
 
     name = "dequantised"

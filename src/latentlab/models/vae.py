@@ -1,10 +1,10 @@
 """The variational autoencoder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 from pydantic import PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentlab.data.protocols import Protocol
 from latentlab.likelihoods import LikelihoodFactory
@@ -12,10 +12,10 @@ from latentlab.models.base import GenerativeModel
 from latentlab.nn import NetworkFactory
 from latentlab.posteriors import PosteriorFactory
 from latentlab.priors import PriorFactory
-from latentlab.trace import Layer, Trace
+from latentlab.trace import Layer, Trace, Traced, draw
 
 
-class VAE(GenerativeModel):
+class VAE(GenerativeModel, Traced):
     r"""The variational autoencoder $p(z)\,p(x|z)$ with $q(z|x)$ (Kingma and Welling 2014).
 
     Args:
@@ -49,9 +49,18 @@ class VAE(GenerativeModel):
     def forward(self, x: Tensor, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
         """The trace of x (B, *x_shape) with `samples` draws of z, or with the given `zs`, one (K, B, *z_shape)."""
         q = self.posterior(x)
-        z = q.rsample((samples,)) if zs is None else zs[0]  # (K, B, *z_shape)
+        z = draw(q, samples) if zs is None else zs[0]  # (K, B, *z_shape)
         px = self.likelihood(z)
         return Trace([Layer.scored(z, q, self.prior())], px, px.log_prob(x))
+
+    @property
+    def reparametrised(self) -> bool:
+        """Whether draws carry a path to the parameters of q(z|x)."""
+        return self.posterior.reparametrised
+
+    def inference_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of q(z|x)."""
+        return self.posterior.parameters()
 
     def terms(self, x: Tensor, samples: int = 1) -> dict[str, Tensor]:
         """The bound and its parts for each example, see `Trace.terms`."""

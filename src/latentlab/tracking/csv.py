@@ -13,8 +13,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 class CSVMetrics(Logger):
     """Appends metrics to `save_dir`/metrics.csv.
 
-    Lightning's `CSVLogger` deletes the file of before a resume; this one goes on where it ends. A row is on disk once
-    it is logged, so that a crash loses nothing, and a metric that comes later adds a column.
+    Lightning's `CSVLogger` deletes the file of before a resume; this one goes on where it ends. A row is on
+    disk once it is logged, so that a crash loses nothing, and a metric that comes later adds a column.
 
     Args:
         save_dir: the run directory.
@@ -53,11 +53,11 @@ class CSVMetrics(Logger):
             csv.DictWriter(file, self.columns).writerow(head | row)
 
     def _extend_columns(self, names: Iterable[str]) -> None:
-        if not self.columns:
-            self.columns = _read_columns(self.path)
-        new = [name for name in names if name not in self.columns]
-        if new:
-            self.columns += new
+        first = not self.columns
+        known = _read_columns(self.path) if first else self.columns
+        self.columns = [*known, *(name for name in names if name not in known)]
+        # At first always: a crash may have cut the last line short.
+        if first or len(self.columns) > len(known):
             self._rewrite()
 
     def _rewrite(self) -> None:

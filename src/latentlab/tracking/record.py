@@ -1,7 +1,7 @@
 """What is recorded beside numbers: figures, tables, checkpoints, and the end of a run.
 
-Each `record_*` dispatches on the logger's class; a logger that cannot show the thing ignores it. Another logger joins
-with `record_figure.register`.
+Each `record_*` dispatches on the logger's class; a logger that cannot show the thing ignores it. Another
+logger joins with `record_figure.register`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -53,6 +53,6 @@ def log_checkpoint(loggers: Iterable[Logger], path: Path, metadata: dict[str, An
 
 
 def finish(loggers: Iterable[Logger], exit_code: int = 0) -> None:
-    """End the run in every logger with the process's exit status, so that the next run of the process is its own."""
+    """End the run in every logger with an exit status, so that the next run of the process is its own."""
     for logger in loggers:
         close(logger, exit_code)

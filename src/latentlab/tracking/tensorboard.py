@@ -21,7 +21,9 @@ def tensorboard_logger(save_dir: str) -> TensorBoardLogger:
     try:
         return TensorBoardLogger(save_dir, name="tensorboard", version="", default_hp_metric=False)
     except ModuleNotFoundError as error:
-        raise UserError("logger=tensorboard: TensorBoard is not installed; pip install tensorboard") from error
+        raise UserError(
+            "logger=tensorboard: TensorBoard is not installed; pip install tensorboard"
+        ) from error
 
 
 @record_figure.register

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STEP = "trainer/global_step"
+DATA_DIR = "WANDB_DATA_DIR"
 Mode = Literal["online", "offline", "disabled"]
 
 
@@ -64,8 +65,8 @@ def wandb_logger(
         tags: the run's tags.
         notes: a remark on the run.
         job_type: the kind of job.
-        offline: False to insist on logging online, True to stay offline; None goes online where a key is found,
-            and respects WANDB_MODE.
+        offline: False to insist on logging online, True to stay offline; None respects WANDB_MODE, and goes
+            online where a key is found.
         log_model: "best" to keep the best checkpoint as an artifact with the alias `best`.
 
     Raises:
@@ -73,7 +74,7 @@ def wandb_logger(
     """
     mode = choose_mode(offline)
     run = None
-    if rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         run = _open_run(
             save_dir,
             mode=mode,
@@ -99,7 +100,12 @@ def choose_mode(offline: bool | None) -> Mode:
         raise UserError("logger.offline=false: no W&B API key found; run `wandb login` or set WANDB_API_KEY")
     if offline is not None:
         return "offline" if offline else "online"
-    known: dict[str, Mode] = {"online": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+    known: dict[str, Mode] = {
+        "online": "online",
+        "offline": "offline",
+        "dryrun": "offline",
+        "disabled": "disabled",
+    }
     return known.get(os.environ.get("WANDB_MODE", ""), "online" if has_key() else "offline")
 
 
@@ -121,9 +127,11 @@ def _names_host(file: Path, host: str) -> bool:
 def _open_run(save_dir: str, mode: Mode, **arguments: Any) -> "Run":
     import wandb
 
+    # Tables and artifacts wait here for `wandb sync`; W&B's own choice is the user's home.
+    os.environ.setdefault(DATA_DIR, _folder(save_dir))
     keep = Path(save_dir) / "wandb_run_id.txt"
     run_id = keep.read_text().strip() if keep.exists() else None
-    resume = None if run_id is None or mode != "online" else "allow"
+    resume: Literal["allow"] | None = "allow" if run_id and mode == "online" else None
     # The training script prints what there is to say, and writes its own log.
     settings = wandb.Settings(console="off", silent=True, init_timeout=60)
     try:
@@ -136,13 +144,17 @@ def _open_run(save_dir: str, mode: Mode, **arguments: Any) -> "Run":
     return run
 
 
+def _folder(save_dir: str) -> str:
+    return str(Path(save_dir).absolute() / "wandb")
+
+
 def _say_where(run: "Run", mode: Mode, save_dir: str) -> None:
-    folder = Path(save_dir) / "wandb"
+    folder = _folder(save_dir)
     # A run's directory ends in `files`, beside the record that `wandb sync` reads.
     local = Path(run.dir).parent
     why = "" if has_key() else "no API key found, "
     lines = {
-        "online": f"W&B: logging to {run.url}",
+        "online": f"W&B: logging to {run.url if mode == 'online' else ''}",  # W&B warns when asked offline
         "offline": f"W&B: {why}logging offline to {folder}; `wandb sync {local}` sends it later",
         "disabled": "W&B: disabled by WANDB_MODE",
     }
@@ -174,3 +186,6 @@ def _(logger: WandbRun, path: Path, metadata: dict[str, Any]) -> None:
 @rank_zero_only
 def _(logger: WandbRun, exit_code: int) -> None:
     logger.experiment.finish(exit_code=exit_code)
+    # The next run of this process has a folder of its own.
+    if os.environ.get(DATA_DIR) == _folder(logger.save_dir or ""):
+        del os.environ[DATA_DIR]

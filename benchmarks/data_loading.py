@@ -1,0 +1,52 @@
+"""Seconds to read each data set and to go through an epoch: `python benchmarks/data_loading.py [ROOT]`.
+
+Without a root, scikit-learn's digits stand in for MNIST, at the same batch size.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+from latentlab.data import (
+    Continuous,
+    Dequantised,
+    Digits,
+    Discrete,
+    Dynamic,
+    ImageData,
+    Protocol,
+    Static,
+    StaticMNIST,
+    Threshold,
+    TorchvisionData,
+)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def sources(root: str | None) -> list[ImageData]:
+    """One source per protocol."""
+    grey: list[Protocol] = [Threshold(), Dynamic(), Continuous(), Dequantised(), Discrete()]
+    if root is None:
+        return [Digits(protocol) for protocol in grey]
+    return [*(TorchvisionData(protocol, root) for protocol in grey), StaticMNIST(Static(), root)]
+
+
+def main() -> None:
+    """Print one line per protocol."""
+    print(f"{'protocol':12s} {'images':>7s} {'read':>7s} {'epoch':>7s} {'test draw':>9s}   seconds")
+    for data in sources(sys.argv[1] if len(sys.argv) > 1 else None):
+        read = seconds(data.setup)
+        loader = data.train_dataloader()
+        epoch = min(seconds(lambda: sum(len(batch.y) for batch in loader)) for _ in range(3))  # noqa: B023
+        draw = seconds(data.test_dataloader)
+        print(f"{data.protocol.name:12s} {len(data.train.y):7d} {read:7.3f} {epoch:7.3f} {draw:9.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+import pytest
+import torch
+from toy import ToyData, ToyModule, trainer_in
+
+from latentlab.callbacks import BestCheckpoint, LastCheckpoint, ResumeState, Timing
+from latentlab.errors import Diverged
+
+
+def run(folder, epochs, module=None, ckpt=None, data=None, **options):
+    torch.manual_seed(0)
+    callbacks = [Timing(), ResumeState(), BestCheckpoint(), LastCheckpoint()]
+    module = module or ToyModule()
+    trainer = trainer_in(folder, callbacks, epochs=epochs, **options)
+    trainer.fit(module, data or ToyData(), ckpt_path=ckpt)
+    return module, trainer, callbacks
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def names(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_a_resumed_run_is_the_run_that_was_not_cut_off(tmp_path):
+    whole, _, _ = run(tmp_path / "whole", 4)
+    run(tmp_path / "parts", 2)
+    torch.manual_seed(123)
+    resumed, _, callbacks = run(tmp_path / "parts", 4, ckpt=tmp_path / "parts" / "checkpoints" / "last.ckpt")
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert callbacks[0].examples == 4 * 64
+    assert names(tmp_path / "parts") == ["best.ckpt", "last.ckpt"]
+    last, reference = (load(tmp_path / part / "checkpoints" / "last.ckpt") for part in ("parts", "whole"))
+    assert last["epoch"] == reference["epoch"] == 3
+    assert last["callbacks"]["ResumeState"]["ranks"][0]["python"]
+    for part in ("parts", "whole"):
+        assert not (tmp_path / part / "checkpoints" / "last.ckpt").is_symlink()
+
+
+def test_best_is_the_largest_validation_bound(tmp_path):
+    _, trainer, (_, _, best, _) = run(tmp_path, 3)
+    assert best.best_epoch == 2  # the toy improves every epoch
+    assert best.best_score == pytest.approx(trainer.callback_metrics["val/elbo"].item())
+    assert best.best_model_path == str(tmp_path / "checkpoints" / "best.ckpt")
+    assert load(best.path)["epoch"] == 2
+
+
+def test_best_stays_when_the_bound_falls(tmp_path):
+    _, _, (_, _, best, _) = run(tmp_path, 3, ToyModule(lr=3.0))
+    assert load(best.path)["epoch"] == best.best_epoch
+    assert load(tmp_path / "checkpoints" / "last.ckpt")["epoch"] == 2
+    scores = load(best.path)["callbacks"]["BestCheckpoint"]
+    assert scores["best_score"] == best.best_score
+
+
+def test_nan_is_never_best_and_never_last(tmp_path):
+    _, _, (_, _, best, _) = run(tmp_path, 4, ToyModule(diverge_at=2))
+    assert best.best_epoch == 1
+    assert load(tmp_path / "checkpoints" / "last.ckpt")["epoch"] == 1
+
+
+def test_nan_from_the_start_leaves_no_checkpoint(tmp_path):
+    _, _, (_, _, best, _) = run(tmp_path, 1, ToyModule(diverge_at=0))
+    assert best.best_epoch is None and best.best_model_path == ""
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Total length of .list. across ranks is zero")
+@pytest.mark.parametrize("options", [{"data": ToyData(val=False)}, {"limit_val_batches": 0}])
+def test_without_validation_the_latest_is_best(tmp_path, options):
+    _, _, (_, _, best, _) = run(tmp_path, 3, **options)
+    assert (best.best_epoch, best.best_score) == (2, None)
+
+
+def test_only_epochs_that_validate_can_be_best(tmp_path):
+    _, _, (_, _, best, _) = run(tmp_path, 3, check_val_every_n_epoch=2)
+    assert best.best_epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "saved"), [(RuntimeError, True), (KeyboardInterrupt, True), (Diverged, False)]
+)
+def test_an_exception_in_the_first_epoch(tmp_path, error, saved):
+    module = ToyModule(fail_at=2)
+    module.error = error
+    with pytest.raises((error, SystemExit)):
+        run(tmp_path, 1, module)
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists() == saved
+
+
+def test_an_exception_later_keeps_the_last_whole_epoch(tmp_path):
+    with pytest.raises(RuntimeError):
+        run(tmp_path, 3, ToyModule(fail_at=6))  # in the second epoch of four steps
+    assert load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    module = ToyModule(fail_at=2)
+    with torch.no_grad():
+        module.model.decoder[0].bias[0] = torch.inf
+    with pytest.raises(RuntimeError):
+        run(tmp_path, 1, module)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_testing_a_checkpoint_keeps_the_timing(tmp_path):
+    module, trainer, (timing, *_, last) = run(tmp_path, 2)
+    seconds = timing.train_seconds
+    trainer.test(module, ToyData(), ckpt_path=last.path, verbose=False, weights_only=True)
+    assert timing.train_seconds == seconds > 0
+    assert timing.examples == 2 * 64
+    assert timing.examples_per_second == pytest.approx(128 / seconds)

@@ -1,0 +1,57 @@
+import csv
+
+import pytest
+import torch
+from toy import ToyData, ToyModule, trainer_in
+
+from latentlab.callbacks import LastCheckpoint
+from latentlab.tracking import CSVMetrics
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_is_on_disk_once_logged_and_columns_may_come_later(tmp_path):
+    logger = CSVMetrics(str(tmp_path))
+    logger.log_metrics({"train/elbo": torch.tensor(-1.5), "epoch": 0.0}, step=1)
+    assert rows(tmp_path) == [{"epoch": "0", "step": "1", "train/elbo": "-1.5"}]
+    logger.log_metrics({"val/elbo": -2.0, "epoch": 0}, step=1)
+    logger.log_metrics({"train/elbo": -1.0}, step=2)
+    assert [row["val/elbo"] for row in rows(tmp_path)] == ["", "-2.0", ""]
+    assert [row["train/elbo"] for row in rows(tmp_path)] == ["-1.5", "", "-1.0"]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_a_new_logger_goes_on_where_the_file_ends(tmp_path):
+    CSVMetrics(str(tmp_path)).log_metrics({"a": 1.0}, step=1)
+    CSVMetrics(str(tmp_path)).log_metrics({"b": 2.0}, step=2)
+    assert rows(tmp_path) == [
+        {"epoch": "", "step": "1", "a": "1.0", "b": ""},
+        {"epoch": "", "step": "2", "a": "", "b": "2.0"},
+    ]
+
+
+def test_a_line_that_a_crash_cut_short_does_not_spoil_the_next(tmp_path):
+    CSVMetrics(str(tmp_path)).log_metrics({"a": 1.0}, step=1)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write(",2")
+    CSVMetrics(str(tmp_path)).log_metrics({"a": 3.0}, step=3)
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_resume_keeps_the_rows(tmp_path, resume):
+    torch.manual_seed(0)
+    trainer_in(tmp_path, [LastCheckpoint()], CSVMetrics(str(tmp_path)), epochs=2).fit(ToyModule(), ToyData())
+    first = rows(tmp_path)
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt" if resume else None
+    trainer = trainer_in(tmp_path, [LastCheckpoint()], CSVMetrics(str(tmp_path)), epochs=3)
+    module = ToyModule()
+    trainer.fit(module, ToyData(), ckpt_path=checkpoint)
+    trainer.test(module, ToyData(), verbose=False)
+    everything = rows(tmp_path)
+    assert [row["train/elbo"] for row in everything[: len(first)]] == [row["train/elbo"] for row in first]
+    assert everything[-1]["test/elbo"]
+    assert not (tmp_path / "hparams.yaml").exists()
