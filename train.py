@@ -1,14 +1,11 @@
 """Compose an experiment, train it, score the test set. `python train.py --help` says how."""
 
-import logging
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from latentlab import cli
-
-log = logging.getLogger("latentlab")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -25,15 +22,16 @@ def main(cfg: DictConfig) -> None:
     check_config(OmegaConf.to_container(cfg), config)
     directory = Path(HydraConfig.get().runtime.output_dir)
     runs.begin(directory, config, cfg.seed, cfg.ckpt_path, cfg.validate_args)
+    data, module = instantiate(cfg.data), instantiate(cfg.module)
+    module.model.check(data.protocol)
+    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
+    runs.check_callbacks(callbacks, validates=data.val_size > 0)
     logger = instantiate(cfg.logger, save_dir=directory) if cfg.logger._target_ else None
     with runs.tracked(directory, logger, config) as loggers:
-        data, module = instantiate(cfg.data), instantiate(cfg.module)
-        module.model.check(data.protocol)
-        callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
-        runs.check_callbacks(callbacks, validates=data.val_size > 0)
         trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=directory)
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
-        trainer.test(module, data, ckpt_path=directory / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
+        best = directory / "checkpoints" / "best.ckpt"
+        trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
         runs.conclude(trainer, directory, {**config["names"], "seed": cfg.seed})
 
 
