@@ -1,12 +1,22 @@
 """Score a checkpoint over the whole test set. `python evaluate.py --help` says how."""
 
 from pathlib import Path
+from typing import Literal
 
 import hydra
 from omegaconf import DictConfig
 from pydantic import NonNegativeInt, PositiveInt
 
 from latentlab import cli
+
+SETTINGS = {
+    "batch_size": PositiveInt,
+    "samples": PositiveInt,
+    "nll.samples": NonNegativeInt,
+    "nll.chunk": PositiveInt,
+    "figures": bool,
+    "accelerator": Literal["auto", "cpu", "gpu"],
+}
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -20,17 +30,20 @@ def main(cfg: DictConfig) -> None:
     from latentlab.callbacks import FigureCallback
     from latentlab.checks import check_types
 
-    check_types(cfg, {"batch_size": PositiveInt, "samples": PositiveInt, "nll.samples": NonNegativeInt})
+    check_types(cfg, SETTINGS)
     state = runs.read_checkpoint(cfg.ckpt_path)
     config = runs.read_config(cfg.ckpt_path)
     directory = Path(cfg.output_dir or Path(cfg.ckpt_path).parent.parent)
     moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
     data = instantiate(config["data"], eval_batch_size=cfg.batch_size, **moved)
     module = instantiate(config["module"], eval_samples=cfg.samples)
+    runs.check_estimates(module, cfg.nll.samples)
     runs.load_state(module, state, cfg.ckpt_path)
     runs.quieten_lightning()
     callbacks = [instantiate(node) for node in config["callbacks"].values() if node]
-    figures = [each for each in callbacks if cfg.figures and isinstance(each, FigureCallback)]
+    figures: list[pl.Callback] = [
+        each for each in callbacks if cfg.figures and isinstance(each, FigureCallback)
+    ]
     trainer = pl.Trainer(
         accelerator=cfg.accelerator,
         devices=1,

@@ -1,6 +1,7 @@
 """Compose an experiment, train it, score the test set. `python train.py --help` says how."""
 
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -18,19 +19,21 @@ def main(cfg: DictConfig) -> None:
     from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
     from latentlab.checks import check_config
 
-    config = OmegaConf.to_container(cfg, resolve=True)
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_config(OmegaConf.to_container(cfg), config)
     directory = Path(HydraConfig.get().runtime.output_dir)
     runs.begin(directory, config, cfg.seed, cfg.ckpt_path, cfg.validate_args)
     data, module = instantiate(cfg.data), instantiate(cfg.module)
-    module.model.check(data.protocol)
+    module.check(data)
+    if cfg.ckpt_path is not None:
+        runs.load_state(module, runs.read_checkpoint(cfg.ckpt_path), cfg.ckpt_path)
     callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
     runs.check_callbacks(callbacks, validates=data.val_size > 0)
     logger = instantiate(cfg.logger, save_dir=directory) if cfg.logger._target_ else None
     with runs.tracked(directory, logger, config) as loggers:
         trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=directory)
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
-        best = directory / "checkpoints" / "best.ckpt"
+        best = runs.best_checkpoint(directory)
         trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
         runs.conclude(trainer, directory, {**config["names"], "seed": cfg.seed})
 

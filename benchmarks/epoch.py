@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from latentlab.callbacks import Progress, Timing
-from latentlab.data import Batch, TensorLoader
-from latentlab.data.protocols import Threshold
+from latentlab.data import Threshold, TrainingLoader
 from latentlab.likelihoods import BernoulliLikelihood
 from latentlab.lit import VAEModule
 from latentlab.models.vae import VAE
@@ -41,7 +40,7 @@ def model() -> VAE:
 
 def adam(parameters: object) -> torch.optim.Optimizer:
     """Adam as conf/optimizer/adam.yaml has it."""
-    return torch.optim.Adam(parameters, lr=1e-3)  # type: ignore[arg-type]
+    return torch.optim.Adam(parameters, lr=1e-3, fused=True)  # type: ignore[arg-type]
 
 
 def constant(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
@@ -124,9 +123,9 @@ def fit(images: Tensor, callbacks: list[pl.Callback] | None = None, **options: o
     return clock.seconds
 
 
-def train_loader(images: Tensor) -> TensorLoader:
+def train_loader(images: Tensor) -> TrainingLoader:
     """The training loader of the data module."""
-    return TensorLoader(images, torch.zeros(len(images), dtype=torch.int64), Threshold(), BATCH, shuffle=True)
+    return TrainingLoader(images, torch.zeros(len(images), dtype=torch.int64), Threshold(), BATCH)
 
 
 def main() -> None:

@@ -57,11 +57,15 @@ class LinearNormal(Conditional):
         self.bias.copy_(bias)
         self.raw.copy_(tril.tril(-1) + tril.diagonal().log().diag())
 
-    def expected_log_prob(self, mean_y: Tensor, cov_y: Tensor, cov_yx: Tensor, mean_x: Tensor, cov_x: Tensor) -> Tensor:
+    def expected_log_prob(
+        self, mean_y: Tensor, cov_y: Tensor, cov_yx: Tensor, mean_x: Tensor, cov_x: Tensor
+    ) -> Tensor:
         """E[log p(y|x)] for jointly normal y and x."""
         residual = mean_y - self.affine(mean_x)
         cross = cov_yx @ self.weight.mT
-        spread = cov_y - cross - cross.mT + self.weight @ cov_x @ self.weight.mT + torch.outer(residual, residual)
+        spread = (
+            cov_y - cross - cross.mT + self.weight @ cov_x @ self.weight.mT + torch.outer(residual, residual)
+        )
         quadratic = torch.linalg.solve(self.covariance, spread).diagonal().sum()
         return -0.5 * (quadratic + torch.logdet(2 * torch.pi * self.covariance))
 
@@ -82,6 +86,10 @@ class Chain(Traced):
     @property
     def reparametrised(self) -> bool:
         return self.kind.reparametrised
+
+    @property
+    def discrete(self) -> bool:
+        return not self.kind.reparametrised
 
     def inference_parameters(self) -> Iterator[nn.Parameter]:
         return self.q.parameters()

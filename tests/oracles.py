@@ -24,7 +24,7 @@ def z_scores(estimates: Tensor, exact: Tensor) -> Tensor:
     """z of the mean over the first dimension of independent `estimates` against `exact`."""
     mean, error = estimates.mean(0), estimates.std(0) / math.sqrt(len(estimates))
     # Where every estimate is the same there is rounding, and no error of sampling.
-    return (mean - exact) / (error + 1e-12)
+    return (mean - exact).detach() / (error.detach() + 1e-12)
 
 
 def largest_z(estimates: Tensor, exact: Tensor) -> float:

@@ -90,5 +90,7 @@ def test_bits_per_dim():
 
 
 def test_active_units():
-    means = torch.stack([torch.linspace(-1, 1, 100), 0.05 * torch.linspace(-1, 1, 100), torch.ones(100)], dim=1)
+    means = torch.stack(
+        [torch.linspace(-1, 1, 100), 0.05 * torch.linspace(-1, 1, 100), torch.ones(100)], dim=1
+    )
     assert active_units(means) == 1

@@ -1,39 +1,165 @@
-"""Likelihoods: normalisation, and the data that they refuse."""
+"""Likelihoods: densities, starts, shapes, and the data that they refuse."""
+
+import logging
 
 import pytest
 import torch
+from oracles import Z_MAX, largest_z
 
-from latentlab.data.protocols import PROTOCOLS
 from latentlab.errors import UserError
-from latentlab.likelihoods import BernoulliLikelihood, ContinuousBernoulliLikelihood
+from latentlab.likelihoods import (
+    BernoulliLikelihood,
+    ContinuousBernoulliLikelihood,
+    DiscretisedLogisticLikelihood,
+    GaussianFixedLikelihood,
+    GaussianPerPixelLikelihood,
+    GaussianPredictedLikelihood,
+    GaussianSharedLikelihood,
+)
+from latentlab.nn.mlp import MLP
+from latentlab.protocols import PROTOCOLS, Continuous
+
+GAUSSIAN = [
+    GaussianFixedLikelihood,
+    GaussianSharedLikelihood,
+    GaussianPerPixelLikelihood,
+    GaussianPredictedLikelihood,
+]
+KINDS = [BernoulliLikelihood, ContinuousBernoulliLikelihood, DiscretisedLogisticLikelihood, *GAUSSIAN]
+SHAPE = (1, 2, 3)
 
 
-class Logits(torch.nn.Module):
-    """A network that returns its input."""
-
-    def __init__(self, in_shape, out_shape):
-        super().__init__()
-
-    def forward(self, z):
-        return z
+def network(in_shape, out_shape):
+    return MLP(in_shape, out_shape, hidden=(8,), activation=torch.nn.Tanh)
 
 
-@pytest.mark.parametrize("logit", [-9.0, -0.3, -1e-3, 0.0, 1e-6, 1e-2, 0.8, 12.0])
-def test_continuous_bernoulli_integrates_to_one(logit):
-    # Near lambda = 1/2 the normaliser is a 0/0 that the distribution replaces by a Taylor expansion.
-    likelihood = ContinuousBernoulliLikelihood(Logits, (1,), (1,))
-    nodes, weights = torch.linspace(0, 1, 20_001).double(), torch.full((20_001,), 1 / 20_000).double()
-    weights[[0, -1]] /= 2
-    density = likelihood(torch.tensor([logit]).double()).log_prob(nodes[:, None]).exp()
-    assert (weights * density).sum().item() == pytest.approx(1.0, abs=1e-6)
+def make(kind, **options):
+    return kind(network, (2,), SHAPE, **options).double()
 
 
-@pytest.mark.parametrize("kind", [BernoulliLikelihood, ContinuousBernoulliLikelihood])
+def pixel_rule(levels):
+    """Values of one pixel, and weights with which a function of them sums to its integral (or sum)."""
+    if levels is not None:
+        return torch.arange(levels).double() / (levels - 1), torch.ones(levels).double()
+    # Trapezia over far more than [0, 1]; densities of [0, 1] are only asked inside it.
+    x = torch.linspace(-12, 13, 200_001, dtype=torch.float64)
+    return x, torch.full_like(x, 25 / 200_000)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k is not ContinuousBernoulliLikelihood])
+def test_every_pixel_integrates_to_one(kind):
+    x, weights = pixel_rule(kind.levels)
+    with torch.no_grad():
+        pixels = make(kind)(torch.randn(2).double()).base_dist
+        density = pixels.log_prob(x[:, None, None, None]).exp()
+        torch.testing.assert_close(
+            (weights[:, None, None, None] * density).sum(0), torch.ones(SHAPE).double()
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_have_the_means(kind):
+    with torch.no_grad():
+        p = make(kind)(torch.randn(2).double())
+        assert largest_z(p.sample((20_000,)), p.mean) < Z_MAX
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shapes_and_dtype(kind, dtype):
+    likelihood = make(kind).to(dtype)
+    for lead in [(), (4,), (1, 4), (3, 4)]:
+        p = likelihood(torch.randn(*lead, 2, dtype=dtype))
+        x = torch.ones(SHAPE, dtype=dtype)
+        assert p.log_prob(x).shape == lead and p.log_prob(x).dtype == dtype
+        assert p.mean.shape == p.sample().shape == (*lead, *SHAPE)
+        assert p.mean.dtype == p.sample().dtype == dtype
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_are_single_precision_in_mixed_precision(kind):
+    likelihood = make(kind).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert likelihood.network(torch.zeros(4, 2)).dtype == torch.bfloat16
+        p = likelihood(torch.zeros(4, 2))
+        assert p.mean.dtype == p.log_prob(torch.ones(SHAPE)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_gets_a_gradient(kind):
+    likelihood = make(kind)
+    likelihood(torch.randn(3, 2).double()).log_prob(torch.ones(SHAPE).double()).sum().backward()
+    for name, parameter in likelihood.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_starts_from_the_pixel_means_where_asked(kind):
+    levels = kind.levels or 256
+    images = torch.randint(levels, (500, *SHAPE)).double() / (levels - 1)
+    images = images * torch.linspace(0.2, 1, 6).view(SHAPE).double() if kind.levels is None else images
+    started = make(kind, initialise_bias=True)
+    with torch.no_grad():
+        for parameter in started.network.parameters():
+            parameter.zero_()
+        started.initialise(images)
+        means = started(torch.zeros(2).double()).mean
+    tolerance = 0.02 if kind is DiscretisedLogisticLikelihood else 1e-6  # a location there, near the mean
+    torch.testing.assert_close(means, images.mean(0), rtol=0, atol=tolerance)
+    assert "offset" in started.state_dict()
+    untouched = make(kind)
+    untouched.initialise(images)
+    assert "offset" not in untouched.state_dict()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_start_is_finite_for_pixels_that_never_change(kind):
+    started = make(kind, initialise_bias=True).float()
+    for images in (torch.zeros(5, *SHAPE), torch.ones(5, *SHAPE)):
+        started.initialise(images)
+        assert started(torch.zeros(2)).log_prob(images).isfinite().all()
+
+
+def test_gaussian_variances():
+    z = torch.randn(4, 2).double()
+    fixed = make(GaussianFixedLikelihood, variance=0.25)(z)
+    torch.testing.assert_close(fixed.variance, torch.full((4, *SHAPE), 0.25).double())
+    shared = make(GaussianSharedLikelihood, initial_scale=0.3, min_scale=0.4)
+    assert shared.log_variance.shape == ()
+    torch.testing.assert_close(shared(z).stddev, torch.full((4, *SHAPE), 0.5).double())
+    per_pixel = make(GaussianPerPixelLikelihood)
+    assert per_pixel.log_variance.shape == SHAPE
+    torch.nn.init.normal_(per_pixel.log_variance)
+    assert torch.equal(per_pixel(z).variance[0], per_pixel(z).variance[1])
+    predicted = make(GaussianPredictedLikelihood)(z).variance
+    assert not torch.equal(predicted[0], predicted[1])
+
+
+@pytest.mark.parametrize(
+    "kind", [GaussianSharedLikelihood, GaussianPerPixelLikelihood, GaussianPredictedLikelihood]
+)
+def test_gaussian_scale_is_bounded_below(kind):
+    likelihood = make(kind, min_scale=0.03)
+    with torch.no_grad():
+        for parameter in likelihood.parameters():
+            parameter.fill_(-100.0)
+        assert (likelihood(torch.zeros(2).double()).stddev >= 0.03).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_refuses_data_of_other_values(kind, protocol):
-    likelihood = kind(Logits, (1,), (1,))
+    likelihood = make(kind)
     if protocol.levels == kind.levels:
         likelihood.check(protocol())
     else:
         with pytest.raises(UserError, match=f"{kind.__name__} scores .* protocol={protocol.name} gives"):
             likelihood.check(protocol())
+
+
+def test_warns_of_a_density_without_bits_per_dimension(caplog):
+    with caplog.at_level(logging.WARNING):
+        make(BernoulliLikelihood).check(PROTOCOLS[0]())
+        assert not caplog.records
+        make(GaussianFixedLikelihood).check(Continuous())
+    assert "no bits per dimension" in caplog.text and len(caplog.records) == 1

@@ -33,7 +33,9 @@ def test_log_w_is_made_of_the_densities():
     trace = vae(X, samples=2)
     q = vae.posterior(X).base_dist
     z = trace.z[0]
-    log_q = (-0.5 * ((z - q.loc) / q.scale) ** 2 - q.scale.log() - 0.5 * torch.log(torch.tensor(2 * torch.pi))).sum(-1)
+    log_q = (
+        -0.5 * ((z - q.loc) / q.scale) ** 2 - q.scale.log() - 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    ).sum(-1)
     log_p = (-0.5 * z**2 - 0.5 * torch.log(torch.tensor(2 * torch.pi))).sum(-1)
     logits = vae.likelihood(z).base_dist.logits
     log_px = (X * logits - torch.nn.functional.softplus(logits)).sum((-3, -2, -1))

@@ -5,6 +5,7 @@ parameter. A range is an annotation too: `latent_dim: PositiveInt`.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import reduce
@@ -18,7 +19,7 @@ from latentlab.errors import UserError
 
 Config = Mapping[str, Any]
 # A config that comes with a checkpoint may build nothing but parts of these.
-TRUSTED = ("latentlab", "torch.nn", "torch.optim", "pytorch_lightning.callbacks")
+TRUSTED = ("latentlab", "torch.nn", "torch.optim", "pytorch_lightning.callbacks", "zuko.flows")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -44,14 +45,14 @@ def locate(target: str, where: str) -> Callable[..., Any]:
 def check_config(raw: Any, resolved: Any, where: str = "") -> None:
     """Check every call in a configuration, `raw` with its interpolations and `resolved` without.
 
-    A node that is an interpolation in `raw` stands elsewhere too, and is checked there under its own name.
+    What is an interpolation in `raw` stands elsewhere too, and is reported under its own name.
 
     Raises:
         UserError: for the first unknown, missing or ill-typed argument.
     """
     if isinstance(resolved, Mapping):
         if resolved.get("_target_"):
-            check_call(resolved, where)
+            check_call(resolved, where, raw)
         for key, value in resolved.items():
             if not isinstance(raw[key], str):
                 check_config(raw[key], value, f"{where}.{key}".lstrip("."))
@@ -61,8 +62,8 @@ def check_config(raw: Any, resolved: Any, where: str = "") -> None:
                 check_config(raw[index], value, f"{where}[{index}]")
 
 
-def check_call(node: Config, where: str) -> None:
-    """Check the arguments of one call, `node` with its `_target_`.
+def check_call(node: Config, where: str, raw: Config | None = None) -> None:
+    """Check the arguments of one call, `node` with its `_target_`, `raw` with its interpolations.
 
     Raises:
         UserError: for the first unknown or ill-typed argument.
@@ -81,7 +82,7 @@ def check_call(node: Config, where: str) -> None:
                 f"(it takes {', '.join(known)})"
             )
         if key in hints and not _holds_call(value):
-            check_value(value, hints[key], f"{where}.{key}")
+            check_value(value, hints[key], _own_name((raw or {}).get(key)) or f"{where}.{key}")
 
 
 def check_value(value: Any, hint: Any, where: str) -> None:
@@ -95,19 +96,25 @@ def check_value(value: Any, hint: Any, where: str) -> None:
     except (PydanticUserError, NameError, TypeError):
         return  # an annotation of a library that says nothing checkable
     try:
-        adapter.validate_python(value)
+        validated = adapter.validate_python(value)
     except ValidationError as error:
-        raise UserError(f"{where}={value}: {error.errors()[0]['msg'].lower()}") from error
+        shown = "null" if value is None else value
+        raise UserError(f"{where}={shown}: {error.errors()[0]['msg'].lower()}") from error
+    if not _is_taken_as_is(value, validated):
+        raise UserError(f"{where}={value!r}: this is a {_kind(value)}, where {_kind(validated)} is needed")
 
 
 def check_types(config: Config, hints: Mapping[str, Any]) -> None:
-    """Check values at dotted keys of a configuration against annotations.
+    """Check values at dotted keys of a configuration against annotations; a key that was left out is no mistake.
 
     Raises:
         UserError: for the first value that does not fit.
     """
     for key, hint in hints.items():
-        check_value(reduce(lambda node, part: node[part], key.split("."), config), hint, key)
+        *path, last = key.split(".")
+        node = reduce(lambda inner, part: inner.get(part, {}), path, config)
+        if last in node:
+            check_value(node[last], hint, key)
 
 
 def check_trusted(node: Any, where: str = "") -> None:
@@ -119,7 +126,9 @@ def check_trusted(node: Any, where: str = "") -> None:
     if isinstance(node, Mapping):
         target = node.get("_target_")
         if target and not _is_trusted(target, where):
-            raise UserError(f"{where}._target_={target}: not a class of {', '.join(TRUSTED)}, so that it is not built")
+            raise UserError(
+                f"{where}._target_={target}: not a class of {', '.join(TRUSTED)}, so that it is not built"
+            )
         for key, value in node.items():
             check_trusted(value, f"{where}.{key}".lstrip("."))
     elif isinstance(node, list | tuple):
@@ -133,6 +142,25 @@ def _is_trusted(target: str, where: str) -> bool:
         return any(name == package or name.startswith(f"{package}.") for package in TRUSTED)
 
     return within(target) and inspect.isclass(found := locate(target, where)) and within(found.__module__)
+
+
+def _is_taken_as_is(value: Any, validated: Any) -> bool:
+    # The class gets the value itself, not what pydantic would make of it: '3' is no number, nor 2.0 an integer.
+    if isinstance(value, list | tuple) and isinstance(validated, list | tuple):
+        return all(map(_is_taken_as_is, value, validated))
+    if isinstance(validated, bool | int):
+        return type(value) is type(validated)
+    return not isinstance(validated, float) or isinstance(value, int | float)
+
+
+def _kind(value: Any) -> str:
+    names = {str: "text", bool: "true or false", int: "whole number", float: "number", list: "list"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _own_name(value: Any) -> str | None:
+    found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+    return found.group(1) if found else None
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

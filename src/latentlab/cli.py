@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,8 +32,9 @@ def one_line_errors() -> Iterator[None]:
     """Turn a user's mistake into one line on standard error and exit status 1; `debug=...` shows the traceback."""
     try:
         yield
-    except MISTAKES as error:
-        if any(argument.startswith("debug=") for argument in sys.argv[1:]):
+    except _mistakes() as error:
+        debugs = any(argument.startswith("debug=") for argument in sys.argv[1:])
+        if debugs and not isinstance(error, MissingConfigException):
             raise
         sys.exit(f"error: {explain(error)}")
 
@@ -40,14 +42,28 @@ def one_line_errors() -> Iterator[None]:
 def run(main: Callable[[], None], config_name: str) -> None:
     """Run a `hydra.main` function; mistakes that Hydra finds itself are explained too.
 
+    SIGTERM ends the run as an exception would, so that it is closed as failed, with exit status 143.
+
     Args:
         main: the decorated function.
         config_name: the primary config, whose keys are suggested for a mistyped one.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, so that `explain` sees the error
     explain.config_name = config_name  # type: ignore[attr-defined]
+    signal.signal(signal.SIGTERM, _terminate)
     with one_line_errors():
         main()
+
+
+def _terminate(signum: int, frame: Any) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # what follows is not cut short by another one
+    sys.exit(128 + signum)
+
+
+def _mistakes() -> tuple[type[BaseException], ...]:
+    # Lightning's own complaints, where it is loaded: importing it takes seconds.
+    lightning = sys.modules.get("lightning_fabric.utilities.exceptions")
+    return (*MISTAKES, *([lightning.MisconfigurationException] if lightning else []))
 
 
 def explain(error: BaseException) -> str:
@@ -61,7 +77,9 @@ def explain(error: BaseException) -> str:
 def _missing_option(error: Any) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     options = error.options or []
-    return f"{group}={option}: no such option{did_you_mean(option, options)} ({group} has {', '.join(options)})"
+    return (
+        f"{group}={option}: no such option{did_you_mean(option, options)} ({group} has {', '.join(options)})"
+    )
 
 
 def _composition(error: Any) -> str:
@@ -69,7 +87,10 @@ def _composition(error: Any) -> str:
     if found is None:
         return str(error)
     key = found.group(1)
-    return f"{key}: no such key or group{did_you_mean(key, _known_keys())} (python {sys.argv[0]} --help lists the groups)"
+    known = _known_keys()
+    parent = key.rpartition(".")[0]
+    extra = f"; +{key}=... passes an argument that the config does not list" if parent in known else ""
+    return f"{key}: no such key or group{did_you_mean(key, known)} (--help lists the groups{extra})"
 
 
 def _instantiation(error: BaseException) -> str:
@@ -89,7 +110,10 @@ def _missing_value(error: Any) -> str:
 
 
 def _os_error(error: Any) -> str:
-    return f"{error.filename}: {error.strerror} (choose another place with hydra.run.dir=DIR or data.root=DIR)"
+    if error.filename is None:
+        return str(error)
+    key = "output_dir" if explain.config_name == "evaluate" else "hydra.run.dir"  # type: ignore[attr-defined]
+    return f"{error.filename}: {error.strerror} (choose another place with {key}=DIR or data.root=DIR)"
 
 
 EXPLANATIONS: dict[type[BaseException], Callable[[Any], str]] = {
@@ -115,6 +139,7 @@ def _known_keys() -> list[str]:
 
 def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
     for key, value in node.items():
-        yield prefix + key
+        if not key.startswith("_"):
+            yield prefix + key
         if isinstance(value, dict):
             yield from _dotted(value, f"{prefix}{key}.")

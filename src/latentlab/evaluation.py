@@ -23,15 +23,19 @@ class Tally:
     def add(self, terms: Mapping[str, Tensor]) -> None:
         """Add a batch of terms, each (B,)."""
         columns = torch.stack(list(terms.values())).detach().cpu().double()  # (terms, B)
-        for name, total, square in zip(terms, columns.sum(1).tolist(), (columns**2).sum(1).tolist(), strict=True):
+        for name, total, square in zip(
+            terms, columns.sum(1).tolist(), (columns**2).sum(1).tolist(), strict=True
+        ):
             self.totals[name] = self.totals.get(name, 0.0) + total
             self.squares[name] = self.squares.get(name, 0.0) + square
         self.count += columns.shape[1]
 
-    def means(self, expected: int, add_ranks: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
-        r"""The mean of each term over the dataset, `elbo_stderr` and `num_examples`.
+    def means(
+        self, expected: int, add_ranks: Callable[[Tensor], Tensor] = lambda sums: sums
+    ) -> dict[str, float]:
+        r"""The mean of each term over the dataset, the error of the first as `elbo_stderr`, and `num_examples`.
 
-        $\mathrm{elbo\_stderr} = s / \sqrt n$ with s the standard deviation of the examples' bounds.
+        $\mathrm{stderr} = s / \sqrt n$ with s the standard deviation of the first term, a bound as a rule.
 
         Args:
             expected: the number of examples in the dataset.
@@ -40,7 +44,9 @@ class Tally:
         Raises:
             UserError: when not every example was counted exactly once.
         """
-        sums = add_ranks(torch.tensor([self.count, *self.totals.values(), *self.squares.values()], dtype=torch.float64))
+        sums = add_ranks(
+            torch.tensor([self.count, *self.totals.values(), *self.squares.values()], dtype=torch.float64)
+        )
         count, *rest = sums.tolist()
         if count != expected:
             raise UserError(
@@ -48,8 +54,9 @@ class Tally:
                 "(remove trainer.limit_val_batches and trainer.limit_test_batches)"
             )
         means = dict(zip(self.totals, (total / count for total in rest), strict=False))
-        variance = rest[len(self.totals) + list(self.totals).index("elbo")] / count - means["elbo"] ** 2
-        return {**means, "elbo_stderr": sqrt(max(variance, 0.0) / count), "num_examples": int(count)}
+        first = next(iter(means))
+        variance = rest[len(self.totals)] / count - means[first] ** 2
+        return {**means, f"{first}_stderr": sqrt(max(variance, 0.0) / count), "num_examples": int(count)}
 
 
 @contextmanager
@@ -91,7 +98,7 @@ def nll(
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> int:
-    r"""The number of latents with $\mathrm{Var}_x(E_{q(z|x)}[z]) > 0.01$ (Burda et al. 2016, section 5), means (N, D)."""
+    r"""The number of latents with $\mathrm{Var}_x(E_{q(z|x)}[z]) > 0.01$ (Burda et al. 2016, sec. 5), means (N, D)."""
     return int((means.double().var(0) > threshold).sum())
 
 

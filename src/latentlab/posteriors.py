@@ -2,12 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from math import exp
+from typing import Annotated, ClassVar
 
-from pydantic import PositiveInt
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from latentlab.distributions import GumbelSoftmax
 from latentlab.nn import NetworkFactory, Shape
 from latentlab.precision import full_precision
 
@@ -17,6 +20,7 @@ class Posterior(nn.Module, ABC):
 
     Attributes:
         reparametrised: whether `rsample` of its distribution carries a path to the parameters.
+        discrete: whether its latents are one-hot; a path is then that of a relaxation (see `trace.draw`).
 
     Args:
         in_shape: the shape of one input.
@@ -24,6 +28,7 @@ class Posterior(nn.Module, ABC):
     """
 
     reparametrised: ClassVar[bool] = True
+    discrete: ClassVar[bool] = False
 
     def __init__(self, in_shape: Shape, event_shape: Shape) -> None:
         super().__init__()
@@ -34,14 +39,17 @@ class Posterior(nn.Module, ABC):
     def forward(self, x: Tensor) -> Distribution:
         """q(z|x) for x (*, *in_shape), batch shape *."""
 
+    def anneal(self, step: int) -> None:
+        """Set what changes with the training step; called before each."""
+
 
 PosteriorFactory = Callable[..., Posterior]
 
 
 class DiagonalNormalPosterior(Posterior):
-    r"""The mean-field normal $q(z|x) = \mathcal N(z; \mu(x), \mathrm{diag}\,\sigma(x)^2)$ (Kingma and Welling 2014, eq. 9).
+    r"""The mean-field normal $q(z|x) = \mathcal N(z; \mu(x), \mathrm{diag}\,\sigma(x)^2)$.
 
-    The network returns $\mu$ and $\log\sigma$.
+    Kingma and Welling 2014, eq. 9; the network returns $\mu$ and $\log\sigma$.
 
     Args:
         network: makes the network of the given input and output shapes.
@@ -57,3 +65,81 @@ class DiagonalNormalPosterior(Posterior):
         """q(z|x) for x (*, *in_shape), batch shape *."""
         loc, log_scale = full_precision(self.network(x)).unbind(-2)
         return Independent(Normal(loc, log_scale.exp()), 1)
+
+
+class FullRankNormalPosterior(Posterior):
+    r"""The normal with a full covariance, $q(z|x) = \mathcal N(z; \mu(x), L(x) L(x)^\top)$.
+
+    Kingma and Welling 2019, section 2.5.1. The network returns $\mu$, $\log \mathrm{diag}\,L$ and the entries of L
+    below its diagonal, row by row: D (D + 3) / 2 numbers for D latents.
+
+    Args:
+        network: makes the network of the given input and output shapes.
+        in_shape: the shape of one input.
+        latent_dim: the number D of latents.
+    """
+
+    below: Tensor
+
+    def __init__(self, network: NetworkFactory, in_shape: Shape, latent_dim: PositiveInt) -> None:
+        super().__init__(in_shape, (latent_dim,))
+        self.network = network(self.in_shape, (latent_dim * (latent_dim + 3) // 2,))
+        below = torch.tril_indices(latent_dim, latent_dim, offset=-1)
+        self.register_buffer("below", below, persistent=False)
+
+    def forward(self, x: Tensor) -> MultivariateNormal:
+        """q(z|x) for x (*, *in_shape), batch shape *."""
+        size = self.event_shape[0]
+        parameters = full_precision(self.network(x))
+        loc, log_diagonal, entries = parameters.split([size, size, self.below.shape[1]], -1)
+        scale_tril = log_diagonal.exp().diag_embed()
+        scale_tril[..., self.below[0], self.below[1]] = entries
+        return MultivariateNormal(loc, scale_tril=scale_tril)
+
+
+class GumbelSoftmaxPosterior(Posterior):
+    r"""L independent groups of C categories, $q(z|x) = \prod_l \mathrm{Cat}(z_l; \pi_l(x))$, with a relaxed path.
+
+    Where gradients run through z, it is drawn from the Gumbel-softmax relaxation at temperature $\tau$, and log q,
+    entropy and KL stay those of the categorical distribution. What is then trained is the objective of Jang et al.
+    (2017, section 3), the ELBO with relaxed draws put in; it is not the ELBO of a relaxed model (Maddison et al.
+    2017), and not a bound. Everywhere else, in validation, test and score-function objectives, z is one-hot and
+    exact, and so is the bound. With `annealing_rate` r the temperature falls to
+    $\max(\tau_{\min}, \tau e^{-r \cdot \mathrm{step}})$, a function of the training step alone.
+
+    Args:
+        network: makes the network of the given input and output shapes; it returns logits (L, C).
+        in_shape: the shape of one input.
+        latent_dim: the number L of groups.
+        num_categories: the number C of categories.
+        temperature: $\tau$ at the start.
+        annealing_rate: r, per training step; 0 keeps the temperature.
+        min_temperature: $\tau_{\min}$.
+    """
+
+    discrete = True
+
+    def __init__(
+        self,
+        network: NetworkFactory,
+        in_shape: Shape,
+        latent_dim: PositiveInt,
+        num_categories: Annotated[int, Field(ge=2)] = 10,
+        temperature: PositiveFloat = 1.0,
+        annealing_rate: NonNegativeFloat = 0.0,
+        min_temperature: PositiveFloat = 0.5,
+    ) -> None:
+        super().__init__(in_shape, (latent_dim, num_categories))
+        self.network = network(self.in_shape, self.event_shape)
+        self.start = temperature
+        self.annealing_rate = annealing_rate
+        self.min_temperature = min(min_temperature, temperature)
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Independent:
+        """q(z|x) for x (*, *in_shape), batch shape *, event shape (L, C)."""
+        return Independent(GumbelSoftmax(self.temperature, logits=full_precision(self.network(x))), 1)
+
+    def anneal(self, step: int) -> None:
+        """Set the temperature of a training step."""
+        self.temperature = max(self.min_temperature, self.start * exp(-self.annealing_rate * step))

@@ -2,13 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import zuko
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Categorical, Distribution, Independent, Normal
 
+from latentlab.distributions import Mixture, OneHot
+from latentlab.errors import UserError
 from latentlab.nn import Shape
 from latentlab.posteriors import Posterior
+from latentlab.precision import full_precision
 
 
 class Prior(nn.Module, ABC):
@@ -16,7 +22,7 @@ class Prior(nn.Module, ABC):
 
     Args:
         event_shape: the shape of one latent.
-        posterior: the q(z|x) it is paired with; only a prior that is made of it looks at it.
+        posterior: the q(z|x) it is paired with; only a prior that is made of it looks at more than its kind.
     """
 
     def __init__(self, event_shape: Shape, posterior: Posterior | None = None) -> None:
@@ -27,11 +33,30 @@ class Prior(nn.Module, ABC):
     def forward(self) -> Distribution:
         """p(z), with batch shape () and the event shape of one latent."""
 
+    def initialise(self, inputs: Tensor) -> None:
+        """Adapt to the posterior's inputs (N, ...), of training examples, before training; draws nothing."""
+
 
 PriorFactory = Callable[..., Prior]
 
 
-class StandardNormalPrior(Prior):
+class RealPrior(Prior, ABC):
+    """A prior over vectors of D real numbers.
+
+    Raises:
+        UserError: for a posterior of one-hot latents.
+    """
+
+    def __init__(self, event_shape: Shape, posterior: Posterior | None = None) -> None:
+        super().__init__(event_shape, posterior)
+        if posterior is not None and posterior.discrete:
+            raise UserError(
+                f"{type(self).__name__} is a density of real latents, and {type(posterior).__name__} draws "
+                "one-hot ones: choose prior=categorical, or another posterior, such as posterior=diagonal_normal"
+            )
+
+
+class StandardNormalPrior(RealPrior):
     r"""The standard normal prior $p(z) = \mathcal N(z; 0, I)$."""
 
     zero: Tensor
@@ -44,3 +69,155 @@ class StandardNormalPrior(Prior):
     def forward(self) -> Independent:
         """N(0, I) over the event shape."""
         return Independent(Normal(self.zero, torch.ones_like(self.zero)), len(self.event_shape))
+
+
+class MixtureOfGaussiansPrior(RealPrior):
+    r"""The mixture $p(z) = \sum_k \pi_k \mathcal N(z; m_k, \mathrm{diag}\,s_k^2)$ with learned $\pi$, m and s.
+
+    At the start the weights are equal, the scales 1, and the means apart but near the posterior's draws, so that
+    each component has its share of them.
+
+    Args:
+        event_shape: the shape of one latent.
+        posterior: the q(z|x) it is paired with.
+        num_components: the number of components.
+        spread: the standard deviation of the means at the start.
+    """
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        posterior: Posterior | None = None,
+        num_components: PositiveInt = 10,
+        spread: PositiveFloat = 1.0,
+    ) -> None:
+        super().__init__(event_shape, posterior)
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.means = nn.Parameter(spread * torch.randn(num_components, *self.event_shape))
+        self.log_scales = nn.Parameter(torch.zeros(num_components, *self.event_shape))
+
+    def forward(self) -> Mixture:
+        """The mixture over the event shape."""
+        components = Independent(Normal(self.means, self.log_scales.exp()), len(self.event_shape))
+        return Mixture(Categorical(logits=self.logits), components)
+
+
+class VampPrior(Prior):
+    r"""The mixture of posteriors $p(z) = \frac{1}{K} \sum_k q(z|u_k)$ at learned pseudo-inputs $u_k$.
+
+    Tomczak and Welling 2018, eq. 9. The pseudo-inputs live where the posterior's inputs live, for images in [0, 1]
+    (a hard-tanh, as in the paper), so that a hierarchy has them below its top layer. They start from training
+    examples, drawn a little into the bounds, where a hard-tanh has a gradient; or from `mean`.
+
+    Args:
+        event_shape: the shape of one latent.
+        posterior: the q(z|x) that it is made of, held without owning its parameters.
+        num_components: the number K of pseudo-inputs.
+        from_data: whether they start from training examples.
+        mean: where they start otherwise.
+        spread: the standard deviation of the noise on either start.
+        bounds: the least and the largest value of a pseudo-input; None for no bounds.
+
+    Raises:
+        UserError: without a posterior.
+    """
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        posterior: Posterior | None = None,
+        num_components: PositiveInt = 500,
+        from_data: bool = True,
+        mean: float = 0.5,
+        spread: NonNegativeFloat = 0.01,
+        bounds: tuple[float, float] | None = (0.0, 1.0),
+    ) -> None:
+        super().__init__(event_shape, posterior)
+        if posterior is None:
+            raise UserError(
+                "VampPrior is made of a posterior, and has none here: choose prior=standard_normal or mog"
+            )
+        self.from_data = from_data
+        self.mean = mean
+        self.spread = spread
+        self.bounds = (None, None) if bounds is None else bounds
+        # In a tuple, so that the parameters stay the posterior's alone.
+        self.reference = (posterior,)
+        noise = torch.randn(num_components, *posterior.in_shape)
+        self.pseudo_inputs = nn.Parameter(mean + spread * noise)
+
+    def forward(self) -> Mixture:
+        """The mixture over the event shape."""
+        (posterior,) = self.reference
+        inputs = self.pseudo_inputs if self.bounds == (None, None) else self.pseudo_inputs.clamp(*self.bounds)
+        return Mixture(Categorical(logits=inputs.new_zeros(len(inputs))), posterior(inputs))
+
+    @torch.no_grad()
+    def initialise(self, inputs: Tensor) -> None:
+        """Start the pseudo-inputs from the first K of `inputs`, again from the first if there are fewer."""
+        if self.from_data:
+            low, high = self.bounds
+            margin = 2 * self.spread
+            chosen = inputs[torch.arange(len(self.pseudo_inputs), device=inputs.device) % len(inputs)]
+            if low is not None and high is not None:
+                chosen = chosen.clamp(low + margin, high - margin)
+            self.pseudo_inputs.add_(chosen - self.mean)  # which keeps the noise
+
+
+class FlowPrior(RealPrior):
+    r"""An invertible flow f over a normal, $p(z) = \mathcal N(f(z); 0, I)\,|\det \partial f / \partial z|$.
+
+    By default real-valued non-volume-preserving coupling layers (Dinh et al. 2017, eq. 4 and 5), from zuko.
+
+    Args:
+        event_shape: the shape (D,) of one latent.
+        posterior: the q(z|x) it is paired with.
+        flow: makes a flow of D features, a `zuko.flows.Flow`: `zuko.flows.RealNVP`, `MAF`, `NSF`, ...
+    """
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        posterior: Posterior | None = None,
+        flow: Callable[[int], zuko.flows.Flow] = zuko.flows.RealNVP,
+    ) -> None:
+        super().__init__(event_shape, posterior)
+        self.flow = flow(*self.event_shape)
+        for module in self.flow.modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_hook(_in_full_precision)
+
+    def forward(self) -> Distribution:
+        """The density of the flow over the event shape."""
+        return self.flow()
+
+
+def _in_full_precision(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return full_precision(output)
+
+
+class CategoricalPrior(Prior):
+    r"""The uniform prior of L groups of C categories, $p(z) = C^{-L}$ for one-hot $z_1, \dots, z_L$.
+
+    Args:
+        event_shape: the shape (L, C) of one latent.
+        posterior: the q(z|x) it is paired with.
+
+    Raises:
+        UserError: for a posterior of real latents.
+    """
+
+    zero: Tensor
+
+    def __init__(self, event_shape: Shape, posterior: Posterior | None = None) -> None:
+        super().__init__(event_shape, posterior)
+        if posterior is not None and not posterior.discrete:
+            raise UserError(
+                f"CategoricalPrior is of one-hot latents, and {type(posterior).__name__} draws real ones: "
+                "choose posterior=gumbel_softmax, or another prior, such as prior=standard_normal"
+            )
+        self.register_buffer("zero", torch.zeros(self.event_shape), persistent=False)
+
+    def forward(self) -> Independent:
+        """The uniform distribution over the event shape."""
+        return Independent(OneHot(logits=self.zero), 1)

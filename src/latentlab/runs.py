@@ -2,41 +2,61 @@
 
 import json
 import logging
-import pickle
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from rich.table import Table
 from torch.distributions import Distribution
+from yaml import YAMLError
 
 from latentlab.callbacks import BestCheckpoint, LastCheckpoint, Timing
-from latentlab.checks import check_trusted
+from latentlab.checks import check_trusted, check_types
 from latentlab.data.loader import blocks
 from latentlab.errors import UserError
 from latentlab.evaluation import active_units, bits_per_dim, nll
+from latentlab.lit import IterativeModule
+from latentlab.models.base import GenerativeModel
 from latentlab.tracking import finish
 from latentlab.tracking.csv import CSVMetrics
 
+# What Lightning would take, and stumble over later.
+SETTINGS = {
+    "seed": Annotated[int, Field(ge=0, lt=2**32)],
+    "validate_args": bool,
+    "names": dict[str, str],
+    "trainer.max_epochs": Annotated[int, Field(ge=-1)] | None,
+    "trainer.gradient_clip_val": NonNegativeFloat | None,
+    "trainer.accumulate_grad_batches": PositiveInt,
+    "trainer.check_val_every_n_epoch": PositiveInt | None,
+    "trainer.log_every_n_steps": NonNegativeInt | None,
+}
+# What is rebuilt from a run's config, and what names it.
+PARTS = ("module", "data", "callbacks", "names", "seed")
 CONFIG, SUMMARY, EVALUATION = "config.yaml", "summary.json", "evaluation.json"
+# What is shown of a summary: scores on the test set, and what a classical inference reports.
+SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")
 
 
-def begin(directory: Path, config: Mapping[str, Any], seed: int, ckpt_path: str | None, validate_args: bool) -> None:
+def begin(
+    directory: Path, config: Mapping[str, Any], seed: int, ckpt_path: str | None, validate_args: bool
+) -> None:
     """Start a run: seeds, switches, and config.yaml in `directory`.
 
     Raises:
-        UserError: when `directory` holds another run, or `ckpt_path` cannot be read.
+        UserError: when `directory` holds another run, `ckpt_path` cannot be read, or a setting is out of range.
     """
+    check_types(config, SETTINGS)
     if ckpt_path is not None:
         read_checkpoint(ckpt_path)
     elif (directory / "checkpoints" / "last.ckpt").exists():
@@ -60,13 +80,30 @@ def check_callbacks(callbacks: Sequence[pl.Callback], validates: bool) -> None:
         if not any(isinstance(callback, kind) for callback in callbacks):
             raise UserError(f"callbacks.{name} is needed: leave it in (callbacks=none draws no figures)")
     if not validates and any(isinstance(callback, EarlyStopping) for callback in callbacks):
-        raise UserError("callbacks.early_stopping watches val/elbo, but data.val_size=0 leaves no validation set")
+        raise UserError(
+            "callbacks.early_stopping watches val/elbo, but data.val_size=0 leaves no validation set"
+        )
+
+
+def best_checkpoint(directory: Path) -> Path:
+    """The checkpoint of a trained run that is scored.
+
+    Raises:
+        UserError: when no epoch made one.
+    """
+    path = directory / "checkpoints" / "best.ckpt"
+    if not path.exists():
+        raise UserError(
+            "no epoch ended with a finite validation bound, so that there is nothing to score: "
+            "raise trainer.max_epochs, or lower trainer.check_val_every_n_epoch"
+        )
+    return path
 
 
 @contextmanager
 def tracked(directory: Path, logger: Logger | None, config: Mapping[str, Any]) -> Iterator[list[Logger]]:
     """The loggers of a run, metrics.csv always among them, closed with the run's own exit status."""
-    loggers = [CSVMetrics(directory), *([logger] if logger is not None else [])]
+    loggers = [CSVMetrics(str(directory)), *([logger] if logger is not None else [])]
     for each in loggers:
         each.log_hyperparams(dict(config))
     try:
@@ -85,10 +122,10 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
     timing = _callback(trainer, Timing)
     summary = {
         **_described(trainer, names),
-        "val/elbo": best.best_score,
+        **_validated(trainer, best),
         "best/epoch": best.best_epoch + 1,
         "time/train_seconds": timing.train_seconds,
-        "time/examples_per_second": timing.examples_per_second,
+        **_rates(trainer, timing),
     }
     for logger in trainer.loggers:
         logger.log_metrics({name: value for name, value in summary.items() if isinstance(value, int | float)})
@@ -97,10 +134,26 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
     return summary
 
 
+def check_estimates(module: pl.LightningModule, nll_samples: int) -> None:
+    """Refuse a likelihood estimate of a model that has none.
+
+    Raises:
+        UserError: with the reason.
+    """
+    model = module.model
+    if nll_samples > 0 and isinstance(model, GenerativeModel) and not model.bounded:
+        raise UserError(
+            f"nll.samples={nll_samples}: {type(model).__name__} has no bound on log p(x), nor an estimate of it: "
+            "leave nll.samples at 0, or train a model that has one, such as model=vae"
+        )
+
+
 def estimate(trainer: pl.Trainer, nll_samples: int, chunk: int) -> dict[str, float]:
-    """What is reported of a tested model beside its bound: bits per dimension, active units and the NLL if asked for."""
+    """What is reported of a tested model beside its bound: bits per dimension, active units, NLL if asked for."""
     module: Any = trainer.lightning_module
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(module.model, GenerativeModel):
+        return {}  # a classical inference about its own data
     model = module.to(trainer.strategy.root_device).eval().model
 
     def observations() -> Iterator[Any]:
@@ -112,7 +165,7 @@ def estimate(trainer: pl.Trainer, nll_samples: int, chunk: int) -> dict[str, flo
     found: dict[str, float] = {"active_units": active_units(means)}
     if nll_samples > 0:
         found |= nll(model, observations(), nll_samples, chunk, data.num_examples["test"])
-    if data.protocol.bits_offset is not None:
+    if model.bounded and data.protocol.bits_offset is not None:
         bound = module.results["test/elbo"]
         found["bits_per_dim"] = bits_per_dim(bound, prod(model.x_shape), data.protocol.bits_offset)
     return {f"test/{name}": value for name, value in found.items()}
@@ -136,26 +189,31 @@ def load_state(module: pl.LightningModule, state: Mapping[str, Any], ckpt_path: 
     """
     try:
         module.load_state_dict(state["state_dict"])
-    except (KeyError, RuntimeError) as error:
+    except RuntimeError as error:
         reason = str(error).partition("\n")[0].rstrip(":")
-        raise UserError(f"ckpt_path={ckpt_path}: its weights do not fit the run's config.yaml ({reason})") from error
+        raise UserError(
+            f"ckpt_path={ckpt_path}: its weights do not fit the model of this config ({reason})"
+        ) from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write plain numbers and words."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def show(summary: Mapping[str, Any], directory: Path) -> None:
-    """Print the test metrics as a small table."""
-    table = Table(title=f"{summary['model']} on {summary['data']} ({summary['protocol']}), nats per example")
+    """Print the test metrics, and those of a classical inference, as a small table."""
+    unit = ", nats per example" if "test/reconstruction" in summary else ", nats"
+    table = Table(title=f"{summary['model']} on {summary['data']} ({summary['protocol']}){unit}")
     table.add_column("metric")
     table.add_column("value", justify="right")
-    stderr = summary["test/elbo_stderr"]
     for name, value in summary.items():
-        if name.startswith("test/") and name != "test/elbo_stderr":
-            error = f" +- {stderr:.2f}" if name == "test/elbo" else ""
-            table.add_row(name, f"{value:.2f}{error}" if isinstance(value, float) else f"{value:,}")
+        if name.startswith(SHOWN) and not name.endswith("_stderr"):
+            stderr = summary.get(f"{name}_stderr")
+            error = "" if stderr is None else f" +- {stderr:.2f}"
+            digits = ".2f" if name.startswith("test/") else ".4g" if abs(value) < 0.1 else ".4f"
+            table.add_row(name, f"{value:{digits}}{error}" if isinstance(value, float) else f"{value:,}")
     console = Console(soft_wrap=True)
     console.print(table)
     console.print(f"figures: {directory / 'figures'}", highlight=False)
@@ -165,14 +223,20 @@ def read_config(ckpt_path: str) -> dict[str, Any]:
     """The resolved config of the run that a checkpoint belongs to.
 
     Raises:
-        UserError: when there is none, or it names classes from elsewhere.
+        UserError: when there is none, it is damaged, or it names classes from elsewhere.
     """
     path = Path(ckpt_path).parent.parent / CONFIG
     if not path.exists():
         raise UserError(f"{path} is missing: a checkpoint is read together with the config.yaml of its run")
-    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
-    for part in ("module", "data"):
-        check_trusted(config.get(part), part)
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except YAMLError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    missing = [part for part in PARTS if part not in config]
+    if missing:
+        raise UserError(f"{path} is not a whole config of a run: it lacks {', '.join(missing)}")
+    for part in PARTS[:3]:
+        check_trusted(config[part], part)
     return config
 
 
@@ -184,10 +248,15 @@ def read_checkpoint(ckpt_path: str | Path) -> dict[str, Any]:
     """
     path = Path(ckpt_path)
     if not path.is_file():
-        raise UserError(f"ckpt_path={path}: there is no such file (runs keep theirs as RUN/checkpoints/best.ckpt)")
+        raise UserError(
+            f"ckpt_path={path}: there is no such file (runs keep theirs as RUN/checkpoints/best.ckpt)"
+        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError) as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or "state_dict" not in state:
+            raise ValueError("no state_dict")
+        return state
+    except Exception as error:  # bytes that are no checkpoint can make torch raise anything
         raise UserError(
             f"ckpt_path={path}: not a whole checkpoint ({path.stat().st_size:,} bytes); "
             "it was cut short or is of another kind: take the run's other checkpoint"
@@ -207,11 +276,23 @@ def _described(trainer: pl.Trainer, names: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **names,
         "protocol": trainer.datamodule.protocol.name,  # type: ignore[attr-defined]
-        **{name: value for name, value in module.results.items() if name.startswith("test/")},
         "model/parameters": sum(parameter.numel() for parameter in module.parameters()),
+        **{name: value for name, value in module.results.items() if name.startswith((*SHOWN, "model/"))},
     }
+
+
+def _validated(trainer: pl.Trainer, best: BestCheckpoint) -> dict[str, float | None]:
+    module: Any = trainer.lightning_module
+    if isinstance(module, IterativeModule):  # best.ckpt is chosen by the training set
+        return {name: value for name, value in module.results.items() if name == "val/elbo"}
+    return {best.monitor: best.best_score}
+
+
+def _rates(trainer: pl.Trainer, timing: Timing) -> dict[str, float]:
+    if isinstance(trainer.lightning_module, IterativeModule):  # an iteration sees all examples, whatever the batch
+        return {"time/iterations_per_second": trainer.global_step / max(timing.train_seconds, 1e-9)}
+    return {"time/examples_per_second": timing.examples_per_second}
 
 
 def _callback(trainer: pl.Trainer, kind: type) -> Any:
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
-

@@ -124,6 +124,11 @@ class Traced(nn.Module, ABC):
     def reparametrised(self) -> bool:
         """Whether draws carry a path to the parameters of q; pathwise objectives are refused where they do not."""
 
+    @property
+    @abstractmethod
+    def discrete(self) -> bool:
+        """Whether latents are discrete; a path is then that of a relaxation, whose draws have no density here."""
+
     @abstractmethod
     def inference_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of q(z|x)."""

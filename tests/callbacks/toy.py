@@ -66,6 +66,9 @@ class ToyModule(pl.LightningModule):
         self.fail_at = fail_at
         self.error: type[BaseException] = RuntimeError
 
+    def observed(self, batch):
+        return batch.x
+
     def training_step(self, batch, batch_idx):
         if self.global_step >= self.fail_at:
             raise self.error("on purpose")

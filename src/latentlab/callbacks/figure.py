@@ -18,6 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
+from latentlab.callbacks.headline import headline
 from latentlab.models.base import GenerativeModel
 from latentlab.tracking import log_figure, log_table
 
@@ -124,8 +125,8 @@ def compact(picture: Image.Image) -> Image.Image:
 
 
 def _caption(trainer: Trainer, at_end: bool) -> str:
-    key = "test/elbo" if at_end else "val/elbo"
+    metrics = trainer.callback_metrics
     parts = [] if at_end else [f"epoch {trainer.current_epoch + 1}"]
-    if key in trainer.callback_metrics:
-        parts.append(f"{key.replace('/', ' ')} {trainer.callback_metrics[key].item():.2f} nats")
+    for key in headline(metrics, "test" if at_end else "val"):
+        parts.append(f"{key.replace('/', ' ')} {metrics[key].item():.2f} nats")
     return ", ".join(parts)

@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 
 from latentlab.callbacks.displays import Bar, Display, Lines, Silence
+from latentlab.callbacks.headline import headline
 from latentlab.callbacks.timing import batch_examples
 
 
@@ -73,7 +74,7 @@ class Progress(ProgressBar):
         metrics = trainer.callback_metrics
         # The trained bound has the objective's name: train/elbo, train/iwae, ...
         trained = [name for name in metrics if name.startswith("train/")][:1]
-        shown = [name for name in (*trained, "val/elbo") if name in metrics]
+        shown = [*trained, *headline(metrics, "val")]
         bounds = [f"{name.replace('/', ' ')} {metrics[name].item():.2f}" for name in shown]
         rate = self._examples * trainer.world_size / max(self._now - self._start, 1e-9)
         return "  ".join([*bounds, f"{rate:,.0f} examples/s"])

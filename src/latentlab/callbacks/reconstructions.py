@@ -6,7 +6,7 @@ from pydantic import PositiveInt
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from latentlab.callbacks.data import spread
+from latentlab.callbacks.data import observed, spread
 from latentlab.callbacks.figure import Drawing, FigureCallback
 from latentlab.callbacks.panels import show, tile
 from latentlab.models.base import GenerativeModel
@@ -30,8 +30,9 @@ class Reconstructions(FigureCallback):
 
     def draw(self, trainer: Trainer, model: GenerativeModel) -> Drawing:
         """The row pairs."""
-        x, _ = spread(trainer, self.pairs * self.columns)
-        return Drawing({"reconstructions": row_pairs(x, model.reconstruct(x), self.columns)})
+        batch = spread(trainer, self.pairs * self.columns)
+        means = model.reconstruct(observed(trainer, batch))
+        return Drawing({"reconstructions": row_pairs(batch.x, means, self.columns)})
 
 
 def row_pairs(originals: Tensor, reconstructions: Tensor, columns: int) -> Figure:

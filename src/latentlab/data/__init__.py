@@ -1,10 +1,11 @@
 """Data: protocols, sources (MNIST and its relatives, static MNIST, digits), loaders in memory."""
 
+from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, Protocol, Static, Threshold
+
 from .digits import Digits
 from .loader import Batch, EvaluationLoader, TensorLoader, TrainingLoader
 from .mnist import TorchvisionData
 from .module import ImageData, Images, Splits
-from .protocols import Continuous, Dequantised, Discrete, Dynamic, Protocol, Static, Threshold
 from .static import StaticMNIST
 
 __all__ = [

@@ -6,8 +6,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from latentlab.protocols import Protocol
+
 from .module import ImageData, Images, Splits
-from .protocols import Protocol
 
 TEST_SIZE = 270
 

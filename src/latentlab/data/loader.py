@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Sampler, SequentialSampler
 
-from .protocols import Protocol
+from latentlab.protocols import Protocol
 
-ORDER, NOISE, FIXED = range(3)
+ORDER, NOISE, FIXED, FIRST = range(4)
 # Evaluation draws for this many examples at a time, whatever the size of the batches they come in.
 BLOCK = 50
 
@@ -22,6 +22,11 @@ class Batch(NamedTuple):
 
     x: Tensor
     y: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.x.device
 
 
 def seeded(*words: int, device: torch.device | str = "cpu") -> Generator:

@@ -11,10 +11,10 @@ from torchvision import datasets
 from torchvision.datasets import MNIST
 
 from latentlab.errors import UserError
+from latentlab.protocols import Protocol
 
 from .files import WAY_OUT, check_idx, check_md5, downloading, expand
 from .module import ImageData, Images, Splits
-from .protocols import Protocol
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from latentlab.errors import UserError
+from latentlab.protocols import Protocol
 
 from .loader import FIXED, EvaluationLoader, TrainingLoader, seeded
-from .protocols import Protocol
 
 VAL, TEST = range(2)
 
@@ -43,6 +43,7 @@ class ImageData(pl.LightningDataModule):
     name: str
     shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
     binary: ClassVar[bool] = False
+    labelled: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -15,10 +15,10 @@ from pydantic import NonNegativeInt, PositiveInt
 from torchvision.datasets.utils import download_url
 
 from latentlab.errors import UserError
+from latentlab.protocols import Protocol
 
 from .files import WAY_OUT, check_md5, downloading, expand
 from .module import ImageData, Images, Splits
-from .protocols import Protocol
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class StaticMNIST(ImageData):
 
     name = "BinarizedMNIST"
     binary = True
+    labelled = False
 
     def __init__(
         self,

@@ -1,21 +1,56 @@
-"""The variational autoencoder."""
+"""The variational autoencoder, and what models with one layer of latents share."""
 
+from abc import ABC
 from collections.abc import Iterator, Sequence
 from math import prod
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from latentlab.data.protocols import Protocol
-from latentlab.likelihoods import LikelihoodFactory
+from latentlab.likelihoods import Likelihood, LikelihoodFactory
 from latentlab.models.base import GenerativeModel
 from latentlab.nn import NetworkFactory
-from latentlab.posteriors import PosteriorFactory
-from latentlab.priors import PriorFactory
+from latentlab.posteriors import Posterior, PosteriorFactory
+from latentlab.priors import Prior, PriorFactory
+from latentlab.protocols import Protocol
 from latentlab.trace import Layer, Trace, Traced, draw
 
 
-class VAE(GenerativeModel, Traced):
+class SingleLayer(GenerativeModel, Traced, ABC):
+    """A model with one layer of latents.
+
+    Attributes:
+        posterior: q(z|.).
+        likelihood: p(.|z).
+        prior: p(z).
+        z_shape: the shape of one latent.
+    """
+
+    posterior: Posterior
+    likelihood: Likelihood
+    prior: Prior
+    z_shape: tuple[int, ...]
+
+    @property
+    def reparametrised(self) -> bool:
+        """Whether draws carry a path to the parameters of the posterior."""
+        return self.posterior.reparametrised
+
+    @property
+    def discrete(self) -> bool:
+        """Whether latents are discrete, and a path that of a relaxation."""
+        return self.posterior.discrete
+
+    def anneal(self, step: int) -> None:
+        """Set the posterior's temperature, if it has one."""
+        self.posterior.anneal(step)
+
+    def check(self, protocol: Protocol) -> None:
+        """Refuse data that the likelihood does not score."""
+        self.likelihood.check(protocol)
+
+
+class VAE(SingleLayer):
     r"""The variational autoencoder $p(z)\,p(x|z)$ with $q(z|x)$ (Kingma and Welling 2014).
 
     Args:
@@ -53,11 +88,6 @@ class VAE(GenerativeModel, Traced):
         px = self.likelihood(z)
         return Trace([Layer.scored(z, q, self.prior())], px, px.log_prob(x))
 
-    @property
-    def reparametrised(self) -> bool:
-        """Whether draws carry a path to the parameters of q(z|x)."""
-        return self.posterior.reparametrised
-
     def inference_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of q(z|x)."""
         return self.posterior.parameters()
@@ -83,6 +113,7 @@ class VAE(GenerativeModel, Traced):
         """The means of q(z|x), flat, (B, latent_dim)."""
         return self.posterior(x).mean.flatten(1)
 
-    def check(self, protocol: Protocol) -> None:
-        """Refuse data that the likelihood does not score."""
-        self.likelihood.check(protocol)
+    def initialise(self, x: Tensor) -> None:
+        """Adapt likelihood and prior to training images (N, *x_shape)."""
+        self.likelihood.initialise(x)
+        self.prior.initialise(x)

@@ -1,24 +1,66 @@
-"""The multilayer perceptron."""
+"""Fully connected networks."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import prod
 
+import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from latentlab.nn import Shape
+from latentlab.nn.layers import Activation, Normalisation, normalised
 
 
-class MLP(nn.Module):
-    r"""A multilayer perceptron $W_{n+1} \sigma(W_n \dots \sigma(W_1 x + b_1) \dots + b_n) + b_{n+1}$.
-
-    Maps (*, *in_shape) to (*, *out_shape).
+class Dense(nn.Module):
+    """Hidden layers and a linear one, (*, *in_shape) -> (*, *out_shape).
 
     Args:
         in_shape: the shape of one input, flattened on the way in.
         out_shape: the shape of one output.
         hidden: the widths of the hidden layers.
+        layer: makes a hidden layer of two widths.
+    """
+
+    def __init__(
+        self, in_shape: Shape, out_shape: Shape, hidden: Sequence[int], layer: Callable[[int, int], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.in_dims = len(in_shape)
+        self.out_shape = tuple(out_shape)
+        widths = [prod(in_shape), *hidden]
+        layers = [layer(width_in, width_out) for width_in, width_out in pairwise(widths)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], prod(out_shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(*, *in_shape) -> (*, *out_shape)."""
+        return self.layers(x.flatten(-self.in_dims)).unflatten(-1, self.out_shape)
+
+
+class Linear(Dense):
+    r"""The affine map $W x + b$, (*, *in_shape) -> (*, *out_shape).
+
+    Args:
+        in_shape: the shape of one input.
+        out_shape: the shape of one output.
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__(in_shape, out_shape, (), nn.Linear)
+
+
+class MLP(Dense):
+    r"""A multilayer perceptron $W_{n+1} \sigma(W_n \dots \sigma(W_1 x + b_1) \dots + b_n) + b_{n+1}$.
+
+    Args:
+        in_shape: the shape of one input.
+        out_shape: the shape of one output.
+        hidden: the widths of the hidden layers.
         activation: makes the nonlinearity $\sigma$.
+        normalisation: makes what comes before it, of the given width, such as `torch.nn.LayerNorm`; None for nothing.
+
+    Raises:
+        UserError: for batch normalisation and dropout.
     """
 
     def __init__(
@@ -26,17 +68,36 @@ class MLP(nn.Module):
         in_shape: Shape,
         out_shape: Shape,
         hidden: Sequence[PositiveInt] = (512, 512),
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        activation: Activation = nn.ReLU,
+        normalisation: Normalisation = None,
     ) -> None:
+        def layer(width_in: int, width_out: int) -> nn.Module:
+            return normalised(nn.Linear(width_in, width_out), width_out, normalisation, activation)
+
+        super().__init__(in_shape, out_shape, hidden, layer)
+
+
+class GatedLinear(nn.Module):
+    r"""A gated linear layer $(W x + b) \odot \sigma(V x + c)$ (Dauphin et al. 2017, eq. 1)."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
-        self.in_dims = len(in_shape)
-        self.out_shape = tuple(out_shape)
-        widths = [prod(in_shape), *hidden]
-        layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
-            layers += [nn.Linear(width_in, width_out), activation()]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], prod(out_shape)))
+        self.linear = nn.Linear(width_in, 2 * width_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(*, *in_shape) -> (*, *out_shape)."""
-        return self.layers(x.flatten(-self.in_dims)).unflatten(-1, self.out_shape)
+        """(*, width_in) -> (*, width_out)."""
+        value, gate = self.linear(x).chunk(2, -1)
+        return value * torch.sigmoid(gate)
+
+
+class GatedMLP(Dense):
+    """Gated linear layers and a linear one, the networks of Tomczak and Welling 2018 (section 5).
+
+    Args:
+        in_shape: the shape of one input.
+        out_shape: the shape of one output.
+        hidden: the widths of the hidden layers.
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Shape, hidden: Sequence[PositiveInt] = (300, 300)) -> None:
+        super().__init__(in_shape, out_shape, hidden, GatedLinear)

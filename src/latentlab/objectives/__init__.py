@@ -8,6 +8,7 @@ from latentlab.objectives.base import Clock, Objective, TraceObjective
 from latentlab.objectives.beta import BetaELBO
 from latentlab.objectives.elbo import ELBO, STL, AnalyticELBO
 from latentlab.objectives.importance import IWAE, DReG
+from latentlab.objectives.reconstruction import Reconstruction
 from latentlab.objectives.score import VIMCO, ScoreFunction
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Clock",
     "DReG",
     "Objective",
+    "Reconstruction",
     "ScoreFunction",
     "TraceObjective",
 ]

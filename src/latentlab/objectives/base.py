@@ -61,10 +61,12 @@ class TraceObjective(Objective):
 
     Attributes:
         pathwise: whether its gradient runs through the draws of the latents, which then need a path.
+        exact_path: whether that path must be the one of q itself, and not of a relaxation.
         rescores: whether it runs the model twice on the same draws, which must then be the same function twice.
     """
 
     pathwise: ClassVar[bool] = True
+    exact_path: ClassVar[bool] = False
     rescores: ClassVar[bool] = False
 
     def check(self, model: nn.Module) -> None:
@@ -77,13 +79,19 @@ class TraceObjective(Objective):
             )
         if self.pathwise and not model.reparametrised:
             raise UserError(
-                f"{name} differentiates through the draws of the latents, and those of {owner}'s posterior have no "
-                "path: choose objective=score_function or objective=vimco, or another posterior"
+                f"{name} differentiates through the draws of the latents, and those of {owner}'s posterior have "
+                "no path: choose objective=score_function or objective=vimco, or another posterior"
+            )
+        if self.exact_path and model.discrete:
+            raise UserError(
+                f"{name} needs the density of the draws that its gradient runs through, and discrete latents are "
+                "relaxed for that: choose objective=analytic_elbo, elbo or beta_elbo, which are trained on relaxed "
+                "draws, or objective=score_function or vimco, which are exact"
             )
         noisy = [module for module in model.modules() if isinstance(module, (_DropoutNd, _BatchNorm))]
         if self.rescores and noisy:
             raise UserError(
-                f"{name} runs the networks twice on the same draws, and {type(noisy[0]).__name__} changes from one "
-                "pass to the next: leave it out of encoder and decoder, "
+                f"{name} runs the networks twice on the same draws, and {type(noisy[0]).__name__} changes from "
+                "one pass to the next: leave it out of encoder and decoder, "
                 "or choose objective=elbo, analytic_elbo, iwae or beta_elbo"
             )

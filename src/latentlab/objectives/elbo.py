@@ -35,12 +35,13 @@ class AnalyticELBO(TraceObjective):
 class STL(TraceObjective):
     r"""The evidence lower bound with the path derivative, "sticking the landing".
 
-    $\nabla_\phi = E_\epsilon[\nabla_z \log w \, \nabla_\phi z]$ (Roeder et al. 2017, eq. 8): log q(z|x) is scored by the
-    frozen model, so that only the path through z is left, and the gradient vanishes, draw by draw, where q(z|x) is
-    the exact posterior. What it leaves out, $E_q[\nabla_\phi \log q]$, is zero.
+    $\nabla_\phi = E_\epsilon[\nabla_z \log w \, \nabla_\phi z]$ (Roeder et al. 2017, eq. 8): log q(z|x) is scored
+    by the frozen model, so that only the path through z is left, and the gradient vanishes, draw by draw, where
+    q(z|x) is the exact posterior. What it leaves out, $E_q[\nabla_\phi \log q]$, is zero.
     """
 
     rescores = True
+    exact_path = True
 
     def __call__(self, model: Traced, x: Any) -> Tensor:
         """The bound for each example, (B,)."""

@@ -22,6 +22,7 @@ class IWAE(TraceObjective):
     """
 
     bound = "iwae"
+    exact_path = True
 
     def __call__(self, model: Traced, x: Any) -> Tensor:
         """The bound for each example, (B,)."""
@@ -37,6 +38,7 @@ class DReG(TraceObjective):
     """
 
     bound = "iwae"
+    exact_path = True
     rescores = True
 
     def __call__(self, model: Traced, x: Any) -> Tensor:

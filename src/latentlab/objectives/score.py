@@ -16,8 +16,8 @@ from latentlab.trace import Trace, Traced
 def scored_at_fixed_draws(model: Traced, x: Any, samples: int) -> Trace:
     """The trace of exact draws of the latents, which carry no path."""
     with torch.no_grad():
-        # Frozen, because autocast would keep the half-precision copies of live weights, made without gradients, and
-        # use them below.
+        # Frozen, so that autocast keeps no half-precision copies of live weights that were made without gradients
+        # (releases of torch before the one tested here did, and used them below).
         zs = frozen(model)(x, samples=samples).z
     return model(x, samples=samples, zs=zs)
 

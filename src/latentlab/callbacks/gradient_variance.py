@@ -1,0 +1,148 @@
+"""How noisy the gradient of the inference network is, under the trained objective and under others."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import sqrt
+from typing import Annotated, Any, cast
+
+import torch
+from pydantic import Field, PositiveInt
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from latentlab.errors import UserError
+from latentlab.lit import BaseModule
+from latentlab.objectives import Objective
+from latentlab.trace import Traced
+
+log = logging.getLogger(__name__)
+
+# The same draws at every measurement: measurements differ by what the model has learned.
+SEED = 2024
+TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Noise:
+    r"""The statistics of a gradient estimate g.
+
+    Attributes:
+        variance: $\mathrm{tr}\,\mathrm{Cov}(g)$, the variances summed over parameters.
+        norm: $E\|g\|$.
+        snr: the signal-to-noise ratio $\|E g\| / \sqrt{\mathrm{tr}\,\mathrm{Cov}(g)}$.
+    """
+
+    variance: float
+    norm: float
+    snr: float
+
+
+class GradientVariance(Callback):
+    r"""Measures the noise that draws of the latents leave in the gradient of the inference network.
+
+    Every n epochs and after the last, on the first training batch of the run, for the trained objective as it stands
+    and for those of `compare`; logs `train/gradient_variance`, `train/gradient_norm` and `train/gradient_snr`, and the
+    same with `_NAME` for the objective NAME of `compare`. Training goes on as if nothing had been measured.
+
+    Args:
+        every_n_epochs: the number of training epochs between two measurements.
+        repeats: the number R of gradients of each objective; the variance is known to about $\sqrt{2 / R}$ of itself.
+        compare: other objectives by name.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: PositiveInt = 10,
+        repeats: Annotated[int, Field(ge=2)] = 100,
+        compare: Mapping[str, Objective] | None = None,
+    ) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.repeats = repeats
+        self.compare = dict(compare or {})
+        self._batch: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a model without an inference network, and objectives that are not defined for it.
+
+        Raises:
+            UserError: with the reason.
+        """
+        model = cast(BaseModule, pl_module).model
+        if not isinstance(model, Traced):
+            raise UserError(
+                f"callbacks.gradient_variance needs the gradient of q(z|x), and {type(model).__name__} has no "
+                "inference network that is trained: leave it out with ~callbacks.gradient_variance"
+            )
+        for objective in self.compare.values():
+            objective.check(model)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure when it is time, on rank zero."""
+        epoch = trainer.current_epoch + 1
+        if trainer.is_global_zero and (epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs):
+            noises = self.measure(trainer, cast(BaseModule, pl_module))
+            for name, noise in noises.items():
+                values = {f"train/gradient_{key}{name}": value for key, value in asdict(noise).items()}
+                pl_module.log_dict(values, rank_zero_only=True)
+            log.info("gradient variance %s", _described(noises))
+
+    def measure(self, trainer: Trainer, module: BaseModule) -> dict[str, Noise]:
+        """The noise under the trained objective, named '', and under the others, named '_NAME'."""
+        others = {f"_{name}": objective for name, objective in self.compare.items()}
+        x = module.observed(self._first_batch(trainer))
+        parameters = [p for p in cast(Traced, module.model).inference_parameters() if p.requires_grad]
+        noises = {}
+        for name, objective in {"": module.objective, **others}.items():
+            now = partial(objective.at(module.clock), module.model, x)
+            with undisturbed(module.model), trainer.precision_plugin.forward_context():
+                noises[name] = gradient_noise(now, parameters, self.repeats)
+        return noises
+
+    def _first_batch(self, trainer: Trainer) -> Any:
+        if self._batch is None:
+            loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+            self._batch = trainer.strategy.batch_to_device(next(iter(loader)))
+        return self._batch
+
+
+def gradient_noise(bound: Callable[[], Tensor], parameters: Sequence[Tensor], repeats: int) -> Noise:
+    """The noise of the gradient of the mean of a bound (B,) in the parameters, from independent evaluations."""
+    mean = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64, device=parameters[0].device)
+    squares, norm = 0.0, 0.0
+    for n in range(1, repeats + 1):
+        gradients = torch.autograd.grad(bound().mean(), parameters, materialize_grads=True)
+        gradient = torch.cat([part.flatten() for part in gradients]).double()
+        # Welford's update: no gradient is kept, and nothing cancels.
+        before = gradient - mean
+        mean += before / n
+        squares += torch.dot(before, gradient - mean).item()
+        norm += gradient.norm().item() / repeats
+    variance = squares / (repeats - 1)
+    # The mean's own noise is no signal.
+    signal = max(mean.square().sum().item() - variance / repeats, 0.0)
+    return Noise(variance, norm, sqrt(signal / max(variance, TINY)))
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """A fixed seed inside; generators and buffers as they were outside. Gradients are never accumulated."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with isolate_rng():
+        torch.manual_seed(SEED)
+        yield
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+
+
+def _described(noises: Mapping[str, Noise]) -> str:
+    own = noises[""].variance
+    parts = [
+        f"{name[1:]} {noise.variance / max(own, TINY):.3g} times that"
+        for name, noise in noises.items()
+        if name
+    ]
+    return ", ".join([f"{own:.3g}", *parts])

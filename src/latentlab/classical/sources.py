@@ -1,0 +1,185 @@
+"""Where the observations of a classical model come from: simulations with known truth, or a file."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from latentlab.classical.checks import check_positive, mixture_weights
+from latentlab.errors import UserError
+
+
+class Source:
+    """Observations x, float64 (N, C), labels y, int64 (N,), -1 where there are none, and the truth by name.
+
+    It stands where images have a protocol (see `protocols`), and `name` is recorded as such.
+    """
+
+    name: ClassVar[str] = "simulated"
+    levels: ClassVar[int | None] = None
+    bits_offset: ClassVar[float | None] = None
+
+    def __init__(self, x: Tensor, y: Tensor | None = None, truth: dict[str, Tensor] | None = None) -> None:
+        self.x = x.double()
+        self.y = torch.full((len(x),), -1) if y is None else y.long()
+        self.truth = truth or {}
+
+
+class NoObservations(Source):
+    """Nothing: the model is about a given distribution."""
+
+    name = "none"
+
+    def __init__(self) -> None:
+        super().__init__(torch.zeros(1, 1))
+
+
+class NormalDraws(Source):
+    """`size` draws of N(mean, 1 / precision).
+
+    Args:
+        size: the number of draws.
+        mean: the mean mu.
+        precision: the precision tau.
+        seed: fixes the draws.
+
+    Raises:
+        UserError: for a number or precision that is not positive.
+    """
+
+    def __init__(
+        self,
+        size: PositiveInt = 100,
+        mean: float = 2.0,
+        precision: PositiveFloat = 0.5,
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        check_positive(size=size, precision=precision)
+        draws = np.random.default_rng(seed).normal(mean, precision**-0.5, (size, 1))
+        truth = {"mu": torch.tensor(mean), "tau": torch.tensor(precision)}
+        super().__init__(torch.from_numpy(draws), truth=truth)
+
+
+class GammaDraws(Source):
+    """`size` draws of Gamma(shape, rate).
+
+    Args:
+        size: the number of draws.
+        shape: the shape a.
+        rate: the rate b, one over the scale.
+        seed: fixes the draws.
+
+    Raises:
+        UserError: for numbers that are not positive.
+    """
+
+    def __init__(
+        self,
+        size: PositiveInt = 1000,
+        shape: PositiveFloat = 3.0,
+        rate: PositiveFloat = 2.0,
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        check_positive(size=size, shape=shape, rate=rate)
+        draws = np.random.default_rng(seed).gamma(shape, 1 / rate, (size, 1))
+        super().__init__(torch.from_numpy(draws), truth={"a": torch.tensor(shape), "b": torch.tensor(rate)})
+
+
+class EarthquakeCatalogue(Source):
+    """A simulated catalogue of places and strengths, (N, 3), drawn from the model of `earthquakes`.
+
+    Args:
+        size: the number of earthquakes.
+        num_components: the number K of clusters.
+        tau: the precision of the places about their centre.
+        nu: the prior mean of the centres.
+        rho: the prior precision of the centres.
+        alpha: the prior shape of the rates.
+        beta: the prior rate of the rates.
+        weights: the K probabilities; None for equal ones.
+        seed: fixes the draws.
+
+    Raises:
+        UserError: for parameters out of range.
+    """
+
+    def __init__(
+        self,
+        size: PositiveInt = 1000,
+        num_components: PositiveInt = 4,
+        tau: PositiveFloat = 1.0,
+        nu: Sequence[float] = (0.0, 0.0),
+        rho: PositiveFloat = 0.01,
+        alpha: PositiveFloat = 2.0,
+        beta: PositiveFloat = 0.2,
+        weights: Sequence[NonNegativeFloat] | None = None,
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        check_positive(size=size, num_components=num_components, tau=tau, rho=rho, alpha=alpha, beta=beta)
+        random = np.random.default_rng(seed)
+        mu = np.asarray(nu) + random.normal(0, rho**-0.5, (num_components, 2))
+        rates = random.gamma(alpha, 1 / beta, num_components)
+        z = random.choice(num_components, size, p=mixture_weights(weights, num_components).numpy())
+        places = mu[z] + random.normal(0, tau**-0.5, (size, 2))
+        x = np.column_stack([places, random.poisson(rates[z])])
+        truth = {"mu": mu, "lambda": rates, "z": z}
+        super().__init__(
+            torch.from_numpy(x), torch.from_numpy(z), {name: torch.from_numpy(v) for name, v in truth.items()}
+        )
+
+
+class EarthquakeFile(Source):
+    """A catalogue from a CSV file with the columns x, y and strength, others left aside.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UserError: when the file is missing or empty, lacks a column, or holds a value that is not a finite number or a
+            strength that is not a whole number from 0.
+    """
+
+    name = "csv"
+    columns = ("x", "y", "strength")
+
+    def __init__(self, path: str) -> None:
+        if not Path(path).is_file():
+            raise UserError(f"data.source.path={path}: no such file")
+        rows = list(self._rows(path))
+        if not rows:
+            raise UserError(f"{path} holds no earthquakes")
+        super().__init__(torch.tensor(rows, dtype=torch.float64))
+
+    def _rows(self, path: str) -> Iterator[list[float]]:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            missing = [name for name in self.columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"{path}: no column {', '.join(missing)} (it needs {','.join(self.columns)})")
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                yield [_number(row[name], name, where) for name in self.columns[:2]] + [_strength(row, where)]
+
+
+def _number(text: str | None, name: str, where: str) -> float:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise UserError(f"{where}: {name}={text} is not a finite number")
+    return value
+
+
+def _strength(row: dict[str, str | None], where: str) -> float:
+    value = _number(row["strength"], "strength", where)
+    if value < 0 or value != int(value):
+        raise UserError(
+            f"{where}: strength={row['strength']} is not a count 0, 1, 2, ... (strengths are Poisson)"
+        )
+    return value

@@ -1,0 +1,68 @@
+"""A data set that is one batch, for inference that sees all of it at every step."""
+
+from collections.abc import Iterator
+
+import pytorch_lightning as pl
+from pydantic import PositiveInt
+
+from latentlab.classical.sources import Source
+
+from .loader import Batch
+
+
+class Repeated:
+    """An iterable of the same batch, `times` times."""
+
+    def __init__(self, batch: Batch, times: int) -> None:
+        self.batch = batch
+        self.times = times
+
+    def __len__(self) -> int:
+        return self.times
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.batch for _ in range(self.times))
+
+
+class Observations(pl.LightningDataModule):
+    """All observations of a source at every step; nothing is kept for validation or test.
+
+    The test loader yields the observations themselves, for the figures.
+
+    Args:
+        source: where the observations come from.
+        steps_per_epoch: how many steps count as an epoch: a checkpoint is written after each.
+        eval_batch_size: accepted for `evaluate.py`; the observations are one batch.
+    """
+
+    val_size = 0
+
+    def __init__(
+        self, source: Source, steps_per_epoch: PositiveInt = 100, eval_batch_size: PositiveInt = 1000
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.steps_per_epoch = steps_per_epoch
+        self.eval_batch_size = eval_batch_size
+
+    @property
+    def protocol(self) -> Source:
+        """What is recorded as the protocol: simulated, csv or none."""
+        return self.source
+
+    @property
+    def num_examples(self) -> dict[str, int]:
+        """How many observations there are."""
+        return {"train": len(self.source.x), "val": 0, "test": 0}
+
+    def train_dataloader(self) -> Repeated:
+        """The batch of all observations, once a step."""
+        return Repeated(self._all, self.steps_per_epoch)
+
+    def test_dataloader(self) -> Repeated:
+        """The batch of all observations, once."""
+        return Repeated(self._all, 1)
+
+    @property
+    def _all(self) -> Batch:
+        return Batch(self.source.x, self.source.y)

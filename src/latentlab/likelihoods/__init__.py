@@ -1,0 +1,24 @@
+"""Likelihoods p(x|z): modules that map z to a distribution over images. Each sizes its own network."""
+
+from latentlab.likelihoods.base import Likelihood, LikelihoodFactory, PixelLikelihood
+from latentlab.likelihoods.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
+from latentlab.likelihoods.gaussian import (
+    GaussianFixedLikelihood,
+    GaussianPerPixelLikelihood,
+    GaussianPredictedLikelihood,
+    GaussianSharedLikelihood,
+)
+from latentlab.likelihoods.logistic import DiscretisedLogisticLikelihood
+
+__all__ = [
+    "BernoulliLikelihood",
+    "ContinuousBernoulliLikelihood",
+    "DiscretisedLogisticLikelihood",
+    "GaussianFixedLikelihood",
+    "GaussianPerPixelLikelihood",
+    "GaussianPredictedLikelihood",
+    "GaussianSharedLikelihood",
+    "Likelihood",
+    "LikelihoodFactory",
+    "PixelLikelihood",
+]

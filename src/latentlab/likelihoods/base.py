@@ -1,0 +1,117 @@
+"""What every likelihood is, and those of pixels that are independent given z."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+
+from latentlab.errors import UserError
+from latentlab.nn import NetworkFactory, Shape
+from latentlab.precision import full_precision
+from latentlab.protocols import PROTOCOLS, Protocol
+
+logger = logging.getLogger(__name__)
+
+
+class Likelihood(nn.Module, ABC):
+    """A likelihood of images of shape `x_shape`, given latents of shape `in_shape`.
+
+    Attributes:
+        levels: the number of values that a pixel may take under it, None for a density.
+
+    Args:
+        in_shape: the shape of one latent.
+        x_shape: the shape of one image.
+    """
+
+    levels: ClassVar[int | None]
+
+    def __init__(self, in_shape: Shape, x_shape: Shape) -> None:
+        super().__init__()
+        self.in_shape = tuple(in_shape)
+        self.x_shape = tuple(x_shape)
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Distribution:
+        """p(x|z) for z (*, *in_shape), batch shape *."""
+
+    def initialise(self, images: Tensor) -> None:
+        """Adapt to training images (N, *x_shape) before training; draws nothing."""
+
+    def check(self, protocol: Protocol) -> None:
+        """Refuse data whose pixels take other values than those it scores: its numbers would mean nothing.
+
+        A density of values that are discrete in truth is let through with a warning.
+
+        Raises:
+            UserError: with the reason and the protocols that work.
+        """
+        if protocol.levels != self.levels:
+            fitting = [kind.name for kind in PROTOCOLS if kind.levels == self.levels]
+            raise UserError(
+                f"{type(self).__name__} scores pixels of {_values(self.levels)}, but protocol={protocol.name} gives "
+                f"{_values(protocol.levels)}: choose another likelihood, or protocol={' or '.join(fitting)}"
+            )
+        if protocol.bits_offset is None:
+            logger.warning(
+                "protocol=%s: a density of grey levels that are discrete in truth has no bits per dimension, and no "
+                "upper limit; its nats compare only under the same protocol (protocol=dequantised has both)",
+                protocol.name,
+            )
+
+
+def _values(levels: int | None) -> str:
+    return "any value in [0, 1] (a density)" if levels is None else f"{levels} values"
+
+
+LikelihoodFactory = Callable[..., Likelihood]
+
+
+class PixelLikelihood(Likelihood, ABC):
+    r"""Pixels independent given z, $p(x|z) = \prod_d p(x_d; \theta_d(z))$, with P parameters of each from one network.
+
+    Attributes:
+        num_parameters: the number P of parameters of a pixel; the first places the mean.
+
+    Args:
+        network: makes the network of the given input and output shapes.
+        in_shape: the shape of one latent.
+        x_shape: the shape of one image.
+        initialise_bias: whether an offset of the network's output, set once from the training images, makes the mean
+            of a pixel start from its mean over them (the protocol of Burda et al. 2016).
+    """
+
+    num_parameters: ClassVar[int] = 1
+    offset: Tensor | None
+
+    def __init__(
+        self, network: NetworkFactory, in_shape: Shape, x_shape: Shape, initialise_bias: bool = False
+    ) -> None:
+        super().__init__(in_shape, x_shape)
+        self.network = network(self.in_shape, (self.num_parameters, *self.x_shape))
+        self.register_buffer("offset", torch.zeros(self.x_shape) if initialise_bias else None)
+
+    @abstractmethod
+    def pixels(self, parameters: Sequence[Tensor]) -> Distribution:
+        """The distribution of each pixel, batch shape (*, *x_shape), by P parameters of that shape."""
+
+    @abstractmethod
+    def link(self, mean: Tensor) -> Tensor:
+        """The first parameter of a pixel whose mean is given, of the same shape."""
+
+    def forward(self, z: Tensor) -> Independent:
+        """p(x|z) for z (*, *in_shape), batch shape *."""
+        dims = len(self.x_shape)
+        first, *others = full_precision(self.network(z)).unbind(-1 - dims)
+        located = first if self.offset is None else first + self.offset
+        return Independent(self.pixels([located, *others]), dims)
+
+    @torch.no_grad()
+    def initialise(self, images: Tensor) -> None:
+        """Set the offset from the means of the pixels, if asked for."""
+        if self.offset is not None:
+            self.offset.copy_(self.link(images.mean(0)))

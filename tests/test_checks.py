@@ -1,0 +1,191 @@
+"""The checker of configurations, against calls whose parameters are known."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import pytest
+from pydantic import PositiveInt
+
+from latentlab.checks import (
+    TRUSTED,
+    check_call,
+    check_config,
+    check_trusted,
+    check_types,
+    check_value,
+    did_you_mean,
+    locate,
+)
+from latentlab.errors import UserError
+
+
+class Layer:
+    def __init__(self, width: PositiveInt, rate: float = 0.1, name: str | None = None, train: bool = True) -> None:
+        """Arguments of every plain kind."""
+
+
+class Network:
+    def __init__(self, layers: Sequence[Any], sizes: tuple[int, int] = (1, 2), make: Callable[..., Any] = Layer) -> None:
+        """Arguments that hold others."""
+
+
+def anything(unannotated, *args, **kwargs):
+    """Says nothing about its arguments."""
+
+
+def vague(value: "NotDefinedAnywhere", other: PositiveInt = 1) -> None:  # noqa: F821
+    """An annotation that cannot be looked up."""
+
+
+def node(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": f"{__name__}.{name}", **arguments}
+
+
+def complaint(raw: Any, resolved: Any = None) -> str:
+    with pytest.raises(UserError) as caught:
+        check_config(raw, raw if resolved is None else resolved)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"width": 3},
+        {"width": 3, "rate": 1, "name": None, "train": False},
+        {"width": 3, "rate": 1e-3, "name": "x", "_partial_": True, "_convert_": "all"},
+        {"_partial_": True},
+    ],
+)
+def test_what_fits_passes(arguments):
+    check_config({"layer": node("Layer", **arguments)}, {"layer": node("Layer", **arguments)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"width": 0}, "layer.width=0: input should be greater than 0"),
+        ({"width": "abc"}, "layer.width=abc: input should be a valid integer"),
+        ({"width": 1.5}, "layer.width=1.5: input should be a valid integer"),
+        ({"width": None}, "layer.width=null: input should be a valid integer"),
+        ({"width": "3"}, "layer.width='3': this is a text, where a whole number is needed"),
+        ({"width": 2.0}, "layer.width=2.0: this is a number, where a whole number is needed"),
+        ({"width": True}, "layer.width=True: this is a true or false, where a whole number is needed"),
+        ({"rate": "0.5"}, "layer.rate='0.5': this is a text, where a number is needed"),
+        ({"rate": [1]}, "layer.rate=[1]: input should be a valid number"),
+        ({"name": 3}, "layer.name=3: input should be a valid string"),
+        ({"train": "yes"}, "layer.train='yes': this is a text, where a true or false is needed"),
+        ({"widht": 3}, "layer.widht: Layer takes no such argument; did you mean width? (it takes width, rate, name, train)"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments, words):
+    assert complaint({"layer": node("Layer", **arguments)}).startswith(words)
+
+
+def test_calls_inside_calls_and_lists_are_checked_under_their_path():
+    inner = node("Layer", width=0, _partial_=True)
+    assert complaint({"net": node("Network", layers=[], make=inner)}).startswith("net.make.width=0")
+    assert complaint({"net": node("Network", layers=[node("Layer", width=2), inner])}).startswith("net.layers[1].width=0")
+    assert complaint({"net": node("Network", layers=[], sizes=[1, "2"])}).startswith("net.sizes=[1, '2']")
+    assert complaint({"net": node("Network", layers=[], sizes=[1])}).startswith("net.sizes=[1]")
+    check_config(*[{"net": node("Network", layers=[node("Layer", width=2)], sizes=[1, 2])}] * 2)
+
+
+def test_an_interpolated_node_is_reported_where_it_stands():
+    layer = node("Layer", width=0)
+    raw = {"net": node("Network", layers=["${layer}"], make="${layer}"), "layer": layer}
+    resolved = {"net": node("Network", layers=[layer], make=layer), "layer": layer}
+    assert complaint(raw, resolved).startswith("layer.width=0")
+
+
+def test_an_interpolated_value_is_reported_where_it_stands():
+    raw = {"layer": node("Layer", width="${settings.width}"), "settings": {"width": 0}}
+    assert complaint(raw, {**raw, "layer": node("Layer", width=0)}).startswith("settings.width=0")
+    # A text with an interpolation in it has no other place.
+    raw = {"layer": node("Layer", width="${a}${b}")}
+    assert complaint(raw, {"layer": node("Layer", width="x")}).startswith("layer.width=x")
+
+
+def test_what_says_nothing_checkable_is_let_through():
+    check_call(node("anything", unannotated=object(), extra=3), "f")
+    check_call(node("vague", value=3, other=2), "f")
+    check_value(object(), Any, "x")
+    check_config({"plain": {"a": 1}, "none": None, "off": {"_target_": None}}, {"plain": {"a": 1}, "none": None, "off": {"_target_": None}})
+
+
+@pytest.mark.parametrize("target", ["torch.optim.Adm", "nowhere.Adam", "Adam", ""])
+def test_a_target_that_does_not_exist(target):
+    with pytest.raises(UserError, match="there is no such class"):
+        locate(target, "optimizer")
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "Adamax", "SGD"])
+def test_the_annotations_of_torch_are_good_for_something(name):
+    check_config(*[{"o": {"_target_": f"torch.optim.{name}", "lr": 1e-3, "_partial_": True}}] * 2)
+    assert complaint({"o": {"_target_": f"torch.optim.{name}", "lr": "abc"}}).startswith("o.lr=abc")
+    assert "did you mean lr?" in complaint({"o": {"_target_": f"torch.optim.{name}", "lrr": 1}})
+
+
+def test_values_at_dotted_keys():
+    hints = {"a.b": PositiveInt, "c": Literal["x", "y"], "a.left.out": int}
+    check_types({"a": {"b": 1}, "c": "x"}, hints)
+    with pytest.raises(UserError, match=r"a\.b=0: "):
+        check_types({"a": {"b": 0}, "c": "x"}, hints)
+    with pytest.raises(UserError, match="c=z: input should be 'x' or 'y'"):
+        check_types({"a": {}, "c": "z"}, hints)
+
+
+def test_suggestions():
+    assert did_you_mean("batch_sice", ["batch_size", "seed"]) == "; did you mean batch_size?"
+    assert did_you_mean("xyz", ["batch_size", "seed"]) == ""
+
+
+# -- Trust
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "latentlab.models.vae.VAE",
+        "latentlab.data.Digits",
+        "torch.nn.ReLU",
+        "torch.optim.Adam",
+        "pytorch_lightning.callbacks.EarlyStopping",
+    ],
+)
+def test_parts_of_the_package_and_its_libraries_are_trusted(target):
+    check_trusted({"module": {"_target_": target}, "list": [{"_target_": target}], "off": {"_target_": None}})
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "subprocess.Popen",
+        "latentlab",
+        "latentlab.runs.json.loads",
+        "latentlab.cli.Path",
+        "latentlab.runs.Console",
+        "latentlab.runs.write_json",
+        "latentlabs.models.vae.VAE",
+        "torch.load",
+        "torch.nn.functional.relu",
+        "torch.nn.Module.load_state_dict",
+        "torch.optim.lr_scheduler.os.system",
+        "hydra.utils.get_method",
+        "${elsewhere}",
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda n: n, lambda n: {"inner": n}, lambda n: [0, {"x": n}]])
+def test_nothing_else_is(target, wrap):
+    with pytest.raises(UserError) as caught:
+        check_trusted({"part": wrap({"_target_": target})})
+    assert f"_target_={target}" in str(caught.value)
+
+
+def test_what_is_not_trusted_is_not_imported():
+    with pytest.raises(UserError, match=", ".join(TRUSTED)):
+        check_trusted({"_target_": "turtle.Turtle"})
+    assert "turtle" not in sys.modules

@@ -1,0 +1,132 @@
+"""Posteriors: moments, closed-form KL divergences against draws, and what an evaluation draws."""
+
+import pytest
+import torch
+from oracles import Z_MAX, all_binary_images, largest_z, tiny_vae
+from torch.distributions import kl_divergence
+
+from latentlab.nn.mlp import MLP
+from latentlab.posteriors import DiagonalNormalPosterior, FullRankNormalPosterior, GumbelSoftmaxPosterior
+from latentlab.priors import CategoricalPrior, StandardNormalPrior
+
+X = all_binary_images((1, 2, 2))[[1, 6, 11]]
+KINDS = {
+    "diagonal_normal": (DiagonalNormalPosterior, StandardNormalPrior),
+    "full_rank_normal": (FullRankNormalPosterior, StandardNormalPrior),
+    "gumbel_softmax": (GumbelSoftmaxPosterior, CategoricalPrior),
+}
+
+
+def network(in_shape, out_shape):
+    return MLP(in_shape, out_shape, hidden=(8,), activation=torch.nn.Tanh)
+
+
+def pair(kind, latent_dim=3):
+    q, p = KINDS[kind]
+    posterior = q(network, (1, 2, 2), latent_dim).double()
+    with torch.no_grad():
+        for parameter in posterior.parameters():
+            parameter.mul_(2)  # away from the prior
+    return posterior(X), p(posterior.event_shape, posterior).double()()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_closed_form_kl_against_draws(kind):
+    with torch.no_grad():
+        q, p = pair(kind)
+        z = q.sample((40_000,))
+        assert largest_z(q.log_prob(z) - p.log_prob(z), kl_divergence(q, p)) < Z_MAX
+        assert largest_z(-q.log_prob(z), q.entropy()) < Z_MAX
+        assert largest_z(z, q.mean) < Z_MAX
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_finds_the_closed_form(kind):
+    q, p = KINDS[kind]
+    vae = tiny_vae(latent_dim=3, posterior=q, prior=p)
+    layer = vae(X, samples=2).layers[0]
+    torch.testing.assert_close(layer.kl(), kl_divergence(layer.q, layer.p).expand(2, 3))
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 5])
+def test_full_rank_covariance(latent_dim):
+    posterior = FullRankNormalPosterior(network, (1, 2, 2), latent_dim).double()
+    with torch.no_grad():
+        q = posterior(X)
+        assert (q.scale_tril.diagonal(dim1=-2, dim2=-1) > 0).all() and torch.equal(
+            q.scale_tril, q.scale_tril.tril()
+        )
+        torch.testing.assert_close(q.covariance_matrix, q.scale_tril @ q.scale_tril.mT)
+        z = q.sample((40_000,)) - q.mean
+        assert largest_z(z[..., None] * z[..., None, :], q.covariance_matrix) < Z_MAX
+    # Every number that the network returns has a place of its own.
+    size = latent_dim * (latent_dim + 3) // 2
+    entries = torch.randn(size).double()
+    with torch.no_grad():
+        last = posterior.network.layers[-1]
+        last.weight.zero_()
+        last.bias.copy_(entries)
+    found = posterior(X[:1])
+    values = torch.cat(
+        [found.loc[0], found.scale_tril[0][torch.tril_indices(latent_dim, latent_dim).unbind()]]
+    )
+    assert len(values.unique()) == size
+
+
+def test_gumbel_softmax_draws_relaxed_for_gradients_and_exact_otherwise():
+    vae = tiny_vae(latent_dim=3, posterior=GumbelSoftmaxPosterior, prior=CategoricalPrior)
+    relaxed = vae(X, samples=4).z[0]
+    assert relaxed.shape == (4, 3, 3, 10) and relaxed.requires_grad and relaxed.max() < 1
+    with torch.no_grad():
+        exact = vae(X, samples=4).z[0]
+    assert ((exact == 0) | (exact == 1)).all()
+    assert set(vae.encode(X).unique().tolist()) == {0.0, 1.0}
+
+
+def test_categorical_bound_is_exact_in_evaluation():
+    # By enumeration of one group of three categories.
+    vae = tiny_vae(
+        latent_dim=1,
+        posterior=lambda **parts: GumbelSoftmaxPosterior(num_categories=3, **parts),
+        prior=CategoricalPrior,
+    )
+    codes = (
+        torch.eye(3).double()[:, None, None].expand(3, 3, 1, 3)
+    )  # (K, B, L, C), every code for every image
+    with torch.no_grad():
+        trace = vae(X, samples=3, zs=[codes])
+        exact = (trace.log_qz_x.exp() * trace.log_w).sum(0)
+        evidence = (trace.log_px_z + trace.log_pz).logsumexp(0)
+        estimates = torch.stack([vae.terms(X)["elbo"] for _ in range(4000)])
+        torch.testing.assert_close(trace.log_qz_x.exp().sum(0), torch.ones(3).double())
+    assert largest_z(estimates, exact) < Z_MAX
+    assert (exact < evidence).all()
+
+
+def test_temperature_is_a_function_of_the_step():
+    posterior = GumbelSoftmaxPosterior(
+        network, (1, 2, 2), 2, temperature=2.0, annealing_rate=0.01, min_temperature=0.5
+    )
+    for step, expected in [(0, 2.0), (100, 2.0 / 2.718281828459045), (10_000, 0.5), (0, 2.0)]:
+        posterior.anneal(step)
+        assert posterior(X.float()).base_dist.temperature == pytest.approx(expected)
+    # A temperature below the floor is kept.
+    cold = GumbelSoftmaxPosterior(network, (1, 2, 2), 2, temperature=0.1)
+    cold.anneal(50)
+    assert cold.temperature == 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype(kind, dtype):
+    posterior = KINDS[kind][0](network, (1, 2, 2), 2).to(dtype)
+    q = posterior(X.to(dtype))
+    assert q.rsample().dtype == q.log_prob(q.sample()).dtype == dtype
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_are_single_precision_in_mixed_precision(kind):
+    posterior = KINDS[kind][0](network, (1, 2, 2), 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert posterior.network(X.float()).dtype == torch.bfloat16
+        assert posterior(X.float()).mean.dtype == torch.float32
