@@ -38,8 +38,8 @@ def vague(value: "NotDefinedAnywhere", other: PositiveInt = 1) -> None:  # noqa:
     """An annotation that cannot be looked up."""
 
 
-def node(name: str, **arguments: Any) -> dict[str, Any]:
-    return {"_target_": f"{__name__}.{name}", **arguments}
+def node(part: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": f"{__name__}.{part}", **arguments}
 
 
 def complaint(raw: Any, resolved: Any = None) -> str:
@@ -69,13 +69,13 @@ def test_what_fits_passes(arguments):
         ({"width": "abc"}, "layer.width=abc: input should be a valid integer"),
         ({"width": 1.5}, "layer.width=1.5: input should be a valid integer"),
         ({"width": None}, "layer.width=null: input should be a valid integer"),
-        ({"width": "3"}, "layer.width='3': this is a text, where a whole number is needed"),
+        ({"width": "3"}, "layer.width='3': this is text, where a whole number is needed"),
         ({"width": 2.0}, "layer.width=2.0: this is a number, where a whole number is needed"),
-        ({"width": True}, "layer.width=True: this is a true or false, where a whole number is needed"),
-        ({"rate": "0.5"}, "layer.rate='0.5': this is a text, where a number is needed"),
+        ({"width": True}, "layer.width=True: this is true or false, where a whole number is needed"),
+        ({"rate": "0.5"}, "layer.rate='0.5': this is text, where a number is needed"),
         ({"rate": [1]}, "layer.rate=[1]: input should be a valid number"),
         ({"name": 3}, "layer.name=3: input should be a valid string"),
-        ({"train": "yes"}, "layer.train='yes': this is a text, where a true or false is needed"),
+        ({"train": "yes"}, "layer.train='yes': this is text, where true or false is needed"),
         ({"widht": 3}, "layer.widht: Layer takes no such argument; did you mean width? (it takes width, rate, name, train)"),
     ],
 )

@@ -101,7 +101,7 @@ def check_value(value: Any, hint: Any, where: str) -> None:
         shown = "null" if value is None else value
         raise UserError(f"{where}={shown}: {error.errors()[0]['msg'].lower()}") from error
     if not _is_taken_as_is(value, validated):
-        raise UserError(f"{where}={value!r}: this is a {_kind(value)}, where {_kind(validated)} is needed")
+        raise UserError(f"{where}={value!r}: this is {_kind(value)}, where {_kind(validated)} is needed")
 
 
 def check_types(config: Config, hints: Mapping[str, Any]) -> None:
@@ -154,7 +154,7 @@ def _is_taken_as_is(value: Any, validated: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    names = {str: "text", bool: "true or false", int: "whole number", float: "number", list: "list"}
+    names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
     return names.get(type(value), type(value).__name__)
 
 

@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from omegaconf import OmegaConf
 
 from latentlab.callbacks.figure import save
@@ -180,7 +181,7 @@ def draw(groups: Sequence[Band], metric: str) -> Figure:
             line.set_marker("o")
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{metric}, nats per example")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False, title="at the last epoch", fontsize=9, title_fontsize=9)

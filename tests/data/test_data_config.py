@@ -41,7 +41,8 @@ def data(primary: Path, *overrides: str) -> ImageData:
 
 
 def test_every_file_of_the_groups_is_covered() -> None:
-    assert {path.stem for path in (CONF / "data").glob("*.yaml")} == set(PROTOCOLS)
+    images = [path.stem for path in (CONF / "data").glob("*.yaml") if "protocol:" in path.read_text()]
+    assert set(images) == set(PROTOCOLS)
     assert all(
         path.read_text().startswith("# ")
         for group in ("data", "protocol")

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Gamma
 
 from latentlab.classical.base import state
+from latentlab.classical.checks import check_positive
 from latentlab.classical.conjugate import LOG_2PI, log_mean_given, log_squares_given
 from latentlab.classical.normal_gamma import NormalGammaInference
 from latentlab.classical.steps import Steps
@@ -69,6 +70,8 @@ class BBVINormalGamma(NormalGammaInference):
         b0: the prior rate of tau.
         tolerance: see `Inference`.
         window: see `Inference`.
+        max_step: the largest change of a free parameter in one step: the plain gradient's tails are heavy, and one draw
+            would throw a far out of range. Converging steps are smaller in the end.
 
     Raises:
         UserError: for fewer than two draws, which have no variance.
@@ -89,6 +92,7 @@ class BBVINormalGamma(NormalGammaInference):
         b0: PositiveFloat = 2.0,
         tolerance: NonNegativeFloat = 1e-6,
         window: PositiveInt = 500,
+        max_step: PositiveFloat = 0.5,
     ) -> None:
         super().__init__(mu0, lambda0, a0, b0, tolerance, window)
         if samples < 2:
@@ -97,7 +101,9 @@ class BBVINormalGamma(NormalGammaInference):
             )
         self.steps = steps
         self.steps.reset(len(NAMES))
+        check_positive(max_step=max_step)
         self.samples = samples
+        self.max_step = max_step
         self.control_variates = control_variates
         self.rao_blackwell = rao_blackwell
         self.register_buffer("theta", state(len(NAMES)))
@@ -117,7 +123,8 @@ class BBVINormalGamma(NormalGammaInference):
         """One gradient and one step along it; `variance` is the estimated variance of that gradient."""
         contributions = self.contributions(self.samples)
         self.variance.copy_(contributions.var(0) / self.samples)
-        self.theta.add_(self.steps.increment(contributions.mean(0)))
+        increment = self.steps.increment(contributions.mean(0))
+        self.theta.add_(increment.clamp(-self.max_step, self.max_step))
 
     def contributions(self, samples: int) -> Tensor:
         """What each draw contributes to the gradient, their mean, (S, 4)."""
@@ -129,7 +136,7 @@ class BBVINormalGamma(NormalGammaInference):
         """S draws from q with their scores."""
         m, precision, a, b = self.q()
         e = torch.randn(samples, dtype=torch.float64)
-        mu, tau = m + e / precision.sqrt(), Gamma(a, b).sample((samples,))
+        mu, tau = m + e / precision.sqrt(), Gamma(a, b, validate_args=False).sample((samples,))
         log_tau = tau.log()
         scores = [
             e * precision.sqrt(),

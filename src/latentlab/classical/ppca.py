@@ -1,6 +1,6 @@
 r"""Probabilistic PCA (Tipping and Bishop 1999): $z \sim N(0, I_q)$, $x | z \sim N(Wz + b, s^2 I_D)$, $C = WW^\top + s^2 I$."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import log, pi, prod
 
 import torch
@@ -18,11 +18,22 @@ from latentlab.trace import Layer, Trace
 def moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor, int]:
     """The mean (D,), the covariance (D, D) with divisor n, and n of batches (B, ...), in float64 in one pass."""
     total, products, n = torch.zeros(1).double(), torch.zeros(1, 1).double(), 0
-    for batch in batches:
-        x = batch.flatten(1).double()
+    for x in _large(batches):
         total, products, n = total.to(x) + x.sum(0), products.to(x) + x.T @ x, n + len(x)
     mean = total / n
     return mean, products / n - mean[:, None] * mean, n
+
+
+def _large(batches: Iterable[Tensor], rows: int = 4096) -> Iterator[Tensor]:
+    """The batches as matrices (>= rows, D) in float64: a product of many rows costs far less than many of few."""
+    waiting: list[Tensor] = []
+    for batch in batches:
+        waiting.append(batch.flatten(1))
+        if sum(map(len, waiting)) >= rows:
+            yield torch.cat(waiting).double()
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting).double()
 
 
 def closed_form(cov: Tensor, q: int) -> tuple[Tensor, Tensor]:

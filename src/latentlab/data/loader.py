@@ -143,5 +143,6 @@ class EvaluationLoader(TensorLoader):
 
 
 def blocks(batch: Batch) -> Iterator[Batch]:
-    """The batch in parts of BLOCK examples, each of which gets draws of its own in evaluation."""
-    return (Batch(x, y) for x, y in zip(batch.x.split(BLOCK), batch.y.split(BLOCK), strict=True))
+    """The batch in parts of BLOCK examples, each of which gets draws of its own in evaluation; none if it is empty."""
+    parts = zip(batch.x.split(BLOCK), batch.y.split(BLOCK), strict=True)
+    return (Batch(x, y) for x, y in parts if len(y))

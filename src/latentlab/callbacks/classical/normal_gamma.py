@@ -36,11 +36,11 @@ class NormalGammaFigures(FigureCallback):
         assert isinstance(model, NormalGammaInference)
         figure, (left, right) = panels(2, 4.8, 4.2)
         draw_contours(left, model)
-        trace(right, model.history.values["elbo"][1:], name="ELBO")
+        trace(right, model.history.values["elbo"][1:], name="ELBO", first=1)
         exact_line(right, float(model.prior.log_evidence(model.data)), "log evidence")
         right.legend(frameon=False, fontsize=9)
         right.ticklabel_format(axis="y", useOffset=False)
-        label(right, "ELBO after each sweep", "sweep, from the first", "nats")
+        label(right, "ELBO after each sweep", "sweep", "nats")
         return Drawing({"posterior": figure})
 
 

@@ -37,13 +37,13 @@ def label(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def trace(
-    axes: Axes, values: Sequence[float], colour: str = BLUE, name: str = "", width: float = 1.3
+    axes: Axes, values: Sequence[float], colour: str = BLUE, name: str = "", width: float = 1.3, first: int = 0
 ) -> None:
-    """A line by iteration, from 0."""
-    few = len(values) <= 40
-    marker = "o" if few else None
+    """A line by iteration, from the number `first`."""
+    marker = "o" if len(values) <= 40 else None
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.plot(range(len(values)), values, color=colour, label=name or None, lw=width, marker=marker, ms=3)
+    places = range(first, first + len(values))
+    axes.plot(places, values, color=colour, label=name or None, lw=width, marker=marker, ms=3)
 
 
 def exact_line(axes: Axes, value: float, name: str) -> None:

@@ -34,6 +34,8 @@ def draw_likelihood(axes: Axes, model: PPCA) -> None:
     values = model.history.values["elbo"]
     exact = float(model.exact_log_likelihood())
     trace(axes, values, name="EM" if model.em else "one step")
+    if len(values) > 40:
+        axes.set_xscale("symlog", linthresh=1)
     exact_line(axes, exact, f"closed form, {exact:.2f}")
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     label(axes, "log-likelihood, training set", "iteration", "nats per example")

@@ -1,0 +1,68 @@
+"""Score-function gradients of the Normal-Gamma model: what control variates and Rao-Blackwellisation are worth.
+
+    python benchmarks/bbvi.py
+
+For the four combinations: the variance of the gradient relative to the plain estimator's, at the start and at the
+optimum, and how far E[mu] and E[tau] are from the exact ones after equal numbers of draws, over seeds.
+"""
+
+from itertools import product
+
+import torch
+
+from latentlab.classical.base import run
+from latentlab.classical.bbvi import NAMES, BBVINormalGamma
+from latentlab.classical.cavi import CAVINormalGamma
+from latentlab.classical.sources import NormalDraws
+from latentlab.classical.steps import Adam, RobbinsMonro
+
+SAMPLES, ITERATIONS, SEEDS, GRADIENTS = 10, 2000, 5, 3000
+X = NormalDraws(100).x
+VARIANTS = list(product([False, True], repeat=2))
+
+
+def variance(theta, control_variates, rao_blackwell):
+    torch.manual_seed(0)
+    model = BBVINormalGamma(RobbinsMonro(), SAMPLES, control_variates, rao_blackwell)
+    model.begin([X])
+    model.theta.copy_(theta)
+    return torch.stack([model.contributions(SAMPLES).mean(0) for _ in range(GRADIENTS)]).var(0)
+
+
+def distances(steps, control_variates, rao_blackwell):
+    """Root mean square errors of E[mu] and E[tau] in posterior standard deviations, and the ELBO's mean gap."""
+    best, found = run(CAVINormalGamma(), X, 100).elbo(), []
+    for seed in range(SEEDS):
+        torch.manual_seed(seed)
+        model = BBVINormalGamma(steps(), SAMPLES, control_variates, rao_blackwell, tolerance=0.0)
+        run(model, X, ITERATIONS)
+        q, exact = model.moments(), model.exact().moments()
+        mu = (q.mean_mu - exact.mean_mu) / exact.var_mu**0.5
+        tau = (q.mean_tau - exact.mean_tau) / exact.var_tau**0.5
+        found.append(torch.stack([mu**2, tau**2, best - model.elbo()]))
+    mean = torch.stack(found).mean(0)
+    return [*mean[:2].sqrt().tolist(), float(mean[2])]
+
+
+def main():
+    m, precision, a, b = run(CAVINormalGamma(), X, 100).q()
+    places = {
+        "start": torch.zeros(4).double(),
+        "optimum": torch.stack([m, -0.5 * precision.log(), a.log(), b.log()]),
+    }
+    for place, theta in places.items():
+        plain = variance(theta, False, False)
+        print(f"variance of the gradient at the {place}, S = {SAMPLES}: plain, then ratios to plain")
+        print("  plain        ", *(f"{name} {value:.3g}" for name, value in zip(NAMES, plain, strict=True)))
+        for cv, rb in VARIANTS[1:]:
+            ratio = variance(theta, cv, rb) / plain
+            print(f"  CV {cv!s:5} RB {rb!s:5}", *(f"{name} {v:.2e}" for name, v in zip(NAMES, ratio, strict=True)))
+    for name, steps in {"1/(1000 + t)": RobbinsMonro, "Adam, lr 0.02": lambda: Adam(0.02)}.items():
+        print(f"{name}: after {ITERATIONS} x {SAMPLES} draws, {SEEDS} seeds: rms of E[mu], E[tau] in sd; ELBO gap")
+        for cv, rb in VARIANTS:
+            mu, tau, gap = distances(steps, cv, rb)
+            print(f"  CV {cv!s:5} RB {rb!s:5}  {mu:.3g}  {tau:.3g}  {gap:.3g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The Lightning module: exact sums, one negation, and training that evaluation leaves alone."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from commands import QUICK, command
+from oracles import tiny_vae
+from torch.distributions import Distribution
+from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import ConstantLR
+
+from latentlab.data import Digits, Images, Splits, Threshold
+from latentlab.data.loader import BLOCK, Batch
+from latentlab.errors import Diverged, UserError
+from latentlab.evaluation import reproducible
+from latentlab.lit import EVALUATION_SEED, VAEModule
+from latentlab.objectives import ELBO, IWAE, AnalyticELBO, Clock
+from latentlab.optim import IWAEStages
+from latentlab.tracking import CSVMetrics
+
+CONSTANT = partial(ConstantLR, factor=1.0, total_iters=0)
+N_TRAIN = 160
+
+
+class FewDigits(Digits):
+    """The first digits of each split: 160 to train on, 70 to validate, 110 to test."""
+
+    def read(self):
+        train, test = super().read()
+        kept = Images(train.x[: N_TRAIN + 70], train.y[: N_TRAIN + 70])
+        return Splits(kept, Images(test.x[:110], test.y[:110]))
+
+
+def data(**options):
+    return FewDigits(Threshold(), **{"batch_size": 32, "val_size": 70, "eval_batch_size": 100} | options)
+
+
+def module(objective=None, optimizer=partial(Adam, lr=1e-3), scheduler=CONSTANT, **options):
+    torch.manual_seed(0)
+    vae = tiny_vae(latent_dim=2, x_shape=(1, 28, 28)).float()
+    return VAEModule(vae, objective or AnalyticELBO(), optimizer, scheduler, **options)
+
+
+def trainer(logger=False, **options):
+    settings = {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "logger": logger, "num_sanity_val_steps": 0}
+    settings |= {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    settings |= {"use_distributed_sampler": False, "log_every_n_steps": 2}
+    return pl.Trainer(**settings | options)
+
+
+def fit(made, few=None, **options):
+    torch.manual_seed(1)
+    trainer(**options).fit(made, few or data())
+    return torch.cat([p.detach().flatten() for p in made.parameters()])
+
+
+# -- Exact sums
+
+
+def test_the_test_bound_is_the_mean_over_the_whole_set_in_float64():
+    made, few = module(), data()
+    trainer().test(made, few, verbose=False)
+    x = few.protocol(few.test.x, None)
+    bounds = []
+    for start in range(0, len(x), BLOCK):
+        with reproducible(EVALUATION_SEED + start, torch.device("cpu")), torch.no_grad():
+            bounds.append(made.model.terms(x[start : start + BLOCK])["elbo"].double())
+    exact = torch.cat(bounds)
+    assert len(exact) == made.results["test/num_examples"] == 110
+    assert made.results["test/elbo"] == pytest.approx(exact.mean().item(), abs=1e-9)
+    assert made.results["test/elbo_stderr"] == pytest.approx(exact.std(correction=0).item() / 110**0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("batch_size", [50, 60, 110, 1000])
+def test_the_test_bound_does_not_depend_on_the_batch_size(batch_size):
+    one, other = module(), module()
+    trainer().test(one, data(), verbose=False)
+    trainer().test(other, data(eval_batch_size=batch_size), verbose=False)
+    assert other.results["test/elbo"] == pytest.approx(one.results["test/elbo"], abs=1e-4)
+
+
+def test_more_draws_have_less_error_not_another_mean():
+    one, many = module(), module(eval_samples=50)
+    trainer().test(one, data(), verbose=False)
+    trainer().test(many, data(), verbose=False)
+    assert many.results["test/elbo"] == pytest.approx(one.results["test/elbo"], abs=1)
+    assert many.results["test/elbo"] != one.results["test/elbo"]
+
+
+def test_a_part_of_the_set_is_refused():
+    with pytest.raises(UserError, match="100 examples of 110"):
+        trainer(limit_test_batches=1).test(module(), data(), verbose=False)
+    with pytest.raises(UserError, match="50 examples of 70"):
+        trainer(limit_val_batches=1).fit(module(), data(eval_batch_size=50))
+
+
+# -- Evaluation and training
+
+
+def test_evaluation_leaves_the_generators_as_they_were():
+    before = torch.random.get_rng_state()
+    made = module()
+    torch.random.set_rng_state(before)
+    trainer().test(made, data(), verbose=False)
+    trainer().validate(made, data(), verbose=False)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_training_does_not_depend_on_when_it_is_validated():
+    often = fit(module(), max_epochs=4)
+    assert torch.equal(fit(module(), max_epochs=4, check_val_every_n_epoch=2), often)
+    assert torch.equal(fit(module(eval_samples=3), data(eval_batch_size=7), max_epochs=4), often)
+    assert torch.equal(fit(module(), max_epochs=4), often)
+    assert not torch.equal(fit(module(), data(seed=1), max_epochs=4), often)
+
+
+@pytest.mark.parametrize("objective", [ELBO(), AnalyticELBO(samples=3), IWAE(samples=5)])
+def test_the_bound_is_negated_once(monkeypatch, objective):
+    made = module(objective)
+    trainer().validate(made, data(), verbose=False)
+    x = torch.bernoulli(torch.full((6, 1, 28, 28), 0.3))
+    torch.manual_seed(3)
+    monkeypatch.setattr(VAEModule, "clock", Clock(0, 1))
+    loss = made.training_step(Batch(x, torch.zeros(6)), 0)
+    torch.manual_seed(3)
+    assert loss.item() == pytest.approx(-objective(made.model, x).mean().item(), rel=1e-6)
+    assert loss.item() > 0
+
+
+def test_training_raises_the_bound():
+    made = module()
+    fit(made, max_epochs=1)
+    first = made.results["val/elbo"]
+    fit(made, max_epochs=20, check_val_every_n_epoch=20)
+    assert made.results["val/elbo"] > first + 10
+
+
+def test_the_trained_bound_is_logged_every_n_steps_under_its_name(tmp_path):
+    fit(module(IWAE(samples=2)), logger=[CSVMetrics(str(tmp_path))])
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    assert [int(row["step"]) for row in rows if row["train/iwae"]] == [1, 3, 5, 7, 9]
+    assert [row["epoch"] for row in rows if row["val/elbo"]] == ["0", "1"]
+    assert "train/elbo" not in rows[0]
+
+
+def test_divergence_ends_training_before_it_is_logged(tmp_path):
+    made = module(optimizer=partial(SGD, lr=1e30))
+    Distribution.set_default_validate_args(False)  # as in training
+    with pytest.raises(Diverged, match=r"the bound is (nan|-?inf) at epoch 1, step \d.*optimizer\.lr"):
+        fit(made, logger=[CSVMetrics(str(tmp_path))])
+    csv = tmp_path / "metrics.csv"
+    assert not csv.exists() or "nan" not in csv.read_text()
+
+
+# -- Optimisers
+
+
+def test_gradients_are_clipped():
+    """One step of gradient descent is as long as the clipped gradient."""
+    start = torch.cat([p.detach().flatten() for p in module().parameters()])
+    options = {"max_epochs": 1, "overfit_batches": 1}
+    for clip in (0.1, 1.0):
+        step = fit(module(optimizer=partial(SGD, lr=1.0)), gradient_clip_val=clip, limit_val_batches=0, **options) - start
+        assert step.norm().item() == pytest.approx(clip, rel=1e-3)
+
+
+def test_gradients_accumulate_over_batches():
+    made = module(optimizer=partial(SGD, lr=1e-3))
+    seen = []
+    made.on_before_optimizer_step = lambda optimizer: seen.append(made.clock)
+    fit(made, max_epochs=2, accumulate_grad_batches=2)
+    assert seen == [Clock(step, 3) for step in range(6)]  # five batches: the last one alone
+
+
+def test_stages_of_the_iwae_paper():
+    """3^i epochs at 1e-3 * 10^(-i/7) for i = 0, ..., 7 (Burda et al. 2016, section 5)."""
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    scheduler = IWAEStages(optimizer)
+    rates = []
+    for _ in range(3280 + 5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    wanted = [1e-3 * 10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
+    assert len(wanted) == 3280
+    assert rates == pytest.approx([*wanted, *[1e-4] * 5])
+    assert [rates.index(rate) for rate in sorted(set(rates), reverse=True)] == [0, 1, 4, 13, 40, 121, 364, 1093]
+
+
+def test_the_scheduler_steps_once_an_epoch():
+    made = module(scheduler=partial(IWAEStages, stages=3))
+    rates = []
+    made.on_train_epoch_start = lambda: rates.append(made.optimizers().param_groups[0]["lr"])
+    fit(made, max_epochs=5)
+    assert rates == pytest.approx([1e-3 * 10 ** (-i / 2) for i in (0, 1, 1, 1, 2)])
+
+
+@pytest.mark.parametrize("broken", [{"optimizer": partial(SGD, lr=-1.0)}, {"optimizer": partial(Adam, betas=(2, 0))}])
+def test_what_an_optimiser_refuses_is_the_users_to_mend(broken):
+    with pytest.raises(UserError, match="optimizer or scheduler: Invalid"):
+        fit(module(**broken))
+
+
+# -- Processes
+
+
+def test_two_processes_score_the_same_examples_as_one(tmp_path):
+    """Two ranks train on halves of each batch's worth, and sum the bound over the same 270 test images."""
+    options = ("data.batch_size=64", "trainer.max_epochs=2")
+    found = {}
+    for name in ("cpu", "ddp_cpu"):
+        done = command("train.py", *QUICK, *options, f"trainer={name}", f"hydra.run.dir={name}", home=tmp_path)
+        assert done.status == 0, done.err
+        found[name] = json.loads((tmp_path / name / "summary.json").read_text())
+    one, two = found["cpu"], found["ddp_cpu"]
+    assert one["test/num_examples"] == two["test/num_examples"] == 270
+    # Scored again by one process, the weights of two have the bound that two summed.
+    checkpoint = f"ckpt_path={tmp_path}/ddp_cpu/checkpoints/best.ckpt"
+    done = command("evaluate.py", checkpoint, "figures=false", "samples=20", home=tmp_path)
+    assert done.status == 0, done.err
+    again = json.loads((tmp_path / "ddp_cpu" / "evaluation.json").read_text())
+    assert again["test/elbo"] == pytest.approx(two["test/elbo"], abs=0.5)
+    assert again["test/num_examples"] == 270
+
+
+def test_models_import_neither_lightning_nor_hydra():
+    code = (
+        "import sys, latentlab.models.vae, latentlab.objectives;"
+        "print([name for name in ('pytorch_lightning', 'hydra', 'wandb') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
