@@ -24,7 +24,6 @@ SETTINGS = {
 def main(cfg: DictConfig) -> None:
     """Rebuild the model of a run, load the checkpoint's weights and write evaluation.json."""
     import pytorch_lightning as pl
-    from hydra.utils import instantiate
 
     from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
     from latentlab.callbacks import FigureCallback
@@ -35,12 +34,12 @@ def main(cfg: DictConfig) -> None:
     config = runs.read_config(cfg.ckpt_path)
     directory = Path(cfg.output_dir or Path(cfg.ckpt_path).parent.parent)
     moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
-    data = instantiate(config["data"], eval_batch_size=cfg.batch_size, **moved)
-    module = instantiate(config["module"], eval_samples=cfg.samples)
+    data = cli.build(config["data"], eval_batch_size=cfg.batch_size, **moved)
+    module = cli.build(config["module"], eval_samples=cfg.samples)
     runs.check_estimates(module, cfg.nll.samples)
     runs.load_state(module, state, cfg.ckpt_path)
     runs.quieten_lightning()
-    callbacks = [instantiate(node) for node in config["callbacks"].values() if node]
+    callbacks = [cli.build(node) for node in config["callbacks"].values() if node and "_target_" in node]
     figures: list[pl.Callback] = [
         each for each in callbacks if cfg.figures and isinstance(each, FigureCallback)
     ]

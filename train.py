@@ -14,7 +14,6 @@ from latentlab import cli
 def main(cfg: DictConfig) -> None:
     """Train one experiment in its run directory."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.utils import instantiate
 
     from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
     from latentlab.checks import check_config
@@ -23,15 +22,15 @@ def main(cfg: DictConfig) -> None:
     check_config(OmegaConf.to_container(cfg), config)
     directory = Path(HydraConfig.get().runtime.output_dir)
     runs.begin(directory, config, cfg.seed, cfg.ckpt_path, cfg.validate_args)
-    data, module = instantiate(cfg.data), instantiate(cfg.module)
+    data, module = cli.build(cfg.data), cli.build(cfg.module)
     module.check(data)
     if cfg.ckpt_path is not None:
         runs.load_state(module, runs.read_checkpoint(cfg.ckpt_path), cfg.ckpt_path)
-    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
+    callbacks = [cli.build(node) for node in cfg.callbacks.values() if node and "_target_" in node]
     runs.check_callbacks(callbacks, validates=data.val_size > 0)
-    logger = instantiate(cfg.logger, save_dir=directory) if cfg.logger._target_ else None
+    logger = cli.build(cfg.logger, save_dir=directory) if cfg.logger._target_ else None
     with runs.tracked(directory, logger, config) as loggers:
-        trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=directory)
+        trainer = cli.build(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=directory)
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
         best = runs.best_checkpoint(directory)
         trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)

@@ -56,9 +56,14 @@ def main():
         print("  plain        ", *(f"{name} {value:.3g}" for name, value in zip(NAMES, plain, strict=True)))
         for cv, rb in VARIANTS[1:]:
             ratio = variance(theta, cv, rb) / plain
-            print(f"  CV {cv!s:5} RB {rb!s:5}", *(f"{name} {v:.2e}" for name, v in zip(NAMES, ratio, strict=True)))
+            print(
+                f"  CV {cv!s:5} RB {rb!s:5}",
+                *(f"{name} {v:.2e}" for name, v in zip(NAMES, ratio, strict=True)),
+            )
     for name, steps in {"1/(1000 + t)": RobbinsMonro, "Adam, lr 0.02": lambda: Adam(0.02)}.items():
-        print(f"{name}: after {ITERATIONS} x {SAMPLES} draws, {SEEDS} seeds: rms of E[mu], E[tau] in sd; ELBO gap")
+        print(
+            f"{name}: after {ITERATIONS} x {SAMPLES} draws, {SEEDS} seeds: rms of E[mu], E[tau] in sd; ELBO gap"
+        )
         for cv, rb in VARIANTS:
             mu, tau, gap = distances(steps, cv, rb)
             print(f"  CV {cv!s:5} RB {rb!s:5}  {mu:.3g}  {tau:.3g}  {gap:.3g}")

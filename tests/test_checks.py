@@ -21,12 +21,16 @@ from latentlab.errors import UserError
 
 
 class Layer:
-    def __init__(self, width: PositiveInt, rate: float = 0.1, name: str | None = None, train: bool = True) -> None:
+    def __init__(
+        self, width: PositiveInt, rate: float = 0.1, name: str | None = None, train: bool = True
+    ) -> None:
         """Arguments of every plain kind."""
 
 
 class Network:
-    def __init__(self, layers: Sequence[Any], sizes: tuple[int, int] = (1, 2), make: Callable[..., Any] = Layer) -> None:
+    def __init__(
+        self, layers: Sequence[Any], sizes: tuple[int, int] = (1, 2), make: Callable[..., Any] = Layer
+    ) -> None:
         """Arguments that hold others."""
 
 
@@ -76,7 +80,10 @@ def test_what_fits_passes(arguments):
         ({"rate": [1]}, "layer.rate=[1]: input should be a valid number"),
         ({"name": 3}, "layer.name=3: input should be a valid string"),
         ({"train": "yes"}, "layer.train='yes': this is text, where true or false is needed"),
-        ({"widht": 3}, "layer.widht: Layer takes no such argument; did you mean width? (it takes width, rate, name, train)"),
+        (
+            {"widht": 3},
+            "layer.widht: Layer takes no such argument; did you mean width? (it takes width, rate, name, train)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(arguments, words):
@@ -86,7 +93,9 @@ def test_what_does_not_fit_is_named(arguments, words):
 def test_calls_inside_calls_and_lists_are_checked_under_their_path():
     inner = node("Layer", width=0, _partial_=True)
     assert complaint({"net": node("Network", layers=[], make=inner)}).startswith("net.make.width=0")
-    assert complaint({"net": node("Network", layers=[node("Layer", width=2), inner])}).startswith("net.layers[1].width=0")
+    assert complaint({"net": node("Network", layers=[node("Layer", width=2), inner])}).startswith(
+        "net.layers[1].width=0"
+    )
     assert complaint({"net": node("Network", layers=[], sizes=[1, "2"])}).startswith("net.sizes=[1, '2']")
     assert complaint({"net": node("Network", layers=[], sizes=[1])}).startswith("net.sizes=[1]")
     check_config(*[{"net": node("Network", layers=[node("Layer", width=2)], sizes=[1, 2])}] * 2)
@@ -111,7 +120,10 @@ def test_what_says_nothing_checkable_is_let_through():
     check_call(node("anything", unannotated=object(), extra=3), "f")
     check_call(node("vague", value=3, other=2), "f")
     check_value(object(), Any, "x")
-    check_config({"plain": {"a": 1}, "none": None, "off": {"_target_": None}}, {"plain": {"a": 1}, "none": None, "off": {"_target_": None}})
+    check_config(
+        {"plain": {"a": 1}, "none": None, "off": {"_target_": None}},
+        {"plain": {"a": 1}, "none": None, "off": {"_target_": None}},
+    )
 
 
 @pytest.mark.parametrize("target", ["torch.optim.Adm", "nowhere.Adam", "Adam", ""])

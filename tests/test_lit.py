@@ -23,6 +23,7 @@ from latentlab.objectives import ELBO, IWAE, AnalyticELBO, Clock
 from latentlab.optim import IWAEStages
 from latentlab.tracking import CSVMetrics
 
+ADAM = partial(Adam, lr=1e-3)
 CONSTANT = partial(ConstantLR, factor=1.0, total_iters=0)
 N_TRAIN = 160
 
@@ -40,14 +41,20 @@ def data(**options):
     return FewDigits(Threshold(), **{"batch_size": 32, "val_size": 70, "eval_batch_size": 100} | options)
 
 
-def module(objective=None, optimizer=partial(Adam, lr=1e-3), scheduler=CONSTANT, **options):
+def module(objective=None, optimizer=ADAM, scheduler=CONSTANT, **options):
     torch.manual_seed(0)
     vae = tiny_vae(latent_dim=2, x_shape=(1, 28, 28)).float()
     return VAEModule(vae, objective or AnalyticELBO(), optimizer, scheduler, **options)
 
 
 def trainer(logger=False, **options):
-    settings = {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "logger": logger, "num_sanity_val_steps": 0}
+    settings = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": logger,
+        "num_sanity_val_steps": 0,
+    }
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     settings |= {"use_distributed_sampler": False, "log_every_n_steps": 2}
     return pl.Trainer(**settings | options)
@@ -73,7 +80,9 @@ def test_the_test_bound_is_the_mean_over_the_whole_set_in_float64():
     exact = torch.cat(bounds)
     assert len(exact) == made.results["test/num_examples"] == 110
     assert made.results["test/elbo"] == pytest.approx(exact.mean().item(), abs=1e-9)
-    assert made.results["test/elbo_stderr"] == pytest.approx(exact.std(correction=0).item() / 110**0.5, rel=1e-9)
+    assert made.results["test/elbo_stderr"] == pytest.approx(
+        exact.std(correction=0).item() / 110**0.5, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("batch_size", [50, 60, 110, 1000])
@@ -166,7 +175,12 @@ def test_gradients_are_clipped():
     start = torch.cat([p.detach().flatten() for p in module().parameters()])
     options = {"max_epochs": 1, "overfit_batches": 1}
     for clip in (0.1, 1.0):
-        step = fit(module(optimizer=partial(SGD, lr=1.0)), gradient_clip_val=clip, limit_val_batches=0, **options) - start
+        step = (
+            fit(
+                module(optimizer=partial(SGD, lr=1.0)), gradient_clip_val=clip, limit_val_batches=0, **options
+            )
+            - start
+        )
         assert step.norm().item() == pytest.approx(clip, rel=1e-3)
 
 
@@ -190,7 +204,16 @@ def test_stages_of_the_iwae_paper():
     wanted = [1e-3 * 10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
     assert len(wanted) == 3280
     assert rates == pytest.approx([*wanted, *[1e-4] * 5])
-    assert [rates.index(rate) for rate in sorted(set(rates), reverse=True)] == [0, 1, 4, 13, 40, 121, 364, 1093]
+    assert [rates.index(rate) for rate in sorted(set(rates), reverse=True)] == [
+        0,
+        1,
+        4,
+        13,
+        40,
+        121,
+        364,
+        1093,
+    ]
 
 
 def test_the_scheduler_steps_once_an_epoch():
@@ -201,7 +224,9 @@ def test_the_scheduler_steps_once_an_epoch():
     assert rates == pytest.approx([1e-3 * 10 ** (-i / 2) for i in (0, 1, 1, 1, 2)])
 
 
-@pytest.mark.parametrize("broken", [{"optimizer": partial(SGD, lr=-1.0)}, {"optimizer": partial(Adam, betas=(2, 0))}])
+@pytest.mark.parametrize(
+    "broken", [{"optimizer": partial(SGD, lr=-1.0)}, {"optimizer": partial(Adam, betas=(2, 0))}]
+)
 def test_what_an_optimiser_refuses_is_the_users_to_mend(broken):
     with pytest.raises(UserError, match="optimizer or scheduler: Invalid"):
         fit(module(**broken))
@@ -215,7 +240,9 @@ def test_two_processes_score_the_same_examples_as_one(tmp_path):
     options = ("data.batch_size=64", "trainer.max_epochs=2")
     found = {}
     for name in ("cpu", "ddp_cpu"):
-        done = command("train.py", *QUICK, *options, f"trainer={name}", f"hydra.run.dir={name}", home=tmp_path)
+        done = command(
+            "train.py", *QUICK, *options, f"trainer={name}", f"hydra.run.dir={name}", home=tmp_path
+        )
         assert done.status == 0, done.err
         found[name] = json.loads((tmp_path / name / "summary.json").read_text())
     one, two = found["cpu"], found["ddp_cpu"]

@@ -18,8 +18,9 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from latentlab.checks import did_you_mean
 from latentlab.errors import UserError
@@ -53,6 +54,14 @@ def run(main: Callable[[], None], config_name: str) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     with one_line_errors():
         main()
+
+
+def build(node: Any, **arguments: Any) -> Any:
+    """Build what a config describes, with further arguments.
+
+    Its lists and mappings become Python's own, for what OmegaConf makes of them must not end up in a checkpoint.
+    """
+    return instantiate(node, _convert_="all", **arguments)
 
 
 def _terminate(signum: int, frame: Any) -> None:
@@ -109,6 +118,11 @@ def _missing_value(error: Any) -> str:
     return f"{error.full_key} is needed: give it as {error.full_key}=..."
 
 
+def _interpolation(error: Any) -> str:
+    [key] = re.findall(r"key '([^']+)' not found", str(error)) or ["another key"]
+    return f"{error.full_key} is taken from {key}, which this config lacks: the chosen options do not go together"
+
+
 def _os_error(error: Any) -> str:
     if error.filename is None:
         return str(error)
@@ -122,6 +136,7 @@ EXPLANATIONS: dict[type[BaseException], Callable[[Any], str]] = {
     OverrideParseException: _override,
     ConfigCompositionException: _composition,
     InstantiationException: _instantiation,
+    InterpolationKeyError: _interpolation,
     MissingMandatoryValue: _missing_value,
     OSError: _os_error,
 }

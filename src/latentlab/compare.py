@@ -23,7 +23,7 @@ from latentlab.errors import UserError
 
 USAGE = "usage: python -m latentlab.compare RUN RUN ... out=FILE.png [metric=val/elbo] [first=1]"
 # What does not make another experiment: the seed, where results go, and what is composed of other parts.
-APART = ("seed", "ckpt_path", "logger", "callbacks", "module", "names", "validate_args")
+APART = ("seed", "ckpt_path", "logger", "callbacks", "module", "validate_args")
 SEEDS = ("data.seed", "data.source.seed")
 
 Keys = dict[str, Any]

@@ -296,7 +296,8 @@ class IterativeModule(pl.LightningModule, ABC):
             )
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # 0: never
         self.trainer.should_stop = self.model.converged
-        if self.trainer.should_stop or self.trainer.is_last_batch or (every > 0 and self.global_step % every == 0):
+        due = every > 0 and self.global_step % every == 0
+        if due or self.trainer.should_stop or self.trainer.is_last_batch:
             self.log_dict({f"train/{name}": value for name, value in monitors.items()})
 
     def on_test_end(self) -> None:
@@ -333,7 +334,7 @@ class ClassicalModule(IterativeModule):
         """Nothing: there is no test set."""
 
 
-class LikelihoodModule(IterativeModule, ScoringModule):
+class LikelihoodModule(IterativeModule, ScoringModule):  # type: ignore[misc]  # a model that is both
     """A classical inference of a density, which is scored on held-out data too."""
 
     def training_set(self) -> Iterable[Tensor]:

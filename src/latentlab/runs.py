@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from rich.table import Table
 from torch.distributions import Distribution
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from latentlab.callbacks import BestCheckpoint, LastCheckpoint, Timing
 from latentlab.checks import check_trusted, check_types
@@ -289,7 +289,9 @@ def _validated(trainer: pl.Trainer, best: BestCheckpoint) -> dict[str, float | N
 
 
 def _rates(trainer: pl.Trainer, timing: Timing) -> dict[str, float]:
-    if isinstance(trainer.lightning_module, IterativeModule):  # an iteration sees all examples, whatever the batch
+    if isinstance(
+        trainer.lightning_module, IterativeModule
+    ):  # an iteration sees all examples, whatever the batch
         return {"time/iterations_per_second": trainer.global_step / max(timing.train_seconds, 1e-9)}
     return {"time/examples_per_second": timing.examples_per_second}
 

@@ -63,7 +63,9 @@ def test_the_exact_posterior_against_quadrature():
     moments, weights = prior.posterior(data).moments(), weights / weights.sum()
     torch.testing.assert_close((weights * mu).sum(), moments.mean_mu, rtol=1e-3, atol=0)
     torch.testing.assert_close((weights * tau).sum(), moments.mean_tau, rtol=1e-3, atol=0)
-    torch.testing.assert_close((weights * mu**2).sum() - moments.mean_mu**2, moments.var_mu, rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        (weights * mu**2).sum() - moments.mean_mu**2, moments.var_mu, rtol=1e-2, atol=0
+    )
 
 
 def test_the_factors_make_up_the_likelihood():

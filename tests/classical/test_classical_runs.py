@@ -109,15 +109,18 @@ def test_a_run_stops_at_convergence_where_the_plain_class_does(tmp_path):
 
 @pytest.mark.parametrize("model", ["bbvi_normal_gamma", "cavi_earthquakes"])
 def test_a_resumed_run_is_the_run_that_was_never_cut_off(model, tmp_path):
-    arguments = f"model={model}", "data.steps_per_epoch=4", "model.tolerance=0.0", "trainer.log_every_n_steps=2"
+    arguments = (
+        f"model={model}",
+        "data.steps_per_epoch=4",
+        "model.tolerance=0.0",
+        "trainer.log_every_n_steps=2",
+    )
     whole, _ = run(tmp_path / "whole", *arguments, "trainer.max_epochs=3")
     run(tmp_path / "cut", *arguments, "trainer.max_epochs=1")
     last = str(tmp_path / "cut" / "checkpoints" / "last.ckpt")
     resumed, summary = run(tmp_path / "cut", *arguments, "trainer.max_epochs=3", ckpt_path=last)
     assert summary["train/iterations"] == 12
-    for (name, a), (_, b) in zip(
-        whole.state_dict().items(), resumed.state_dict().items(), strict=True
-    ):
+    for (name, a), (_, b) in zip(whole.state_dict().items(), resumed.state_dict().items(), strict=True):
         if name.endswith("_extra_state"):
             assert {key: value.tolist() for key, value in a.items()} == {k: v.tolist() for k, v in b.items()}
         else:

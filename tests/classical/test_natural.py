@@ -21,7 +21,7 @@ def test_a_unit_natural_step_is_the_cavi_update():
     model.step()
     model.a.mul_(1.3)
     model.b.mul_(0.7)
-    m, l, a, b = (value.clone() for value in model.q())  # noqa: E741
+    m, _, a, b = (value.clone() for value in model.q())
 
     def by_mu(eta):
         return elbo(model.prior, model.data, -eta[0] / (2 * eta[1]), -2 * eta[1], a, b)

@@ -44,8 +44,8 @@ def with_control_variate(terms: Tensor, scores: Tensor) -> Tensor:
     r"""Contributions $h_s (f_s - c_{-s})$ with the score h as control variate, without bias; f and h are (S, P).
 
     $c_{-s} = \sum_{r \ne s} f_r h_r^2 / \sum_{r \ne s} h_r^2$ estimates the best coefficient
-    $\mathrm{Cov}(fh, h) / \mathrm{Var}(h)$ (Ranganath et al. 2014, eq. 10) from the other draws: from all draws it would
-    depend on $h_s$, and the mean of the contributions would be biased.
+    $\mathrm{Cov}(fh, h) / \mathrm{Var}(h)$ (Ranganath et al. 2014, eq. 10) from the other draws: from all draws
+    it would depend on $h_s$, and the mean of the contributions would be biased.
     """
     weighted, weights = terms * scores**2, scores**2
     others = (weighted.sum(0) - weighted) / (weights.sum(0) - weights)
@@ -53,11 +53,12 @@ def with_control_variate(terms: Tensor, scores: Tensor) -> Tensor:
 
 
 class BBVINormalGamma(NormalGammaInference):
-    r"""Stochastic ascent on the ELBO of $q(\mu) = N(m, s^2)$, $q(\tau) = \mathrm{Gamma}(a, b)$ by score-function gradients.
+    r"""Stochastic ascent on the ELBO of $q(\mu) = N(m, s^2)$, $q(\tau) = \mathrm{Gamma}(a, b)$ by the score function.
 
     The free parameters are m, log s, log a, log b, so that s, a, b stay positive. With Rao-Blackwellisation each
-    parameter's gradient has those factors of $\log p(\bar x | \mu, \tau) + \log p(x | \bar x, \tau) + \log p(\mu | \tau)
-    + \log p(\tau) - \log q(\mu) - \log q(\tau)$ only that contain its variable (Ranganath et al. 2014, eq. 5).
+    parameter's gradient has those factors of $\log p(\bar x | \mu, \tau) + \log p(x | \bar x, \tau) +
+    \log p(\mu | \tau) + \log p(\tau) - \log q(\mu) - \log q(\tau)$ only that contain
+    its variable (Ranganath et al. 2014, eq. 5).
 
     Args:
         steps: the rule for step sizes.

@@ -1,7 +1,8 @@
 r"""Conjugate families: entropies and expectations, and the Normal-Gamma model with its exact posterior.
 
-$x_i \sim N(\mu, \tau^{-1})$, $\mu | \tau \sim N(\mu_0, (\lambda_0 \tau)^{-1})$, $\tau \sim \mathrm{Gamma}(a_0, b_0)$ with
-a rate $b_0$ (Bishop 2006, section 10.1.3; Murphy 2007, "Conjugate Bayesian analysis of the Gaussian distribution").
+$x_i \sim N(\mu, \tau^{-1})$, $\mu | \tau \sim N(\mu_0, (\lambda_0 \tau)^{-1})$, $\tau \sim \mathrm{Gamma}(a_0, b_0)$
+with a rate $b_0$
+(Bishop 2006, section 10.1.3; Murphy 2007, "Conjugate Bayesian analysis of the Gaussian distribution").
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class NormalGamma:
-    r"""$p(\mu, \tau) = N(\mu | \mu_0, (\lambda_0 \tau)^{-1})\,\mathrm{Gamma}(\tau | a_0, b_0)$; parameters (), float64."""
+    r"""$p(\mu, \tau) = N(\mu | \mu_0, (\lambda_0 \tau)^{-1})\,\mathrm{Gamma}(\tau | a_0, b_0)$; all (), float64."""
 
     mu0: Tensor
     lambda0: Tensor
@@ -74,15 +75,15 @@ class NormalGamma:
         return NormalGamma(mu_n, lambda_n, self.a0 + data.n / 2, self.b0 + (data.squares + shift) / 2)
 
     def log_evidence(self, data: Statistics) -> Tensor:
-        r"""$\log p(x) = \log\frac{\Gamma(a_N)}{\Gamma(a_0)} + a_0 \log b_0 - a_N \log b_N + \frac12 \log\frac{\lambda_0}{\lambda_N}
-        - \frac N2 \log 2\pi$, ().
+        r"""$\log p(x) = \log\frac{\Gamma(a_N)}{\Gamma(a_0)} + a_0 \log b_0 - a_N \log b_N
+        + \frac12 \log\frac{\lambda_0}{\lambda_N} - \frac N2 \log 2\pi$, ().
         """
         post = self.posterior(data)
         gammas = post.a0.lgamma() - self.a0.lgamma() + self.a0 * self.b0.log() - post.a0 * post.b0.log()
         return gammas + 0.5 * (self.lambda0 / post.lambda0).log() - 0.5 * data.n * LOG_2PI
 
     def moments(self) -> Moments:
-        r"""$E[\mu] = \mu_0$, $\mathrm{Var}[\mu] = \frac{b_0}{\lambda_0 (a_0 - 1)}$ (infinite for $a_0 \le 1$), and those of tau."""
+        r"""$E[\mu] = \mu_0$, $\mathrm{Var}[\mu] = \frac{b_0}{\lambda_0 (a_0 - 1)}$ or infinite; those of tau."""
         var_mu = self.b0 / (self.lambda0 * (self.a0 - 1).clamp(min=0))
         return Moments(self.mu0, var_mu, self.a0 / self.b0, self.a0 / self.b0**2)
 
@@ -115,7 +116,7 @@ def log_squares_given(data: Statistics, tau: Tensor) -> Tensor:
 
 
 def elbo(prior: NormalGamma, data: Statistics, m: Tensor, precision: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    r"""The ELBO of $q(\mu) = N(m, l^{-1})$, $q(\tau) = \mathrm{Gamma}(a, b)$ with all terms, in nats for the data set, ().
+    r"""The ELBO of $q(\mu) = N(m, l^{-1})$, $q(\tau) = \mathrm{Gamma}(a, b)$, all terms, in nats for the data set, ().
 
     $\frac{N+1}{2} E[\log \tau] - \frac{E[\tau]}{2} (E \sum_i (x_i - \mu)^2 + \lambda_0 E(\mu - \mu_0)^2)
     + (a_0 - 1) E[\log \tau] - b_0 E[\tau] + \mathrm{const} + H[q(\mu)] + H[q(\tau)]$
@@ -130,5 +131,5 @@ def elbo(prior: NormalGamma, data: Statistics, m: Tensor, precision: Tensor, a: 
 
 
 def expected_squares(data: Statistics, m: Tensor, precision: Tensor) -> Tensor:
-    r"""$E \sum_i (x_i - \mu)^2 = \sum_i (x_i - \bar x)^2 + N ((\bar x - m)^2 + l^{-1})$ for $\mu \sim N(m, l^{-1})$, ()."""
+    r"""$E \sum_i (x_i - \mu)^2 = \sum_i (x_i - \bar x)^2 + N ((\bar x - m)^2 + l^{-1})$ under $N(m, l^{-1})$, ()."""
     return data.squares + data.n * ((data.mean - m) ** 2 + 1 / precision)

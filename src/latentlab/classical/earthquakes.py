@@ -1,7 +1,8 @@
 r"""Earthquakes: a mixture with Gaussian locations and Poisson strengths, by coordinate ascent.
 
-$Z_n \sim \mathrm{Cat}(\pi)$, $S_n | Z_n = k \sim \mathrm{Poisson}(\lambda_k)$, $X_n | Z_n = k \sim N(\mu_k, \tau^{-1} I_2)$,
-$\mu_k \sim N(\nu, \rho^{-1} I_2)$, $\lambda_k \sim \mathrm{Gamma}(\alpha, \beta)$ with a rate $\beta$.
+$Z_n \sim \mathrm{Cat}(\pi)$, $S_n | Z_n = k \sim \mathrm{Poisson}(\lambda_k)$,
+$X_n | Z_n = k \sim N(\mu_k, \tau^{-1} I_2)$, $\mu_k \sim N(\nu, \rho^{-1} I_2)$,
+$\lambda_k \sim \mathrm{Gamma}(\alpha, \beta)$ with a rate $\beta$.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +51,8 @@ class Hyperparameters:
 def log_joint(h: Hyperparameters, data: Tensor, q: Globals) -> Tensor:
     r"""$E_q[\log p(x_n, S_n, Z_n = k | \mu, \lambda)]$ for data (N, 3) of x, y and strength, (R, N, K).
 
-    $\log\pi_k + \log\frac{\tau}{2\pi} - \frac\tau2 (|x_n - m_k|^2 + 2/\rho^*_k) + S_n E[\log\lambda_k] - E[\lambda_k] - \log S_n!$
+    $\log\pi_k + \log\frac{\tau}{2\pi} - \frac\tau2 (|x_n - m_k|^2 + 2/\rho^*_k) + S_n E[\log\lambda_k]
+    - E[\lambda_k] - \log S_n!$
     """
     x, strength = data[:, :2], data[:, 2:]  # (N, 2), (N, 1)
     squares = torch.cdist(x.expand(len(q.m), -1, -1), q.m, compute_mode="donot_use_mm_for_euclid_dist") ** 2
@@ -67,8 +69,8 @@ def responsibilities(h: Hyperparameters, data: Tensor, q: Globals) -> Tensor:
 def update_globals(h: Hyperparameters, data: Tensor, r: Tensor) -> Globals:
     r"""The optimal q(mu) and q(lambda) given r (R, N, K), with $N_k = \sum_n r_{nk}$.
 
-    $\rho^*_k = \rho + \tau N_k$, $m_k = (\rho\nu + \tau\sum_n r_{nk} x_n) / \rho^*_k$, $a_k = \alpha + \sum_n r_{nk} S_n$,
-    $b_k = \beta + N_k$
+    $\rho^*_k = \rho + \tau N_k$, $m_k = (\rho\nu + \tau\sum_n r_{nk} x_n) / \rho^*_k$,
+    $a_k = \alpha + \sum_n r_{nk} S_n$, $b_k = \beta + N_k$
     """
     counts, sums = r.sum(1), r.mT @ data  # (R, K), (R, K, 3)
     rho = h.rho + h.tau * counts
@@ -126,16 +128,17 @@ class CAVIEarthquakes(Inference):
         tolerance: NonNegativeFloat = 1e-10,
     ) -> None:
         super().__init__(tolerance)
-        check_positive(
-            num_components=num_components, tau=tau, rho=rho, alpha=alpha, beta=beta, restarts=restarts
-        )
+        constants = {"tau": tau, "rho": rho, "alpha": alpha, "beta": beta}
+        check_positive(num_components=num_components, restarts=restarts, **constants)
         if len(nu) != 2:
             raise UserError(f"nu={list(nu)} must be the two coordinates of a place")
         self.num_components = num_components
         self.restarts = restarts
-        constants = (torch.tensor(value, dtype=torch.float64) for value in (rho, tau, alpha, beta))
-        centre = torch.tensor(list(nu), dtype=torch.float64)
-        self.h = Hyperparameters(centre, *constants, log_pi=mixture_weights(weights, num_components).log())
+        self.h = Hyperparameters(
+            nu=torch.tensor(list(nu), dtype=torch.float64),
+            log_pi=mixture_weights(weights, num_components).log(),
+            **{k: torch.tensor(v, dtype=torch.float64) for k, v in constants.items()},
+        )
         for name, shape in {"m": (2,), "rho": (), "a": (), "b": ()}.items():
             self.register_buffer(name, state(restarts, num_components, *shape))
 
@@ -153,7 +156,7 @@ class CAVIEarthquakes(Inference):
         return Globals(self.m, self.rho, self.a, self.b)
 
     def start(self) -> None:
-        """Centres at distinct places drawn far from one another, rates as if every quake were equally likely everywhere."""
+        """Centres at places drawn far from one another, rates between the place's own and the mean."""
         places = torch.stack([spread_out(self.data, self.num_components) for _ in range(self.restarts)])
         share = len(self.data) / self.num_components
         self.m.copy_(places[..., :2])
@@ -208,7 +211,7 @@ class CAVIEarthquakes(Inference):
         }
 
     def errors(self, truth: Mapping[str, Tensor]) -> Numbers:
-        """The distances from the simulated truth, clusters matched to the nearest, in units and in standard deviations."""
+        """The distances from the simulated truth, in units and in standard deviations."""
         q = self.best()
         order = match(q.m, truth["mu"])
         if order is None:
@@ -238,7 +241,7 @@ def spread_out(data: Tensor, size: int) -> Tensor:
 
 
 def match(found: Tensor, true: Tensor) -> Tensor | None:
-    """For each true centre (K, 2) the index of its own found one, nearest pairs first, (K,); None for another number."""
+    """For each true centre (K, 2) the index of its own found one, nearest pairs first, (K,), or None."""
     if len(found) != len(true):
         return None
     distances = torch.cdist(true, found)

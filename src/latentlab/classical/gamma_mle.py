@@ -30,13 +30,16 @@ def gradient(theta: Tensor, mean: Tensor, mean_log: Tensor) -> Tensor:
 
 
 def fisher(theta: Tensor) -> Tensor:
-    r"""The Fisher matrix of one observation, $F = \begin{pmatrix} \psi_1(a) & -1/b \\ -1/b & a/b^2 \end{pmatrix}$, (2, 2)."""
+    r"""The Fisher matrix of an observation,
+    $F = \begin{pmatrix} \psi_1(a) & -1/b \\ -1/b & a/b^2 \end{pmatrix}$, (2, 2)."""
     a, b = theta
     return torch.stack([torch.stack([a.polygamma(1), -1 / b]), torch.stack([-1 / b, a / b**2])])
 
 
 def maximum(mean: Tensor, mean_log: Tensor) -> Tensor:
-    r"""The maximum-likelihood (a, b), (2,): $\log a - \psi(a) = \log\bar x - \overline{\log x}$ by Newton's method, $b = a / \bar x$."""
+    r"""The maximum-likelihood (a, b), (2,):
+    $\log a - \psi(a) = \log\bar x - \overline{\log x}$ by Newton's method, $b = a / \bar x$.
+    """
     gap = mean.log() - mean_log
     a = (3 - gap + ((gap - 3) ** 2 + 24 * gap).sqrt()) / (12 * gap)  # Minka (2002), within 1.5 %
     for _ in range(20):

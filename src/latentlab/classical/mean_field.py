@@ -12,8 +12,8 @@ from latentlab.errors import UserError
 
 
 def kl_normals(m: Tensor, cov: Tensor, mean: Tensor, target: Tensor) -> Tensor:
-    r"""$\mathrm{KL}(N(m, S) \| N(\mu, \Sigma)) = \frac12 (\mathrm{tr}\,\Sigma^{-1} S + (m-\mu)^\top \Sigma^{-1} (m-\mu) - D
-    + \log\frac{|\Sigma|}{|S|})$, ().
+    r"""$\mathrm{KL}(N(m, S) \| N(\mu, \Sigma)) = \frac12 (\mathrm{tr}\,\Sigma^{-1} S + (m-\mu)^\top \Sigma^{-1} (m-\mu)
+    - D + \log\frac{|\Sigma|}{|S|})$, ().
     """
     both = torch.cat([cov, (m - mean)[:, None]], dim=1)
     solved = torch.linalg.solve(target, both)
@@ -22,11 +22,12 @@ def kl_normals(m: Tensor, cov: Tensor, mean: Tensor, target: Tensor) -> Tensor:
 
 
 class MeanFieldGaussian(Inference):
-    r"""Coordinate ascent on $-\mathrm{KL}(q \| p)$, and the product of the marginals that minimises $\mathrm{KL}(p \| q)$.
+    r"""Coordinate ascent on $-\mathrm{KL}(q \| p)$, and the marginals that minimise $\mathrm{KL}(p \| q)$.
 
     $p = N(\mu, \Sigma)$ with $\Sigma_{ii} = s^2$ and equal correlations; $q = \prod_i N(m_i, v_i)$. With
-    $\Lambda = \Sigma^{-1}$: $m_i = \mu_i - \Lambda_{ii}^{-1} \sum_{j \ne i} \Lambda_{ij} (m_j - \mu_j)$, $v_i = \Lambda_{ii}^{-1}$
-    (Bishop 2006, section 10.1.2): too narrow by $v_i / \Sigma_{ii} = 1 - R_i^2$, which is $1 - \rho^2$ in two dimensions.
+    $\Lambda = \Sigma^{-1}$: $m_i = \mu_i - \Lambda_{ii}^{-1} \sum_{j \ne i} \Lambda_{ij} (m_j - \mu_j)$,
+    $v_i = \Lambda_{ii}^{-1}$ (Bishop 2006, section 10.1.2): too narrow by $v_i / \Sigma_{ii} = 1 - R_i^2$, which is
+    $1 - \rho^2$ in two dimensions.
 
     Args:
         dimension: the number D of variables, at least 2.
@@ -97,7 +98,7 @@ class MeanFieldGaussian(Inference):
         return {"elbo": self.elbo(), "m_1": self.m[0], "m_2": self.m[1]}
 
     def divergences(self) -> dict[str, float]:
-        """Both divergences of both approximations; `q` is of coordinate ascent, `marginals` the product of p's marginals."""
+        """Both divergences of q and of the product of p's marginals."""
         approximations = {"q": (self.m, self.v.diag()), "marginals": (self.mean, self.cov.diagonal().diag())}
         found: dict[str, float] = {}
         for name, (m, cov) in approximations.items():

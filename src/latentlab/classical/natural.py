@@ -29,7 +29,9 @@ def natural_step(
 
 
 def normal_log_normaliser(eta: Tensor) -> Tensor:
-    r"""$A(\eta) = -\frac{\eta_1^2}{4 \eta_2} - \frac12 \log(-2 \eta_2) + \frac12 \log 2\pi$ of $N(m, l^{-1})$, $\eta = (lm, -l/2)$, ()."""
+    r"""$A(\eta) = -\frac{\eta_1^2}{4 \eta_2} - \frac12 \log(-2 \eta_2) + \frac12 \log 2\pi$
+    of $N(m, l^{-1})$ at $\eta = (lm, -l/2)$, ().
+    """
     return -(eta[0] ** 2) / (4 * eta[1]) - 0.5 * (-2 * eta[1]).log() + 0.5 * LOG_2PI
 
 

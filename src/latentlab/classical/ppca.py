@@ -1,4 +1,7 @@
-r"""Probabilistic PCA (Tipping and Bishop 1999): $z \sim N(0, I_q)$, $x | z \sim N(Wz + b, s^2 I_D)$, $C = WW^\top + s^2 I$."""
+r"""Probabilistic PCA (Tipping and Bishop 1999).
+
+$z \sim N(0, I_q)$, $x | z \sim N(Wz + b, s^2 I_D)$, $C = WW^\top + s^2 I$.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from math import log, pi, prod
@@ -9,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from latentlab.classical.base import Inference, Numbers, state
+from latentlab.classical.sources import Source
 from latentlab.errors import UserError
 from latentlab.models.base import GenerativeModel
 from latentlab.protocols import Protocol
@@ -49,7 +53,8 @@ def closed_form(cov: Tensor, q: int) -> tuple[Tensor, Tensor]:
 def em_step(cov: Tensor, w: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     r"""One step of EM on W (D, q) and $s^2$ () (Tipping and Bishop 1999, eq. 29-30).
 
-    $W' = SW (s^2 I + M^{-1} W^\top S W)^{-1}$, $s^{2\prime} = \frac1D \mathrm{tr}(S - SW M^{-1} W'^\top)$, $M = W^\top W + s^2 I$
+    $W' = SW (s^2 I + M^{-1} W^\top S W)^{-1}$, $s^{2\prime} = \frac1D \mathrm{tr}(S - SW M^{-1} W'^\top)$,
+    $M = W^\top W + s^2 I$
     """
     eye = torch.eye(w.shape[1]).to(w)
     inverse = torch.linalg.inv(w.T @ w + noise * eye)
@@ -59,7 +64,9 @@ def em_step(cov: Tensor, w: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_likelihood(cov: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-    r"""The mean log-likelihood at b = mean, $-\frac12 (D \log 2\pi + \log|C| + \mathrm{tr}\,C^{-1}S)$, in nats per example, ().
+    r"""The mean log-likelihood at b = mean, nats per example, ().
+
+    $-\frac12 (D \log 2\pi + \log|C| + \mathrm{tr}\,C^{-1}S)$
 
     By $|C| = s^{2(D-q)} |M|$ and $C^{-1} = s^{-2}(I - W M^{-1} W^\top)$, so that nothing larger than q x q is solved.
     """
@@ -114,7 +121,7 @@ class PPCA(Inference, GenerativeModel):
         rank = int(torch.linalg.matrix_rank(self.cov, hermitian=True))
         if rank <= self.latent_dim:
             raise UserError(
-                f"latent_dim={self.latent_dim}: the data vary in {rank} directions only, which leaves no noise: choose less"
+                f"latent_dim={self.latent_dim}: the data vary in {rank} directions only: choose less"
             )
         self.optimum = closed_form(self.cov, self.latent_dim)
 
@@ -200,8 +207,12 @@ class PPCA(Inference, GenerativeModel):
         """The means of p(z|x), (B, latent_dim)."""
         return self.posterior(x).mean
 
-    def check(self, protocol: Protocol) -> None:
+    def check(self, protocol: Protocol | Source) -> None:
         """Refuse data that a Gaussian density does not score."""
+        if isinstance(protocol, Source):
+            raise UserError(
+                f"model=ppca needs images, not {protocol.name} data: data=continuous_digits, for one"
+            )
         if protocol.levels is not None:
             raise UserError(
                 f"model=ppca scores x with a Gaussian density, protocol={protocol.name} gives discrete values: "

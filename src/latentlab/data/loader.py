@@ -3,30 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from math import ceil
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Sampler, SequentialSampler
 
+from latentlab.batch import Batch
 from latentlab.protocols import Protocol
 
 ORDER, NOISE, FIXED, FIRST = range(4)
 # Evaluation draws for this many examples at a time, whatever the size of the batches they come in.
 BLOCK = 50
-
-
-class Batch(NamedTuple):
-    """Images x, float32 (B, 1, 28, 28), and labels y, int64 (B,), -1 where there are none."""
-
-    x: Tensor
-    y: Tensor
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images are."""
-        return self.x.device
 
 
 def seeded(*words: int, device: torch.device | str = "cpu") -> Generator:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.functional import one_hot
 
-from latentlab.data.loader import Batch
+from latentlab.batch import Batch
 from latentlab.likelihoods import LikelihoodFactory
 from latentlab.models.vae import SingleLayer
 from latentlab.nn import NetworkFactory

@@ -1,5 +1,8 @@
 """The earthquakes: a map of the clusters, the posterior of the rates, and the ELBO of every start."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from matplotlib.axes import Axes
 from pytorch_lightning import Trainer
@@ -8,7 +11,7 @@ from torch.distributions import Gamma
 
 from latentlab.callbacks.classical.panels import BLUE, COLOURS, EXACT, ellipse, label, panels
 from latentlab.callbacks.figure import Drawing, FigureCallback
-from latentlab.classical.earthquakes import Globals
+from latentlab.classical.earthquakes import CAVIEarthquakes, Globals
 
 MAX_POINTS = 5000
 FLOOR = 1e-10
@@ -25,15 +28,15 @@ class EarthquakeFigures(FigureCallback):
     def draw(self, trainer: Trainer, model: nn.Module) -> Drawing:
         """The three figures; the truth is drawn where it is known."""
         source = trainer.datamodule.source  # type: ignore[attr-defined]
-        q: Globals = model.best()  # type: ignore[operator]
-        tau = float(model.h.tau)  # type: ignore[union-attr]
+        assert isinstance(model, CAVIEarthquakes)
+        q, tau = model.best(), float(model.h.tau)
         map_figure, (axes,) = panels(1, 6.4, 5.2)
-        draw_map(axes, source.x, model.assignments().argmax(-1), q, tau)  # type: ignore[operator]
+        draw_map(axes, source.x, model.assignments().argmax(-1), q, tau)
         rates_figure, (rates_axes,) = panels(1, 6.4, 4.0)
         draw_rates(rates_axes, q, source.truth)
         draw_truth(axes, source.truth)
         elbo_figure, elbo_axes = panels(2)
-        draw_bounds(elbo_axes, model.history.values)  # type: ignore[union-attr, arg-type]
+        draw_bounds(elbo_axes, model.history.values)
         return Drawing({"map": map_figure, "rates": rates_figure, "elbo": elbo_figure})
 
 
@@ -42,7 +45,9 @@ def draw_map(axes: Axes, x: Tensor, z: Tensor, q: Globals, tau: float) -> None:
     shown = torch.randperm(len(x))[:MAX_POINTS]
     colours = [COLOURS[k % len(COLOURS)] for k in z[shown].tolist()]
     sizes = 2 + 22 * x[shown, 2] / x[:, 2].max().clamp(min=1)
-    axes.scatter(*x[shown, :2].T.numpy(), s=sizes.numpy(), c=colours, alpha=0.5, linewidths=0)
+    axes.scatter(
+        x[shown, 0].numpy(), x[shown, 1].numpy(), s=sizes.numpy(), c=colours, alpha=0.5, linewidths=0
+    )
     for k, (m, rho) in enumerate(zip(q.m, q.rho, strict=True)):
         cov = (1 / tau + 1 / rho) * torch.eye(2, dtype=m.dtype)
         ellipse(axes, m, cov, "white", lw=3)
@@ -85,13 +90,13 @@ def draw_rates(axes: Axes, q: Globals, truth: dict[str, Tensor]) -> None:
     label(axes, f"posterior of the rates{known}", r"strength $\lambda_k$", "density, peak = 1")
 
 
-def draw_bounds(axes: tuple[Axes, Axes], values: dict[str, list[float]]) -> None:
+def draw_bounds(axes: Sequence[Axes], values: dict[str, list[float]]) -> None:
     """The ELBO of every start by iteration, and how far each is below the best at the end."""
     starts = [bounds[1:] for name, bounds in values.items() if name != "elbo"]
     best = max(starts, key=lambda bounds: bounds[-1])
     # Drawn last, on top of those that end at the same bound.
     for bounds in sorted(starts, key=lambda bounds: bounds is best):
-        style = {"color": BLUE, "lw": 1.8} if bounds is best else {"color": "0.7", "lw": 0.9}
+        style: dict[str, Any] = {"color": BLUE, "lw": 1.8} if bounds is best else {"color": "0.7", "lw": 0.9}
         iterations = range(1, len(bounds) + 1)
         axes[0].plot(iterations, bounds, **style)
         axes[1].semilogy(iterations, [max(best[-1] - bound, FLOOR) for bound in bounds], **style)

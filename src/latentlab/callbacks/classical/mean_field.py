@@ -39,12 +39,23 @@ class MeanFieldFigures(FigureCallback):
         left.plot(values["m_1"], values["m_2"], ".-", color=GREEN, lw=0.9, ms=4, label="means of q by sweep")
         reach = 3.2 * model.scale
         left.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-        figure.legend(*left.get_legend_handles_labels(), frameon=False, fontsize=8.5, loc="outside upper center", ncols=2)
+        figure.legend(
+            *left.get_legend_handles_labels(),
+            frameon=False,
+            fontsize=8.5,
+            loc="outside upper center",
+            ncols=2,
+        )
         label(left, f"95 % ellipses, D = {len(model.m)}, correlation {model.correlation:g}", "$x_1$", "$x_2$")
         right.set_yscale("log")
         trace(right, [max(values["elbo"][-1] - value, FLOOR) for value in values["elbo"]], BLUE)
         right.set_ylim(bottom=2 * FLOOR)
-        label(right, f"coordinate ascent on -KL(q || p), up to {values['elbo'][-1]:.4f}", "sweep", "nats to the end")
+        label(
+            right,
+            f"coordinate ascent on -KL(q || p), up to {values['elbo'][-1]:.4f}",
+            "sweep",
+            "nats to the end",
+        )
         return Drawing({"ellipses": figure})
 
 

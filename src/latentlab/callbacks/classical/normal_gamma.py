@@ -1,5 +1,7 @@
 """The Normal-Gamma model: q beside the exact posterior, and the ELBO below the log evidence."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -65,7 +67,10 @@ def draw_contours(axes: Axes, model: NormalGammaInference) -> None:
     mus = _range([exact.mean_mu, q.mean_mu], [q.var_mu, q.var_mu])
     taus = _range([exact.mean_tau, q.mean_tau], [exact.var_tau, q.var_tau]).clamp(min=1e-6)
     mu, tau = torch.meshgrid(mus, taus, indexing="xy")
-    styles = [{"colors": BLUE, "linewidths": 1.5}, {"colors": EXACT, "linewidths": 1.2, "linestyles": "--"}]
+    styles: list[dict[str, Any]] = [
+        {"colors": BLUE, "linewidths": 1.5},
+        {"colors": EXACT, "linewidths": 1.2, "linestyles": "--"},
+    ]
     for log_density, style in zip(log_densities(model, mu, tau), styles, strict=True):
         density = np.asarray(log_density.exp())
         axes.contour(mu.numpy(), tau.numpy(), density, levels=np.unique(density_levels(density)), **style)

@@ -37,11 +37,16 @@ def label(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def trace(
-    axes: Axes, values: Sequence[float], colour: str = BLUE, name: str = "", width: float = 1.3, first: int = 0
+    axes: Axes,
+    values: Sequence[float],
+    colour: str = BLUE,
+    name: str = "",
+    width: float = 1.3,
+    first: int = 0,
 ) -> None:
     """A line by iteration, from the number `first`."""
     marker = "o" if len(values) <= 40 else None
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     places = range(first, first + len(values))
     axes.plot(places, values, color=colour, label=name or None, lw=width, marker=marker, ms=3)
 
