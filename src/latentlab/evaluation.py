@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from math import log, sqrt
 from typing import Any
 
@@ -73,8 +74,9 @@ def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int
     Draws `samples` latents `chunk` at a time, so that memory does not grow with their number.
     """
     sizes = [min(chunk, samples - start) for start in range(0, samples, chunk)]
-    parts = torch.stack([model(x, samples=size).log_w.double().logsumexp(0) for size in sizes])
-    return parts.logsumexp(0) - log(samples)
+    # A running sum: a list of results, allocated between the chunks, would keep the allocator from reusing their space.
+    parts = (model(x, samples=size).log_w.double().logsumexp(0) for size in sizes)
+    return reduce(torch.logaddexp, parts) - log(samples)
 
 
 def nll(
