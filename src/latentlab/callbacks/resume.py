@@ -36,6 +36,15 @@ class ResumeState(Callback):
         elif states:
             set_generator_states(states[trainer.global_rank])
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count the batch whose step was cut short as not seen: the loader has given it out already."""
+        loop = checkpoint["loops"]["fit_loop"]
+        processed = loop["epoch_loop.batch_progress"]["current"]["processed"]
+        for place in loop["state_dict"].get("combined_loader", []):
+            place.update(batch=min(place["batch"], processed))
+
 
 def generator_states() -> State:
     """The states of this process's generators, loadable with `weights_only=True`."""
