@@ -249,6 +249,19 @@ def test_divergence_is_one_line_and_keeps_the_last_good_epoch(tmp_path, monkeypa
     assert not (run / "summary.json").exists()
 
 
+def test_divergence_is_the_same_line_with_arguments_checked(tmp_path):
+    options = ("optimizer=sgd", "optimizer.lr=1e30", "validate_args=true", f"hydra.run.dir={tmp_path}/run")
+    line = refusal(call("train.py", *QUICK, *options))
+    assert "training diverged: parameter " in line and " of a distribution is invalid at epoch 1" in line
+    assert "optimizer.lr" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_one_line(tmp_path):
+    line = refusal(call("train.py", *QUICK, "trainer=gpu", f"hydra.run.dir={tmp_path}/run"))
+    assert "no GPU" in line and "trainer=cpu" in line
+
+
 def test_nothing_to_score_is_one_line(tmp_path):
     line = refusal(call("train.py", *QUICK, f"hydra.run.dir={tmp_path}/run", "trainer.max_epochs=0"))
     assert "nothing to score" in line and "trainer.max_epochs" in line
@@ -293,6 +306,8 @@ def test_sigterm_ends_with_143_and_a_checkpoint_to_resume_from(tmp_path, after):
 
 REFUSED = {
     "unknown option": ("model=vea", ["model=vea", "did you mean", "model has"]),
+    "number for an option": ("model=3", ["model=3: no such option", "model has", "vae"]),
+    "null for an option": ("prior=null", ["prior=null: no such option", "standard_normal"]),
     "unknown debug option": ("debug=defalt", ["debug=defalt", "did you mean default?"]),
     "unknown group": ("optimzer=sgd", ["optimzer", "did you mean optimizer?"]),
     "unknown key": ("optimizer.lrr=1", ["optimizer.lrr", "did you mean optimizer.lr?"]),
@@ -439,9 +454,44 @@ def test_a_file_that_holds_no_checkpoint(copied):
 
 
 def test_a_checkpoint_of_another_model(copied):
+    config = OmegaConf.load(copied / "config.yaml")
+    config.module.model.latent_dim = 3
+    OmegaConf.save(config, copied / "config.yaml")
+    line = refusal(call("evaluate.py", f"ckpt_path={copied}/checkpoints/last.ckpt"))
+    assert "its weights do not fit" in line
+
+
+OTHERWISE = [
+    ("model.latent_dim=3", ["model.latent_dim=3"]),
+    (
+        "data=continuous_digits likelihood=continuous_bernoulli",
+        ["data=continuous_digits", "binarised_digits"],
+    ),
+    ("protocol=dynamic", ["protocol._target_", "Threshold"]),
+    ("data.val_size=0", ["data.val_size=0", "270"]),
+    ("encoder.hidden=[8]", ["encoder.hidden=[8]", "[16]"]),
+    ("objective=elbo", ["objective=elbo", "analytic_elbo"]),
+    ("optimizer.lr=1e-5", ["optimizer.lr=1e-05", "0.001"]),
+    ("seed=7", ["seed=7"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), OTHERWISE)
+def test_a_run_is_not_resumed_as_another_one(copied, arguments, words):
+    before = (copied / "config.yaml").read_text()
+    options = (f"ckpt_path={copied}/checkpoints/last.ckpt", f"hydra.run.dir={copied}", "trainer.max_epochs=2")
+    line = refusal(call("train.py", *QUICK, *options, *arguments.split()))
+    assert [word for word in (*words, "goes on with that") if word not in line] == [], line
+    assert (copied / "config.yaml").read_text() == before
+
+
+def test_a_run_that_is_complete_keeps_its_times(copied):
+    before = summary(copied)
     checkpoint = f"ckpt_path={copied}/checkpoints/last.ckpt"
-    options = ("model.latent_dim=3", f"hydra.run.dir={copied}", "trainer.max_epochs=2")
-    assert "its weights do not fit" in refusal(call("train.py", *QUICK, checkpoint, *options))
+    done = call("train.py", *QUICK, checkpoint, f"hydra.run.dir={copied}")
+    assert done.status == 0, done.err
+    assert summary(copied) == before and before["time/train_seconds"] > 0
+    assert f"run: {copied}" in done.out  # no figures were drawn, and none are promised
 
 
 FOREIGN = [

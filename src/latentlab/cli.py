@@ -53,7 +53,12 @@ def run(main: Callable[[], None], config_name: str) -> None:
     explain.config_name = config_name  # type: ignore[attr-defined]
     signal.signal(signal.SIGTERM, _terminate)
     with one_line_errors():
-        main()
+        try:
+            main()
+        except ValueError as error:
+            if "Config group override" not in str(error):
+                raise
+            raise UserError(_unknown_option()) from error
 
 
 def build(node: Any, **arguments: Any) -> Any:
@@ -91,6 +96,16 @@ def _missing_option(error: Any) -> str:
     )
 
 
+def _unknown_option() -> str:
+    # Hydra stumbles over model=3 or model=null, which are no words.
+    for argument in sys.argv[1:]:
+        group, _, option = argument.partition("=")
+        options = sorted(path.stem for path in (_folder() / group).glob("*.yaml"))
+        if group and options and option not in options:
+            return f"{argument}: no such option ({group} has {', '.join(options)})"
+    return "a group takes the name of one of its options (--help lists them)"
+
+
 def _composition(error: Any) -> str:
     found = re.search(r"Could not override '([^'@]+)", str(error))
     if found is None:
@@ -107,6 +122,8 @@ def _instantiation(error: BaseException) -> str:
     if isinstance(cause, UserError):
         return str(cause)
     where = str(error).rpartition("full_key: ")[2]
+    if "gpu backend" in str(cause):
+        return f"{where}: {_NO_GPU}"
     return f"{where}: {cause} (debug=default shows the traceback)"
 
 
@@ -130,6 +147,10 @@ def _os_error(error: Any) -> str:
     return f"{error.filename}: {error.strerror} (choose another place with {key}=DIR or data.root=DIR)"
 
 
+_NO_GPU = (
+    "no GPU that this build of torch can use: trainer=cpu trains without one "
+    "(python -c 'import torch; print(torch.version.cuda)' says None for a CPU build)"
+)
 EXPLANATIONS: dict[type[BaseException], Callable[[Any], str]] = {
     UserError: str,
     MissingConfigException: _missing_option,
@@ -142,8 +163,12 @@ EXPLANATIONS: dict[type[BaseException], Callable[[Any], str]] = {
 }
 
 
+def _folder() -> Path:
+    return Path(sys.argv[0]).resolve().parent / "conf"
+
+
 def _known_keys() -> list[str]:
-    folder = Path(sys.argv[0]).resolve().parent / "conf"
+    folder = _folder()
     groups = [path.name for path in folder.iterdir() if path.is_dir()]
     GlobalHydra.instance().clear()
     chosen = [argument for argument in sys.argv[1:] if argument.split("=")[0] in groups]

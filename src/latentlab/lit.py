@@ -1,9 +1,10 @@
 """The Lightning side: steps, optimiser, exact sums. One base module, and a thin class for each family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import ceil
-from typing import Any
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -154,9 +155,15 @@ class BaseModule(ScoringModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss: the one place where a bound is negated."""
         objective = self.objective.at(self.clock)
-        bound = objective(self.model, self.observed(batch)).mean()
+        with self._valid_parameters():
+            bound = objective(self.model, self.observed(batch)).mean()
         self._report(bound.detach())
         return -bound
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add the terms of a batch to the sums."""
+        with self._valid_parameters():
+            super().validation_step(batch, batch_idx)
 
     @property
     def clock(self) -> Clock:
@@ -169,13 +176,29 @@ class BaseModule(ScoringModule, ABC):
         due = every > 0 and (self.global_step + 1) % every == 0
         # Reading a number off a GPU waits for it, so that there the check waits for the steps that log.
         if (due or bound.device.type == "cpu") and not torch.isfinite(bound):
-            raise Diverged(
-                f"training diverged: the bound is {bound.item()} at epoch {self.current_epoch + 1}, "
-                f"step {self.global_step}; lower optimizer.lr or set trainer.gradient_clip_val "
-                "(the checkpoints of the epochs before are kept)"
-            )
+            raise self._diverged(f"the bound is {bound.item()}")
         if due:
             self.log(f"train/{self.objective.bound}", bound)
+
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(
+            f"training diverged: {what} at epoch {self.current_epoch + 1}, "
+            f"step {self.global_step}; lower optimizer.lr or set trainer.gradient_clip_val "
+            "(the checkpoints of the epochs before are kept)"
+        )
+
+    @contextmanager
+    def _valid_parameters(self) -> Iterator[None]:
+        # With validate_args, torch refuses a distribution's parameters before there is a bound.
+        try:
+            yield
+        except ValueError as error:
+            refused, _, _ = str(error).partition(" (Tensor")
+            if not refused.startswith("Expected parameter "):
+                raise
+            raise self._diverged(
+                f"{refused.removeprefix('Expected ')} of a distribution is invalid"
+            ) from error
 
 
 class VAEModule(BaseModule):
@@ -243,8 +266,9 @@ class Iteration(Optimizer):
 class IterativeModule(pl.LightningModule, ABC):
     """Iterates a classical inference on the whole training set, once a batch, and stops when it has converged.
 
-    No gradients are taken. Logs the inference's numbers as `train/*` every `trainer.log_every_n_steps` steps; reports
-    them at the end, with exact values beside estimates where there are any.
+    No gradients are taken, and all is in float64 on the CPU, whatever the trainer's device. Logs the inference's
+    numbers as `train/*` every `trainer.log_every_n_steps` steps; reports them at the end, with exact values beside
+    estimates where there are any.
     """
 
     model: Inference
@@ -259,9 +283,22 @@ class IterativeModule(pl.LightningModule, ABC):
         """
         self.model.check(data.protocol)
 
+    def setup(self, stage: str) -> None:
+        """Refuse several devices, before Lightning looks for gradients to exchange.
+
+        Raises:
+            UserError: with the way out.
+        """
+        if self.trainer.world_size > 1:
+            raise UserError(f"{self._get_name()} iterates on one device: trainer=cpu or trainer.devices=1")
+
     @abstractmethod
     def training_set(self) -> Iterable[Tensor]:
         """All training examples once, in batches."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Stay on the CPU in float64, whatever the trainer's device and precision."""
+        return self
 
     def configure_optimizers(self) -> Optimizer:
         """The iteration."""
@@ -271,21 +308,22 @@ class IterativeModule(pl.LightningModule, ABC):
         """Take in the data, and start, unless the state was restored.
 
         Raises:
-            UserError: on several devices, or for data that do not fit.
+            UserError: for data that do not fit.
         """
-        if self.trainer.world_size > 1:
-            raise UserError(f"{self._get_name()} iterates on one device: trainer=cpu or trainer.devices=1")
         self.model.begin(x.to(self.device) for x in self.training_set())
 
     on_test_start = on_train_epoch_start
 
     @torch.no_grad()
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One iteration.
+        """One iteration; none when a run is resumed that has converged.
 
         Raises:
             Diverged: when the bound is no longer finite.
         """
+        if self.model.converged:
+            self.trainer.should_stop = True
+            return
         iteration: Any = self.optimizers()
         iteration.step()
         monitors = iteration.optimizer.monitors
@@ -307,7 +345,7 @@ class IterativeModule(pl.LightningModule, ABC):
         self.results |= {
             "train/elbo": self.model.history.values["elbo"][-1],
             "train/iterations": self.model.iterations,
-            "model/parameters": sum(buffer.numel() for buffer in self.model.buffers()),
+            "model/parameters": self.model.num_parameters,
             **self.model.estimates(),
             **(self.model.errors(truth) if truth else {}),
         }
@@ -336,6 +374,10 @@ class ClassicalModule(IterativeModule):
 
 class LikelihoodModule(IterativeModule, ScoringModule):  # type: ignore[misc]  # a model that is both
     """A classical inference of a density, which is scored on held-out data too."""
+
+    def observed(self, batch: Batch) -> Any:
+        """The images, which may live on the trainer's device."""
+        return batch.x.to(self.device)
 
     def training_set(self) -> Iterable[Tensor]:
         """The images of one epoch."""

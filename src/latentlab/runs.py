@@ -43,6 +43,9 @@ SETTINGS = {
 }
 # What is rebuilt from a run's config, and what names it.
 PARTS = ("module", "data", "callbacks", "names", "seed")
+# What a resumed run shares with the run that it goes on from, for a checkpoint holds its state; and what may differ.
+HELD = ("seed", "names", "data", "model", "objective", "optimizer", "scheduler")
+FREE = ("data.root", "data.source.path", "data.eval_batch_size", "data.on_device")
 CONFIG, SUMMARY, EVALUATION = "config.yaml", "summary.json", "evaluation.json"
 # What is shown of a summary: scores on the test set, and what a classical inference reports.
 SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")
@@ -54,11 +57,13 @@ def begin(
     """Start a run: seeds, switches, and config.yaml in `directory`.
 
     Raises:
-        UserError: when `directory` holds another run, `ckpt_path` cannot be read, or a setting is out of range.
+        UserError: when `directory` holds another run, `ckpt_path` cannot be read or is of a run with other settings,
+            or a setting is out of range.
     """
     check_types(config, SETTINGS)
     if ckpt_path is not None:
         read_checkpoint(ckpt_path)
+        check_resumed(config, ckpt_path)
     elif (directory / "checkpoints" / "last.ckpt").exists():
         raise UserError(
             f"{directory} already holds a run: resume it with ckpt_path={directory}/checkpoints/last.ckpt, "
@@ -68,6 +73,27 @@ def begin(
     pl.seed_everything(seed, workers=True, verbose=False)
     Distribution.set_default_validate_args(validate_args)
     (directory / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
+def check_resumed(config: Mapping[str, Any], ckpt_path: str) -> None:
+    """Refuse to resume a run with another model, other data or another optimiser than it had.
+
+    The optimiser's and the scheduler's settings come back with their states: others would pass without effect.
+
+    Raises:
+        UserError: for the first setting that differs.
+    """
+    path = _config_path(ckpt_path)
+    asked, known = _held(config), _held(_read_yaml(path))
+    for key in [*asked, *(key for key in known if key not in asked)]:
+        if asked.get(key) != known.get(key) and key not in FREE:
+            inner = key.partition(".")[2]
+            # As it is given: prior.x, not model.prior.x.
+            name = inner if inner.partition(".")[0] in config else key
+            raise UserError(
+                f"{name}={_shown(asked.get(key))}: the run of ckpt_path={ckpt_path} has {_shown(known.get(key))}, "
+                f"and goes on with that: give its own options again ({path} holds them)"
+            )
 
 
 def check_callbacks(callbacks: Sequence[pl.Callback], validates: bool) -> None:
@@ -135,13 +161,18 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
 
 
 def check_estimates(module: pl.LightningModule, nll_samples: int) -> None:
-    """Refuse a likelihood estimate of a model that has none.
+    """Refuse a likelihood estimate of a model that has none, or no test set.
 
     Raises:
         UserError: with the reason.
     """
-    model = module.model
-    if nll_samples > 0 and isinstance(model, GenerativeModel) and not model.bounded:
+    model: Any = module.model
+    if nll_samples > 0 and not isinstance(model, GenerativeModel):
+        raise UserError(
+            f"nll.samples={nll_samples}: {type(model).__name__} is about its own data and has no test set: "
+            "leave nll.samples at 0"
+        )
+    if nll_samples > 0 and not model.bounded:
         raise UserError(
             f"nll.samples={nll_samples}: {type(model).__name__} has no bound on log p(x), nor an estimate of it: "
             "leave nll.samples at 0, or train a model that has one, such as model=vae"
@@ -216,7 +247,8 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
             table.add_row(name, f"{value:{digits}}{error}" if isinstance(value, float) else f"{value:,}")
     console = Console(soft_wrap=True)
     console.print(table)
-    console.print(f"figures: {directory / 'figures'}", highlight=False)
+    drawn = (directory / "figures").is_dir()
+    console.print(f"figures: {directory / 'figures'}" if drawn else f"run: {directory}", highlight=False)
 
 
 def read_config(ckpt_path: str) -> dict[str, Any]:
@@ -225,19 +257,44 @@ def read_config(ckpt_path: str) -> dict[str, Any]:
     Raises:
         UserError: when there is none, it is damaged, or it names classes from elsewhere.
     """
-    path = Path(ckpt_path).parent.parent / CONFIG
-    if not path.exists():
-        raise UserError(f"{path} is missing: a checkpoint is read together with the config.yaml of its run")
-    try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except YAMLError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+    path = _config_path(ckpt_path)
+    config = _read_yaml(path)
     missing = [part for part in PARTS if part not in config]
     if missing:
         raise UserError(f"{path} is not a whole config of a run: it lacks {', '.join(missing)}")
     for part in PARTS[:3]:
         check_trusted(config[part], part)
     return config
+
+
+def _config_path(ckpt_path: str) -> Path:
+    return Path(ckpt_path).parent.parent / CONFIG
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UserError(f"{path} is missing: a checkpoint is read together with the config.yaml of its run")
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except YAMLError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    return config
+
+
+def _held(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for part in HELD if part in config for key, value in _leaves(config[part], part)}
+
+
+def _leaves(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, Mapping):
+        yield where, node
+        return
+    for key, value in node.items():
+        yield from _leaves(value, f"{where}.{key}")
+
+
+def _shown(value: Any) -> Any:
+    return "null" if value is None else value
 
 
 def read_checkpoint(ckpt_path: str | Path) -> dict[str, Any]:
@@ -269,6 +326,8 @@ def quieten_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning 2.6 with torch 2.15: a warning about its own use of torch.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # What is logged at the end of an epoch is the same on all ranks already.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use .*sync_dist=True")
 
 
 def _described(trainer: pl.Trainer, names: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """Coordinate ascent: monotone, a fixed point of the ELBO in every coordinate, and right where the answer is known."""
 
+import math
+
 import pytest
 import torch
+from oracles import Z_MAX, largest_z
+from torch.distributions import Gamma, Normal
 
 from latentlab.classical.base import run
 from latentlab.classical.cavi import CAVINormalGamma
@@ -66,6 +70,29 @@ def test_the_exact_posterior_against_quadrature():
     torch.testing.assert_close(
         (weights * mu**2).sum() - moments.mean_mu**2, moments.var_mu, rtol=1e-2, atol=0
     )
+
+
+def test_the_bound_has_all_its_terms():
+    """Its value is the mean of log p - log q under q: no derivative would miss a constant."""
+    torch.manual_seed(0)
+    x, q = NormalDraws(20).x.flatten(), torch.tensor([1.5, 7.0, 4.0, 6.0]).double()
+    model = CAVINormalGamma()
+    model.begin([x[:, None]])
+    q_mu, q_tau = Normal(q[0], q[1] ** -0.5), Gamma(q[2], q[3])
+    mu, tau = q_mu.sample((100_000,)), q_tau.sample((100_000,))
+    prior = Normal(1.0, (0.1 * tau) ** -0.5).log_prob(mu) + Gamma(
+        *torch.tensor([1.0, 2.0]).double()
+    ).log_prob(tau)
+    log_p = prior + Normal(mu, tau**-0.5).log_prob(x[:, None]).sum(0)
+    log_w = log_p - q_mu.log_prob(mu) - q_tau.log_prob(tau)
+    assert largest_z(log_w[:, None], elbo(model.prior, model.data, *q)[None]) < Z_MAX
+
+
+def test_a_variance_that_does_not_exist_is_left_out_of_the_report():
+    """a_N = 1: Var[mu] is infinite, which JSON has no number for."""
+    found = fitted(1, a0=0.5).estimates()
+    assert "exact/var_mu" not in found
+    assert all(map(math.isfinite, found.values()))
 
 
 def test_the_factors_make_up_the_likelihood():

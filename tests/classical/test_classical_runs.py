@@ -147,4 +147,49 @@ def test_several_devices_are_refused(tmp_path):
 
     module._trainer = Trainer()
     with pytest.raises(UserError, match="iterates on one device"):
-        module.on_train_epoch_start()
+        module.setup("fit")  # the hook before Lightning asks for gradients to exchange
+
+
+def test_whatever_the_trainer_s_device_all_stays_on_the_cpu():
+    """On a GPU: the draws of black-box inference and the observations are on the CPU, and so must be the state."""
+    for model in MODELS:
+        cfg, _ = composed(f"model={model}")
+        module = instantiate(cfg.module).to("meta").to(torch.float32)
+        assert {(buffer.device.type, buffer.dtype) for buffer in module.buffers()} == {("cpu", torch.float64)}
+        assert module.device.type == "cpu"
+        if model != "ppca":
+            data = instantiate(cfg.data)
+            (batch,) = data.test_dataloader()
+            assert data.transfer_batch_to_device(batch, torch.device("meta"), 0).x.device.type == "cpu"
+
+
+def test_a_run_that_has_converged_does_not_go_on_when_it_is_resumed(tmp_path):
+    _, before = run(tmp_path, "model=cavi_normal_gamma")
+    last = str(tmp_path / "checkpoints" / "last.ckpt")
+    _, after = run(tmp_path, "model=cavi_normal_gamma", ckpt_path=last)
+    assert after["train/iterations"] == before["train/iterations"]
+    assert after["train/elbo"] == before["train/elbo"]
+
+
+def test_every_sweep_of_coordinate_ascent_is_logged(tmp_path):
+    _, summary = run(tmp_path, "model=cavi_normal_gamma")
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert len([row for row in rows if row["train/mean_mu"]]) >= summary["train/iterations"] - 1
+    assert (
+        composed("model=cavi_normal_gamma", "trainer.log_every_n_steps=7")[0].trainer.log_every_n_steps == 7
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "number"),
+    [("cavi_normal_gamma", 4), ("bbvi_normal_gamma", 4), ("gamma_mle", 2), ("cavi_earthquakes", 20)],
+)
+def test_parameters_are_those_that_are_inferred(model, number):
+    assert instantiate(composed(f"model={model}")[0].module).model.num_parameters == number
+
+
+def test_a_likelihood_of_a_test_set_that_there_is_not_is_refused():
+    module = instantiate(composed("model=cavi_normal_gamma")[0].module)
+    runs.check_estimates(module, 0)
+    with pytest.raises(UserError, match=r"nll\.samples=10: CAVINormalGamma is about its own data"):
+        runs.check_estimates(module, 10)

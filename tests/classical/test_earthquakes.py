@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from oracles import Z_MAX
+from oracles import Z_MAX, largest_z
+from torch.distributions import Categorical, Gamma, Normal, Poisson
 
 from latentlab.classical.base import run
 from latentlab.classical.earthquakes import CAVIEarthquakes, Globals, elbo, responsibilities, update_globals
@@ -79,6 +80,28 @@ def test_the_bound_is_the_exact_evidence_with_one_component():
     )
     poisson = poisson - (h.alpha + total) * (h.beta + n).log()
     torch.testing.assert_close(model.elbo(), normal.log_prob(places.T).sum() + poisson)
+
+
+def test_the_bound_has_all_its_terms():
+    """Its value is the mean of log p - log q under q, with every density as torch has it."""
+    torch.manual_seed(0)
+    x = EarthquakeCatalogue(30, num_components=3, rho=0.2).x
+    weights = torch.tensor([0.2, 0.3, 0.5]).double()
+    model = CAVIEarthquakes(3, 1.3, (0.3, -0.2), 0.2, 2.0, 0.4, weights.tolist(), restarts=1)
+    shapes = (1, 3, 2), (1, 3), (1, 3), (1, 3)
+    q = Globals(*(torch.rand(shape).double() * 4 + 1 for shape in shapes))
+    r = torch.randn(1, 30, 3).double().softmax(-1)
+    q_mu, q_lambda = Normal(q.m[0], q.rho[0, :, None] ** -0.5), Gamma(q.a[0], q.b[0])
+    mu, rate, z = q_mu.sample((40_000,)), q_lambda.sample((40_000,)), Categorical(r[0]).sample((40_000,))
+    log_q = (
+        q_mu.log_prob(mu).sum((1, 2)) + q_lambda.log_prob(rate).sum(1) + Categorical(r[0]).log_prob(z).sum(1)
+    )
+    prior = Normal(torch.tensor([0.3, -0.2]).double(), 0.2**-0.5).log_prob(mu).sum((1, 2))
+    prior = prior + Gamma(*torch.tensor([2.0, 0.4]).double()).log_prob(rate).sum(1) + weights.log()[z].sum(1)
+    centre, strength = mu.gather(1, z[:, :, None].expand(-1, -1, 2)), rate.gather(1, z)
+    places = Normal(centre, 1.3**-0.5).log_prob(x[:, :2]).sum((1, 2))
+    log_p = prior + places + Poisson(strength).log_prob(x[:, 2]).sum(1)
+    assert largest_z((log_p - log_q)[:, None], elbo(model.h, x, q, r)) < Z_MAX
 
 
 def test_the_truth_is_recovered_within_the_posterior_error_over_seeds():
@@ -166,6 +189,13 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, text, words):
     with pytest.raises(UserError, match=words) as caught:
         EarthquakeFile(write(tmp_path / "a.csv", text))
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"x,y,strength,where\n1,2,3,caf\xe9\n")
+    with pytest.raises(UserError, match=r"a\.csv is not a CSV file in UTF-8"):
+        EarthquakeFile(str(path))
 
 
 def test_a_missing_file_is_named():

@@ -82,6 +82,13 @@ def test_the_truth_is_recovered_within_the_error_that_the_fisher_matrix_gives():
     assert ((scaled**2).mean(0) - 1).abs().max() < Z_MAX * (2 / 60) ** 0.5
 
 
+def test_a_start_within_1_percent_is_reported_as_no_iterations():
+    model = GammaMLE()
+    model.observe([X])
+    near = run(GammaMLE(start=model.optimum().tolist()), X, 10).estimates()
+    assert near["estimate/iterations_to_1_percent_natural"] == 0
+
+
 def test_large_steps_keep_parameters_positive():
     moved = advance(torch.tensor([0.5, 8.0]).double(), torch.tensor([-1.0, -20.0]).double(), 1.0)
     assert (moved > 0).all()
@@ -103,6 +110,10 @@ def test_bad_arguments_are_refused(arguments, words):
 
 
 def test_observations_must_be_positive_and_differ():
-    for x, words in (([[1.0], [-1.0]], "greater than 0"), ([[1.0], [1.0]], "all equal")):
+    for x, words in (
+        ([[1.0], [-1.0]], "greater than 0"),
+        ([[1.0], [1.0]], "all equal"),
+        ([[1.0]], "all equal"),
+    ):
         with pytest.raises(UserError, match=words):
             GammaMLE().observe([torch.tensor(x).double()])

@@ -64,6 +64,11 @@ class BestCheckpoint(Checkpoint):
         """Find the run directory."""
         self.path = Path(trainer.default_root_dir) / "checkpoints" / "best.ckpt"
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the best epoch of a run that is resumed in another directory, where its checkpoint is not."""
+        if not trainer.strategy.broadcast(self.path.exists()):
+            self.best_epoch = self.best_score = None
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the metric is fresh."""
         self._validated = not trainer.sanity_checking

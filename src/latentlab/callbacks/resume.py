@@ -9,6 +9,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import distributed
 
+from latentlab.data.loader import seeded
+
 State = dict[str, Any]
 
 
@@ -27,14 +29,17 @@ class ResumeState(Callback):
         self._restored = state_dict["ranks"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore this rank's generators when training resumes."""
+        """Restore this rank's generators when training resumes; otherwise give each rank draws of its own."""
         states, self._restored = self._restored, []
-        if states and len(states) != trainer.world_size:
+        if len(states) == trainer.world_size:
+            set_generator_states(states[trainer.global_rank])
+            return
+        if states:
             rank_zero_warn(
                 f"resuming on {trainer.world_size} devices a run of {len(states)}: its draws cannot go on"
             )
-        elif states:
-            set_generator_states(states[trainer.global_rank])
+        if trainer.global_rank > 0:  # seeded as the first is, for the same weights; the latents are to differ
+            torch.manual_seed(seeded(torch.initial_seed(), trainer.global_rank).initial_seed())
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

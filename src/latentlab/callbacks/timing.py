@@ -34,8 +34,8 @@ class Timing(Callback):
         """Training examples a second, 0 before the first batch."""
         return self.examples / self.train_seconds if self.train_seconds else 0.0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on counting where a resumed run stopped."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on counting where a resumed run stopped, if there is nothing left to train too."""
         # Lightning restores callbacks before testing a checkpoint too, where the counts are to stay.
         self.train_seconds = self._restored.get("train_seconds", self.train_seconds)
         self.examples = self._restored.get("examples", self.examples)

@@ -107,6 +107,11 @@ class Inference(nn.Module, ABC):
         return {}
 
     @property
+    def num_parameters(self) -> int:
+        """How many numbers describe what is inferred: the state, unless it holds more than that."""
+        return sum(buffer.numel() for buffer in self.buffers())
+
+    @property
     def iterations(self) -> int:
         """The number of steps taken."""
         return max(len(self.history) - 1, 0)

@@ -115,6 +115,11 @@ class BBVINormalGamma(NormalGammaInference):
         m, log_s, log_a, log_b = self.theta
         return m, (-2 * log_s).exp(), log_a.exp(), log_b.exp()
 
+    @property
+    def num_parameters(self) -> int:
+        """m, log s, log a, log b: neither the variances nor the state of the steps."""
+        return len(NAMES)
+
     def start(self) -> None:
         """Start from m = 0 and s = a = b = 1."""
         self.theta.zero_()

@@ -155,6 +155,11 @@ class CAVIEarthquakes(Inference):
         """q(mu) and q(lambda) of all starts."""
         return Globals(self.m, self.rho, self.a, self.b)
 
+    @property
+    def num_parameters(self) -> int:
+        """Those of one start."""
+        return super().num_parameters // self.restarts
+
     def start(self) -> None:
         """Centres at places drawn far from one another, rates between the place's own and the mean."""
         places = torch.stack([spread_out(self.data, self.num_components) for _ in range(self.restarts)])

@@ -92,9 +92,14 @@ class GammaMLE(Inference):
         x = torch.cat([batch.double().flatten() for batch in batches]).cpu()
         if not (x.isfinite() & (x > 0)).all():
             raise UserError("the observations of a Gamma distribution must be finite and greater than 0")
-        if x.var() == 0:
+        if x.min() == x.max():
             raise UserError("the observations are all equal: the likelihood has no maximum")
         self.mean, self.mean_log = x.mean(), x.log().mean()
+
+    @property
+    def num_parameters(self) -> int:
+        """a and b: the paths are two ways to the same."""
+        return len(self.first)
 
     def start(self) -> None:
         """Both paths at the start."""
@@ -146,7 +151,9 @@ class GammaMLE(Inference):
         exact = {"exact/a": float(optimum[0]), "exact/b": float(optimum[1])}
         bound = {"exact/log_likelihood": float(log_likelihood(optimum, self.mean, self.mean_log))}
         near = {
-            f"estimate/iterations_to_1_percent_{name}": n for name, n in self.iterations_to(0.01).items() if n
+            f"estimate/iterations_to_1_percent_{name}": n
+            for name, n in self.iterations_to(0.01).items()
+            if n is not None
         }
         return {**ends, **exact, **bound, **near}
 

@@ -71,7 +71,8 @@ class NormalGammaInference(Inference):
         return {"elbo": self.elbo(), "mean_mu": moments.mean_mu, "mean_tau": moments.mean_tau}
 
     def estimates(self) -> Numbers:
-        """The moments of q with those of the exact posterior, and the log evidence that bounds the ELBO."""
+        """The moments of q with those of the exact posterior that exist, and the log evidence that bounds the ELBO."""
         found = {f"estimate/{name}": float(value) for name, value in vars(self.moments()).items()}
-        exact = {f"exact/{name}": float(value) for name, value in vars(self.exact().moments()).items()}
+        moments = vars(self.exact().moments()).items()
+        exact = {f"exact/{name}": float(value) for name, value in moments if value.isfinite()}
         return {**found, **exact, "exact/log_evidence": float(self.prior.log_evidence(self.data))}

@@ -152,12 +152,7 @@ class PPCA(Inference, GenerativeModel):
     def estimates(self) -> Numbers:
         """The noise and the log-likelihood with those of the closed form; both are over the training set."""
         exact = {"exact/train_elbo": self.exact_log_likelihood(), "exact/noise": self.optimum[1]}
-        size = self.w.numel() + self.b.numel() + 1
-        return {
-            "estimate/noise": float(self.noise),
-            **{k: float(v) for k, v in exact.items()},
-            "model/parameters": size,
-        }
+        return {"estimate/noise": float(self.noise), **{k: float(v) for k, v in exact.items()}}
 
     def forward(self, x: Tensor, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
         """The trace of x (B, *x_shape) under the exact posterior; log w is log p(x) whatever the draw."""

@@ -140,8 +140,8 @@ class EarthquakeFile(Source):
         path: the file.
 
     Raises:
-        UserError: when the file is missing or empty, lacks a column, or holds a value that is not a finite number or a
-            strength that is not a whole number from 0.
+        UserError: when the file is missing, empty or no text, lacks a column, or holds a value that is not a finite
+            number or a strength that is not a whole number from 0.
     """
 
     name = "csv"
@@ -150,7 +150,10 @@ class EarthquakeFile(Source):
     def __init__(self, path: str) -> None:
         if not Path(path).is_file():
             raise UserError(f"data.source.path={path}: no such file")
-        rows = list(self._rows(path))
+        try:
+            rows = list(self._rows(path))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from error
         if not rows:
             raise UserError(f"{path} holds no earthquakes")
         super().__init__(torch.tensor(rows, dtype=torch.float64))

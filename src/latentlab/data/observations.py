@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytorch_lightning as pl
+import torch
 from pydantic import PositiveInt
 
 from latentlab.classical.sources import Source
@@ -54,6 +55,10 @@ class Observations(pl.LightningDataModule):
     def num_examples(self) -> dict[str, int]:
         """How many observations there are."""
         return {"train": len(self.source.x), "val": 0, "test": 0}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Leave the observations on the CPU, where the inference is: not every device has float64."""
+        return batch
 
     def train_dataloader(self) -> Repeated:
         """The batch of all observations, once a step."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.distributions import Gamma
@@ -101,6 +102,8 @@ def draw_bounds(axes: Sequence[Axes], values: dict[str, list[float]]) -> None:
         axes[0].plot(iterations, bounds, **style)
         axes[1].semilogy(iterations, [max(best[-1] - bound, FLOOR) for bound in bounds], **style)
     axes[1].set_ylim(bottom=FLOOR * 2)
+    for each in axes:
+        each.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     label(axes[0], "ELBO of each start, the best in blue", "iteration", "ELBO in nats")
     label(axes[1], "below the best start's last ELBO", "iteration", "nats")
     axes[0].ticklabel_format(axis="y", useOffset=False)

@@ -36,7 +36,7 @@ class GammaFigures(FigureCallback):
 def draw_paths(axes: Axes, model: GammaMLE) -> None:
     """Both paths on contours of the log-likelihood."""
     optimum, places = model.optimum(), torch.cat([model.path(name) for name in PATHS])
-    low, high = places.amin(0).minimum(optimum) * 0.7, places.amax(0).maximum(optimum) * 1.15
+    low, high = places.amin(0).minimum(optimum) * 0.02, places.amax(0).maximum(optimum) * 1.15
     ends = zip(low.tolist(), high.tolist(), strict=True)
     a, b = (torch.linspace(start, end, 200, dtype=torch.float64) for start, end in ends)
     grid = torch.stack(torch.meshgrid(a, b, indexing="xy"), dim=-1)

@@ -37,7 +37,7 @@ class MeanFieldFigures(FigureCallback):
             ellipse(left, mean, shape, colour, **styles)
             left.plot([], [], color=colour, lw=1.8, label=name)
         left.plot(values["m_1"], values["m_2"], ".-", color=GREEN, lw=0.9, ms=4, label="means of q by sweep")
-        reach = 3.2 * model.scale
+        reach = max(3.2, 1.1 * abs(model.offset)) * model.scale
         left.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         figure.legend(
             *left.get_legend_handles_labels(),
