@@ -12,7 +12,7 @@ from latentlab import cli
 SETTINGS = {
     "batch_size": PositiveInt,
     "samples": PositiveInt,
-    "nll.samples": NonNegativeInt,
+    "nll.samples": NonNegativeInt | None,
     "nll.chunk": PositiveInt,
     "figures": bool,
     "accelerator": Literal["auto", "cpu", "gpu"],
@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> None:
     moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
     data = cli.build(config["data"], eval_batch_size=cfg.batch_size, **moved)
     module = cli.build(config["module"], eval_samples=cfg.samples)
-    runs.check_estimates(module, cfg.nll.samples)
+    nll_samples = runs.choose_nll_samples(module, cfg.nll.samples)
     runs.load_state(module, state, cfg.ckpt_path)
     runs.quieten_lightning()
     callbacks = [cli.build(node) for node in config["callbacks"].values() if node and "_target_" in node]
@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
         enable_model_summary=False,
     )
     trainer.test(module, data, verbose=False)
-    estimates = runs.estimate(trainer, nll_samples=cfg.nll.samples, chunk=cfg.nll.chunk)
+    estimates = runs.estimate(trainer, nll_samples=nll_samples, chunk=cfg.nll.chunk)
     runs.conclude_evaluation(trainer, directory, {**config["names"], "seed": config["seed"]}, estimates)
 
 

@@ -34,7 +34,8 @@ def main(cfg: DictConfig) -> None:
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
         best = runs.best_checkpoint(directory)
         trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
-        runs.conclude(trainer, directory, {**config["names"], "seed": cfg.seed})
+        summary = runs.conclude(trainer, directory, {**config["names"], "seed": cfg.seed})
+    runs.show(summary, directory)
 
 
 if __name__ == "__main__":

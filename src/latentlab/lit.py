@@ -175,7 +175,7 @@ class BaseModule(ScoringModule, ABC):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # 0: never
         due = every > 0 and (self.global_step + 1) % every == 0
         # Reading a number off a GPU waits for it, so that there the check waits for the steps that log.
-        if (due or bound.device.type == "cpu") and not torch.isfinite(bound):
+        if (due or every == 0 or bound.device.type == "cpu") and not torch.isfinite(bound):
             raise self._diverged(f"the bound is {bound.item()}")
         if due:
             self.log(f"train/{self.objective.bound}", bound)

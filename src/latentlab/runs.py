@@ -45,7 +45,8 @@ SETTINGS = {
 PARTS = ("module", "data", "callbacks", "names", "seed")
 # What a resumed run shares with the run that it goes on from, for a checkpoint holds its state; and what may differ.
 HELD = ("seed", "names", "data", "model", "objective", "optimizer", "scheduler")
-FREE = ("data.root", "data.source.path", "data.eval_batch_size", "data.on_device")
+FREE = ("data.root", "data.source.path", "data.eval_batch_size", "data.on_device", "model.tolerance")
+NLL_SAMPLES = 100
 CONFIG, SUMMARY, EVALUATION = "config.yaml", "summary.json", "evaluation.json"
 # What is shown of a summary: scores on the test set, and what a classical inference reports.
 SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")
@@ -141,7 +142,7 @@ def tracked(directory: Path, logger: Logger | None, config: Mapping[str, Any]) -
 
 
 def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Write summary.json of a run that was trained and tested, and print it as a table."""
+    """Write summary.json of a run that was trained and tested; {} on ranks other than the first."""
     if not trainer.is_global_zero:
         return {}
     best = _callback(trainer, BestCheckpoint)
@@ -156,7 +157,6 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
     for logger in trainer.loggers:
         logger.log_metrics({name: value for name, value in summary.items() if isinstance(value, int | float)})
     write_json(directory / SUMMARY, summary)
-    show(summary, directory)
     return summary
 
 
@@ -177,6 +177,19 @@ def check_estimates(module: pl.LightningModule, nll_samples: int) -> None:
             f"nll.samples={nll_samples}: {type(model).__name__} has no bound on log p(x), nor an estimate of it: "
             "leave nll.samples at 0, or train a model that has one, such as model=vae"
         )
+
+
+def choose_nll_samples(module: pl.LightningModule, asked: int | None) -> int:
+    """The draws that the NLL is estimated with: as asked, else NLL_SAMPLES for a model that has one and 0 elsewhere.
+
+    Raises:
+        UserError: when draws are asked for, and the model has no likelihood to estimate.
+    """
+    model: Any = module.model
+    if asked is None:
+        return NLL_SAMPLES if isinstance(model, GenerativeModel) and model.bounded else 0
+    check_estimates(module, asked)
+    return asked
 
 
 def estimate(trainer: pl.Trainer, nll_samples: int, chunk: int) -> dict[str, float]:
@@ -234,7 +247,9 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def show(summary: Mapping[str, Any], directory: Path) -> None:
-    """Print the test metrics, and those of a classical inference, as a small table."""
+    """Print the test metrics, and those of a classical inference, as a small table; nothing of an empty summary."""
+    if not summary:
+        return
     unit = ", nats per example" if "test/reconstruction" in summary else ", nats"
     table = Table(title=f"{summary['model']} on {summary['data']} ({summary['protocol']}){unit}")
     table.add_column("metric")
@@ -340,11 +355,11 @@ def _described(trainer: pl.Trainer, names: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _validated(trainer: pl.Trainer, best: BestCheckpoint) -> dict[str, float | None]:
+def _validated(trainer: pl.Trainer, best: BestCheckpoint) -> dict[str, float]:
     module: Any = trainer.lightning_module
     if isinstance(module, IterativeModule):  # best.ckpt is chosen by the training set
         return {name: value for name, value in module.results.items() if name == "val/elbo"}
-    return {best.monitor: best.best_score}
+    return {} if best.best_score is None else {best.monitor: best.best_score}
 
 
 def _rates(trainer: pl.Trainer, timing: Timing) -> dict[str, float]:

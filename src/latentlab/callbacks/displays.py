@@ -33,7 +33,8 @@ class Bar(Display):
     """
 
     def __init__(self, share: float) -> None:
-        form = "{desc} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}{postfix}"
+        # The bar takes what the figures leave of the line; 80 columns are enough for all of them.
+        form = "{desc} |{bar}|{remaining}{postfix}"
         self.bar = tqdm(
             total=1.0, initial=share, bar_format=form, dynamic_ncols=True, mininterval=0, file=sys.stderr
         )
