@@ -1,7 +1,7 @@
 """Bounds on log p(x), to be maximised: `objective(model, x) -> (B,)`, in nats per example.
 
 Each is a value object with a sample count. What it returns has the value of the bound itself, whatever surrogate is
-differentiated; the one place that turns a bound into a loss is `lit.BaseModule.training_step`.
+differentiated; the one place that turns a bound into a loss is `lit.base.BaseModule.training_step`.
 """
 
 from latentlab.objectives.base import Clock, Objective, TraceObjective
