@@ -16,6 +16,8 @@ DENSE = {
     "linear": Linear,
     "mlp": partial(MLP, hidden=(8, 8)),
     "mlp_norm": partial(MLP, hidden=(8,), normalisation=nn.LayerNorm),
+    # As wide as there are examples in LEADS: a normalisation that took those for its channels would not fail.
+    "mlp_groups": partial(MLP, hidden=(4,), normalisation=partial(GroupNorm, groups=2)),
     "gated_mlp": partial(GatedMLP, hidden=(8, 8)),
 }
 SMALL = {"channels": (8, 16), "hidden": (8,)}

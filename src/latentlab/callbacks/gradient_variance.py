@@ -77,8 +77,12 @@ class GradientVariance(Callback):
                 f"callbacks.gradient_variance needs the gradient of q(z|x), and {type(model).__name__} has no "
                 "inference network that is trained: leave it out with ~callbacks.gradient_variance"
             )
-        for objective in self.compare.values():
-            objective.check(model)
+        for name, objective in self.compare.items():
+            try:
+                objective.check(model)
+            except UserError as error:
+                entry = f"callbacks.gradient_variance.compare.{name}"
+                raise UserError(f"{entry}, left out with ~{entry}: {error}") from error
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure when it is time, on rank zero."""

@@ -34,7 +34,9 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(*, *in_shape) -> (*, *out_shape)."""
-        return self.layers(x.flatten(-self.in_dims)).unflatten(-1, self.out_shape)
+        # One leading dimension, as normalisations of channels (N, C) take it: of (K, B, C) they would mix the examples.
+        flat = x.flatten(-self.in_dims)
+        return self.layers(flat.reshape(-1, flat.shape[-1])).reshape(*flat.shape[:-1], *self.out_shape)
 
 
 class Linear(Dense):
