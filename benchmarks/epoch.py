@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from latentlab.callbacks import Progress, Timing
-from latentlab.data import Threshold, TrainingLoader
+from latentlab.data import ImageData, Images, Splits, Threshold, TrainingLoader
 from latentlab.likelihoods import BernoulliLikelihood
 from latentlab.lit import VAEModule
 from latentlab.models.vae import VAE
@@ -119,8 +119,23 @@ def fit(images: Tensor, callbacks: list[pl.Callback] | None = None, **options: o
     clock = Clock()
     module = VAEModule(model(), AnalyticELBO(), adam, constant)
     trainer = pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=[*(callbacks or []), clock], **options)  # type: ignore[arg-type]
-    trainer.fit(module, train_loader(images))
+    trainer.fit(module, datamodule=RandomImages(images))
     return clock.seconds
+
+
+class RandomImages(ImageData):
+    """The given images, all of them to train on."""
+
+    name = "random images"
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__(Threshold(), batch_size=BATCH, val_size=0)
+        self.images = images
+
+    def read(self) -> Splits:
+        """The images, without labels."""
+        every = Images(self.images, torch.full((len(self.images),), -1))
+        return Splits(train=every, test=every)
 
 
 def train_loader(images: Tensor) -> TrainingLoader:
