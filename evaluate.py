@@ -39,10 +39,9 @@ def main(cfg: DictConfig) -> None:
     nll_samples = runs.choose_nll_samples(module, cfg.nll.samples)
     runs.load_state(module, state, cfg.ckpt_path)
     runs.quieten_lightning()
-    callbacks = [cli.build(node) for node in config["callbacks"].values() if node and "_target_" in node]
-    figures: list[pl.Callback] = [
-        each for each in callbacks if cfg.figures and isinstance(each, FigureCallback)
-    ]
+    callbacks = cli.build_each(config["callbacks"])
+    drawn = cfg.figures
+    figures: list[pl.Callback] = [each for each in callbacks if drawn and isinstance(each, FigureCallback)]
     trainer = pl.Trainer(
         accelerator=cfg.accelerator,
         devices=1,

@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     module.check(data)
     if cfg.ckpt_path is not None:
         runs.load_state(module, runs.read_checkpoint(cfg.ckpt_path), cfg.ckpt_path)
-    callbacks = [cli.build(node) for node in cfg.callbacks.values() if node and "_target_" in node]
+    callbacks = cli.build_each(cfg.callbacks)
     runs.check_callbacks(callbacks, validates=data.val_size > 0)
     logger = cli.build(cfg.logger, save_dir=directory) if cfg.logger._target_ else None
     with runs.tracked(directory, logger, config) as loggers:

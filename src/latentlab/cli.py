@@ -69,6 +69,11 @@ def build(node: Any, **arguments: Any) -> Any:
     return instantiate(node, _convert_="all", **arguments)
 
 
+def build_each(nodes: Any) -> list[Any]:
+    """Build every entry of a group; one without a class, which tunes an entry that is left out, is passed over."""
+    return [build(node) for node in nodes.values() if node and "_target_" in node]
+
+
 def _terminate(signum: int, frame: Any) -> None:
     signal.signal(signum, signal.SIG_IGN)  # what follows is not cut short by another one
     sys.exit(128 + signum)
