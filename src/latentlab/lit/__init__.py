@@ -2,7 +2,7 @@
 
 from latentlab.lit.base import EVALUATION_SEED, BaseModule, ScoringModule
 from latentlab.lit.classical import ClassicalModule, IterativeModule, LikelihoodModule
-from latentlab.lit.families import AutoencoderModule, ConditionalModule, VAEModule
+from latentlab.lit.families import AutoencoderModule, ConditionalModule, HierarchicalModule, VAEModule
 
 __all__ = [
     "EVALUATION_SEED",
@@ -10,6 +10,7 @@ __all__ = [
     "BaseModule",
     "ClassicalModule",
     "ConditionalModule",
+    "HierarchicalModule",
     "IterativeModule",
     "LikelihoodModule",
     "ScoringModule",

@@ -12,6 +12,10 @@ class VAEModule(BaseModule):
     """A VAE: one layer of latents."""
 
 
+class HierarchicalModule(BaseModule):
+    """A hierarchy: several layers of latents, scored layer by layer."""
+
+
 class AutoencoderModule(BaseModule):
     """An autoencoder, followed by the score of its reconstruction: there is no bound."""
 
