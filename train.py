@@ -16,11 +16,14 @@ def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
-    from latentlab.checks import check_config
+    from latentlab.checks import check_config, check_used
 
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    check_config(OmegaConf.to_container(cfg), config)
-    directory = Path(HydraConfig.get().runtime.output_dir)
+    raw: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    hydra_config = HydraConfig.get()
+    check_config(raw, config)
+    check_used(raw, hydra_config.overrides.task, config["names"]["model"])
+    directory = Path(hydra_config.runtime.output_dir)
     runs.begin(directory, config, cfg.seed, cfg.ckpt_path, cfg.validate_args)
     data, module = cli.build(cfg.data), cli.build(cfg.module)
     module.check(data)

@@ -13,6 +13,7 @@ from latentlab.checks import (
     check_config,
     check_trusted,
     check_types,
+    check_used,
     check_value,
     did_you_mean,
     locate,
@@ -201,3 +202,40 @@ def test_what_is_not_trusted_is_not_imported():
     with pytest.raises(UserError, match=", ".join(TRUSTED)):
         check_trusted({"_target_": "turtle.Turtle"})
     assert "turtle" not in sys.modules
+
+
+RAW = {
+    "model": {"_target_": "M", "prior": "${prior}", "network": {"layer": "${encoder}"}},
+    "module": {"_target_": "L", "model": "${model}"},
+    "prior": {"_target_": "P", "samples": "${objective.samples}"},
+    "encoder": {"_target_": "E"},
+    "decoder": {"_target_": "D", "twin": "${encoder}"},
+    "objective": {"_target_": "O", "samples": 1},
+    "trainer": {"_target_": "T"},
+    "names": {"prior": "${hydra:runtime.choices.decoder}"},
+    "seed": 0,
+}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "prior=mog",
+        "encoder.hidden=[3]",
+        "trainer.x=1",
+        "seed=3",
+        "+names.x=1",
+        "~prior.y",
+        "hydra.run.dir=x",
+        "+new=1",
+    ],
+)
+def test_a_group_that_takes_part_may_be_named(override):
+    check_used(RAW, [override], "m")
+
+
+@pytest.mark.parametrize("override", ["decoder=cnn", "decoder.hidden=[3]", "+decoder.x=1", "~decoder.y"])
+def test_a_group_that_changes_nothing_is_refused(override):
+    with pytest.raises(UserError) as caught:
+        check_used(RAW, ["seed=1", override], "m")
+    assert str(caught.value).startswith(f"{override}: model=m has no decoder")

@@ -336,6 +336,7 @@ REFUSED = {
         ["callbacks.early_stopping", "data.val_size=0"],
     ),
     "no checkpoint kept": ("~callbacks.best", ["callbacks.best", "leave it in"]),
+    "part of another model": ("model=autoencoder prior=mog", ["prior=mog", "autoencoder", "change nothing"]),
     "likelihood": ("data=continuous_digits", ["BernoulliLikelihood", "protocol=threshold"]),
     "options of different models": ("data=earthquakes", ["model.num_components", "do not go together"]),
     "protocol": ("protocol=static", ["protocol=static", "Digits", "threshold"]),

@@ -21,6 +21,9 @@ Config = Mapping[str, Any]
 # A config that comes with a checkpoint may build nothing but parts of these.
 TRUSTED = ("latentlab", "torch.nn", "torch.optim", "pytorch_lightning.callbacks", "zuko.flows")
 
+# What a run is built from; every other group is a part of these, or of no use to the experiment.
+ROOTS = ("module", "data", "trainer", "callbacks", "logger")
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean X?' when some known word is close, else ''."""
@@ -83,6 +86,36 @@ def check_call(node: Config, where: str, raw: Config | None = None) -> None:
             )
         if key in hints and not _holds_call(value):
             check_value(value, hints[key], _own_name((raw or {}).get(key)) or f"{where}.{key}")
+
+
+def check_used(raw: Config, overrides: Iterable[str], model: str) -> None:
+    """Check that every group that the command line names takes part in the experiment.
+
+    Args:
+        raw: the configuration with its interpolations, by which the groups are joined.
+        overrides: the arguments of the command line.
+        model: the option of the group `model`.
+
+    Raises:
+        UserError: for the first that would change nothing.
+    """
+    used: set[str] = set()
+    for root in ROOTS:
+        _reach(raw, root, used)
+    for override in overrides:
+        group = re.split(r"[=.@]", override.lstrip("+~"), maxsplit=1)[0]
+        node = raw.get(group)
+        if group not in used and isinstance(node, Mapping) and "_target_" in node:
+            raise UserError(
+                f"{override}: model={model} has no {group}, so that it would change nothing: leave it out"
+            )
+
+
+def _reach(raw: Config, group: str, used: set[str]) -> None:
+    if group in raw and group not in used:
+        used.add(group)
+        for name in re.findall(r"\$\{(\w+)[.}]", str(raw[group])):
+            _reach(raw, name, used)
 
 
 def check_value(value: Any, hint: Any, where: str) -> None:
