@@ -1,11 +1,12 @@
 """Distributions that torch lacks, or has in a form that is not accurate or not convenient enough here."""
 
-from math import prod
+from math import ceil, prod, sqrt
 from typing import Any
 
 import torch
 from torch import Size, Tensor
 from torch.distributions import (
+    Categorical,
     Distribution,
     Independent,
     MixtureSameFamily,
@@ -20,6 +21,8 @@ from torch.nn.functional import logsigmoid
 
 # Below it the 0/0 of a formula is replaced by its Taylor series, of which the first term left out is under 1e-13.
 SMALL = 0.1
+# The log of a probability ratio that is left out of sums: under the rounding of a float64, 256 times over.
+NEGLIGIBLE = 50
 
 
 class OneHot(OneHotCategorical):
@@ -172,6 +175,61 @@ class DiscretisedLogistic(Distribution):
             top = self.levels - 1
             drawn = self.loc + self.scale * u.logit(eps=torch.finfo(u.dtype).tiny)
             return (drawn.clamp(0, 1) * top).round() / top
+
+
+class LevelNormal(Distribution):
+    r"""A normal density at the levels $x = k / (n-1)$, k = 0, ..., n - 1, renormalised, $P(x) \propto N(x; \mu, s^2)$.
+
+    Sums run over the levels near $\mu$; those left out are less than rounding.
+
+    Args:
+        loc: $\mu$, in the units of x, (*).
+        scale: $s > 0$, in the units of x.
+        levels: the number n of levels.
+    """
+
+    arg_constraints = {"loc": constraints.real}  # noqa: RUF012 (torch's own form)
+    support = constraints.unit_interval
+
+    def __init__(self, loc: Tensor, scale: float, levels: int, validate_args: bool | None = None) -> None:
+        self.loc = loc
+        self.scale = scale
+        self.top = levels - 1
+        super().__init__(loc.shape, validate_args=validate_args)
+
+    @property
+    def near(self) -> tuple[Tensor, Tensor]:
+        """The levels x near the mean and their unnormalised log-probabilities, both (*, n) for the n that matter.
+
+        A level r places from the nearest has a probability of $e^{-r (r-1) / 2d^2}$ of its at most, for s of d places.
+        """
+        reach = min(self.top, ceil(0.5 + sqrt(0.25 + 2 * NEGLIGIBLE * (self.scale * self.top) ** 2)))
+        nearest = (self.loc * self.top).round().clamp(0, self.top)
+        places = nearest[..., None] + torch.arange(-reach, reach + 1, device=self.loc.device)
+        x = places / self.top
+        outside = (places < 0) | (places > self.top)
+        return x, self._score(x, self.loc[..., None]).masked_fill(outside, -torch.inf)
+
+    def _score(self, x: Tensor, loc: Tensor) -> Tensor:
+        return -0.5 * ((x - loc) / self.scale).square()
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], (*)."""
+        x, logits = self.near
+        return (logits.softmax(-1) * x).sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log P(x) for x (*) on the levels."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._score(value, self.loc) - self.near[1].logsumexp(-1)
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (torch's own default)
+        """Draws, each a level."""
+        x, logits = self.near
+        chosen = Categorical(logits=logits).sample(sample_shape)[..., None]
+        return x.expand(*chosen.shape[:-1], -1).gather(-1, chosen)[..., 0]
 
 
 class Mixture(MixtureSameFamily):

@@ -21,6 +21,7 @@ class Posterior(nn.Module, ABC):
     Attributes:
         reparametrised: whether `rsample` of its distribution carries a path to the parameters.
         discrete: whether its latents are one-hot; a path is then that of a relaxation (see `trace.draw`).
+        sees_images: whether its inputs are images, with values in [0, 1], and not latents.
 
     Args:
         in_shape: the shape of one input.
@@ -29,6 +30,7 @@ class Posterior(nn.Module, ABC):
 
     reparametrised: ClassVar[bool] = True
     discrete: ClassVar[bool] = False
+    sees_images: bool = True
 
     def __init__(self, in_shape: Shape, event_shape: Shape) -> None:
         super().__init__()

@@ -116,7 +116,8 @@ class VampPrior(Prior):
         from_data: whether they start from training examples.
         mean: where they start otherwise.
         spread: the standard deviation of the noise on either start.
-        bounds: the least and the largest value of a pseudo-input; None for no bounds.
+        bounds: the least and the largest value of a pseudo-input that is an image; None for no bounds, as latents
+            have none.
 
     Raises:
         UserError: without a posterior.
@@ -140,7 +141,7 @@ class VampPrior(Prior):
         self.from_data = from_data
         self.mean = mean
         self.spread = spread
-        self.bounds = (None, None) if bounds is None else bounds
+        self.bounds = bounds if bounds is not None and posterior.sees_images else (None, None)
         # In a tuple, so that the parameters stay the posterior's alone.
         self.reference = (posterior,)
         noise = torch.randn(num_components, *posterior.in_shape)
@@ -173,6 +174,9 @@ class FlowPrior(RealPrior):
         event_shape: the shape (D,) of one latent.
         posterior: the q(z|x) it is paired with.
         flow: makes a flow of D features, a `zuko.flows.Flow`: `zuko.flows.RealNVP`, `MAF`, `NSF`, ...
+
+    Raises:
+        UserError: for latents that are no vectors.
     """
 
     def __init__(
@@ -182,6 +186,11 @@ class FlowPrior(RealPrior):
         flow: Callable[[int], zuko.flows.Flow] = zuko.flows.RealNVP,
     ) -> None:
         super().__init__(event_shape, posterior)
+        if len(self.event_shape) != 1:
+            raise UserError(
+                f"FlowPrior is a density of vectors, and latents have the shape {self.event_shape} here: "
+                "choose prior=standard_normal or mog"
+            )
         self.flow = flow(*self.event_shape)
         for module in self.flow.modules():
             if isinstance(module, nn.Linear):

@@ -31,6 +31,10 @@ class Protocol(ABC):
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Uint8 pixels (*) to float32 (*); the generator is on the device of the pixels."""
 
+    def counted(self) -> "Protocol":
+        """The protocol of the same x that counts the values it takes, where they are finitely many."""
+        return self
+
 
 class Threshold(Protocol):
     """x = 1 where pixel / 255 > 0.5, else 0."""
@@ -81,6 +85,10 @@ class Continuous(Protocol):
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Uint8 pixels (*) to [0, 1] (*); draws nothing."""
         return torch.div(images, 255)
+
+    def counted(self) -> "Discrete":
+        """The 256 values k / 255."""
+        return Discrete()
 
 
 class Dequantised(Protocol):

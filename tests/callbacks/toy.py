@@ -116,6 +116,8 @@ class ToyData(pl.LightningDataModule):
     def test_dataloader(self):
         return self.loader()
 
+    whole_test_set = test_dataloader
+
 
 def trainer_in(folder, callbacks=(), loggers=False, epochs=2, **options):
     return pl.Trainer(

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from latentlab.errors import Diverged
-from latentlab.tracking import log_checkpoint
+from latentlab.tracking import log_best, log_checkpoint
 
 
 def save(trainer: Trainer, path: Path) -> None:
@@ -84,9 +84,11 @@ class BestCheckpoint(Checkpoint):
         if self._is_better(value) and is_finite(trainer):
             self.best_epoch, self.best_score = trainer.current_epoch, value
             save(trainer, self.path)
+            self._report(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hand the best checkpoint to the loggers that were asked to keep it."""
+        self._report(trainer)  # a resumed run may have been best before
         if self.best_epoch is not None and trainer.is_global_zero:
             metadata = {"epoch": self.best_epoch, self.monitor: self.best_score}
             log_checkpoint(trainer.loggers, self.path, metadata)
@@ -98,6 +100,10 @@ class BestCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best epoch and its metric."""
         self.best_epoch, self.best_score = state_dict["best_epoch"], state_dict["best_score"]
+
+    def _report(self, trainer: Trainer) -> None:
+        if self.best_score is not None:
+            log_best(trainer.loggers, self.monitor, self.best_score)
 
     def _is_better(self, value: float | None) -> bool:
         return value is None or self.best_score is None or value > self.best_score

@@ -32,5 +32,5 @@ def observed(trainer: Trainer, batch: Batch) -> Any:
 
 def _images(trainer: Trainer) -> Iterator[Batch]:
     device = trainer.lightning_module.device
-    for batch in trainer.datamodule.test_dataloader():  # type: ignore[attr-defined]
+    for batch in trainer.datamodule.whole_test_set():  # type: ignore[attr-defined]
         yield Batch(batch.x.to(device), batch.y.to(device))

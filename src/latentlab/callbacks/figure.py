@@ -18,6 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
+from latentlab.callbacks.ema import averaged_weights
 from latentlab.callbacks.headline import headline
 from latentlab.models.base import GenerativeModel
 from latentlab.tracking import log_figure, log_table
@@ -53,10 +54,10 @@ class FigureCallback(Callback, ABC):
     numbers of a run do not depend on its figures. An error in drawing is a bug, and is raised.
 
     Args:
-        every_n_epochs: the number of training epochs between two figures.
+        every_n_epochs: the number of training epochs between two figures; None: only once the test set is scored.
     """
 
-    def __init__(self, every_n_epochs: PositiveInt = 10) -> None:
+    def __init__(self, every_n_epochs: PositiveInt | None = 10) -> None:
         self.every_n_epochs = every_n_epochs
 
     @abstractmethod
@@ -65,8 +66,9 @@ class FigureCallback(Callback, ABC):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw every n epochs."""
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._record(trainer, pl_module, at_end=False)
+        if self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            with averaged_weights(trainer, pl_module):  # what was validated
+                self._record(trainer, pl_module, at_end=False)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the weights that were tested, and log the tables."""
@@ -82,7 +84,8 @@ class FigureCallback(Callback, ABC):
         folder = Path(trainer.default_root_dir) / "figures"
         for name, figure in drawing.figures.items():
             path = save(figure, folder / f"{name}.png", caption)
-            log_figure(trainer.loggers, f"figures/{name}", path, trainer.global_step, caption)
+            key, step, epoch = f"figures/{name}", trainer.global_step, trainer.current_epoch
+            log_figure(trainer.loggers, key, path, step, epoch, caption)
         if at_end:
             for name, table in drawing.tables.items():
                 log_table(trainer.loggers, f"tables/{name}", table.columns, table.rows, trainer.global_step)

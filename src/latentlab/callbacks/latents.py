@@ -71,7 +71,14 @@ def plot(points: Tensor, labels: Tensor, names: list[str]) -> Figure:
     """A figure of the points (N, 1) or (N, 2) by label, with a legend beside it."""
     figure = Figure(figsize=(6.2, 5.2))
     axes = figure.add_subplot()
+    panel(axes, points, labels, names)
     axes.set_title("z ~ q(z|x), test set", fontsize=10)
+    legend(figure, labels)
+    return figure
+
+
+def panel(axes: Axes, points: Tensor, labels: Tensor, names: list[str]) -> None:
+    """The points (N, 1) or (N, 2) by label on one panel."""
     [_histograms, _scatter][points.shape[1] - 1](axes, points, labels)
     x_name, y_name = [*names, "density"][:2]
     axes.set_xlabel(MATHS.get(x_name, x_name))
@@ -79,11 +86,20 @@ def plot(points: Tensor, labels: Tensor, names: list[str]) -> Figure:
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend(figure: Figure, labels: Tensor) -> None:
+    """The labels' colours on the first panel, beside the figure, where there are several labels."""
     if len(labels.unique()) > 1:
+        handles, words = figure.axes[0].get_legend_handles_labels()
         figure.legend(
-            loc="outside right center", markerscale=3, frameon=False, ncols=1 + len(labels.unique()) // 16
+            handles,
+            words,
+            loc="outside right center",
+            markerscale=3,
+            frameon=False,
+            ncols=1 + len(labels.unique()) // 16,
         )
-    return figure
 
 
 def _scatter(axes: Axes, points: Tensor, labels: Tensor) -> None:

@@ -38,13 +38,19 @@ class LatentUsage(FigureCallback):
         tables = {"posterior_mean_variance": Table(["latent", "variance"], _rows(variances))}
         if kls:
             tables["kl_per_latent"] = Table(["latent", "kl"], _rows(torch.cat(kls)))
-        return Drawing({"usage": bars(kls, variances)}, tables)
+        x, _ = next(batches(trainer))
+        numbers = [number for number, _ in _numbered_parts(model, x)]
+        return Drawing({"usage": bars(kls, variances, numbers)}, tables)
 
 
 def kl_per_latent(model: GenerativeModel, x: object) -> list[Tensor]:
     """The KL of each latent for each example, (B, D) for every layer that has them."""
+    return [kl for _, kl in _numbered_parts(model, x)]
+
+
+def _numbered_parts(model: GenerativeModel, x: object) -> list[tuple[int, Tensor]]:
     layers: Sequence[Layer] = model(x).layers if isinstance(model, Traced) else ()
-    return [kl.cpu() for layer in layers for kl in _parts(layer)]
+    return [(number, kl.cpu()) for number, layer in enumerate(layers, start=1) for kl in _parts(layer)]
 
 
 def _parts(layer: Layer) -> list[Tensor]:
@@ -58,12 +64,13 @@ def _parts(layer: Layer) -> list[Tensor]:
     return [kl.reshape(-1, *kl.shape[-q.reinterpreted_batch_ndims :]).flatten(1)]
 
 
-def bars(kls: Sequence[Tensor], variances: Tensor) -> Figure:
-    """A panel of KLs for each layer that has them, and one of the variances, each sorted."""
+def bars(kls: Sequence[Tensor], variances: Tensor, numbers: Sequence[int] | None = None) -> Figure:
+    """A panel of KLs for each layer that has them, by their numbers, and one of the variances, each sorted."""
+    numbers = range(1, len(kls) + 1) if numbers is None else numbers
     figure = Figure(figsize=(4.6 * (len(kls) + 1), 3.6))
     *first, last = figure.subplots(1, len(kls) + 1, squeeze=False)[0]
-    for level, (axes, kl) in enumerate(zip(first, kls, strict=True), start=1):
-        which = f", layer {level}" if len(kls) > 1 else ""
+    for number, axes, kl in zip(numbers, first, kls, strict=True):
+        which = "" if list(numbers) == [1] else f", layer {number}"
         _bars(axes, kl, f"KL{which}: {kl.sum():.2f} nats in all")
         axes.set_ylabel("KL of a latent, nats")
     _bars(

@@ -9,6 +9,7 @@ from latentlab.likelihoods.gaussian import (
     GaussianSharedLikelihood,
 )
 from latentlab.likelihoods.logistic import DiscretisedLogisticLikelihood
+from latentlab.likelihoods.noised import NoisedLikelihood
 
 __all__ = [
     "BernoulliLikelihood",
@@ -20,5 +21,6 @@ __all__ = [
     "GaussianSharedLikelihood",
     "Likelihood",
     "LikelihoodFactory",
+    "NoisedLikelihood",
     "PixelLikelihood",
 ]

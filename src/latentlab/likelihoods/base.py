@@ -28,7 +28,7 @@ class Likelihood(nn.Module, ABC):
         x_shape: the shape of one image.
     """
 
-    levels: ClassVar[int | None]
+    levels: int | None
 
     def __init__(self, in_shape: Shape, x_shape: Shape) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """Steps, optimiser, exact sums: what every family shares."""
 
+import logging
 from abc import ABC
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
 from typing import Any
@@ -13,11 +14,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from latentlab.data.loader import FIRST, Batch, blocks, seeded
+from latentlab.data.loader import BLOCK, FIRST, Batch, TrainingLoader, blocks, seeded
+from latentlab.devices import shares
 from latentlab.errors import Diverged, UserError
 from latentlab.evaluation import Tally, reproducible
 from latentlab.models.base import GenerativeModel
 from latentlab.objectives import Clock, Objective
+
+log = logging.getLogger(__name__)
 
 # Seeds of evaluation start here, away from the small ones that people give to training.
 EVALUATION_SEED = 2**20
@@ -38,6 +42,7 @@ class ScoringModule(pl.LightningModule, ABC):
         self.model = model
         self.eval_samples = eval_samples
         self.tally = Tally()
+        self.blocks = 0
         self.results: dict[str, float] = {}
 
     def check(self, data: Any) -> None:
@@ -55,20 +60,26 @@ class ScoringModule(pl.LightningModule, ABC):
     def on_validation_epoch_start(self) -> None:
         """Empty the sums."""
         self.tally = Tally()
+        self.blocks = 0
 
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add the terms of a batch to the sums.
+        """Add the terms of a batch to the sums."""
+        self._add(batch, self.model.terms)
 
-        Each block of examples has draws of its own: the sums do not depend on the batch size, nor training on them.
-        """
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add what the model reports of a batch to the sums."""
+        self._add(batch, self.model.report)
+
+    def _add(self, batch: Batch, score: Callable[..., dict[str, Tensor]]) -> None:
+        # Each block of examples has draws of its own, whatever rank it is on: sums depend neither on the batch size nor
+        # on the number of devices, nor training on them.
         for block in blocks(batch):
-            position = self.tally.count * self.trainer.world_size + self.global_rank
+            position = (self.blocks * self.trainer.world_size + self.global_rank) * BLOCK
+            self.blocks += 1
             with reproducible(EVALUATION_SEED + position, self.device):
-                self.tally.add(self.model.terms(self.observed(block), samples=self.eval_samples))
-
-    test_step = validation_step
+                self.tally.add(score(self.observed(block), samples=self.eval_samples))
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation set."""
@@ -93,7 +104,8 @@ class ScoringModule(pl.LightningModule, ABC):
 class BaseModule(ScoringModule, ABC):
     """Maximises an objective over the training set, and sums the model's terms exactly over the others.
 
-    Logs `train/<bound>` every `trainer.log_every_n_steps` steps, and `val/*`, `test/*` as means over the whole set.
+    Logs `train/<bound>`, and what the objective names beside it, every `trainer.log_every_n_steps` steps; `val/*` and
+    `test/*` as means over the whole set.
 
     Args:
         model: the generative model with its inference network.
@@ -133,7 +145,11 @@ class BaseModule(ScoringModule, ABC):
             raise UserError(f"optimizer or scheduler: {error}") from error
 
     def on_fit_start(self) -> None:
-        """Adapt a new model to the data; a resumed one has learned already."""
+        """Say what a step is made of, and adapt a new model to the data; a resumed one has learned already."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        shared = shares(data.total_batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+        if shared and self.trainer.is_global_zero:
+            log.info(shared)
         if self.trainer.ckpt_path is None:
             self.model.initialise(self.observed(self._first_examples()))
 
@@ -153,8 +169,11 @@ class BaseModule(ScoringModule, ABC):
         """The loss: the one place where a bound is negated."""
         objective = self.objective.at(self.clock)
         with self._valid_parameters():
-            bound = objective(self.model, self.observed(batch)).mean()
-        self._report(bound.detach())
+            parts = objective.parts(self.model, self.observed(batch))
+        # Lightning takes the mean of the ranks' gradients; their shares of a batch may differ by an example.
+        weight = 1.0 if self.trainer.world_size == 1 else self._loader.weight(batch_idx)
+        bound = weight * parts[objective.bound].mean()
+        self._report({name: weight * part.detach().mean() for name, part in parts.items()})
         return -bound
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -168,14 +187,28 @@ class BaseModule(ScoringModule, ABC):
         batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         return Clock(self.global_step, ceil(batches))
 
-    def _report(self, bound: Tensor) -> None:
+    @property
+    def _loader(self) -> TrainingLoader:
+        loader: Any = self.trainer.train_dataloader
+        return loader
+
+    def _report(self, parts: Mapping[str, Tensor]) -> None:
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # 0: never
         due = every > 0 and (self.global_step + 1) % every == 0
-        # Reading a number off a GPU waits for it, so that there the check waits for the steps that log.
-        if (due or every == 0 or bound.device.type == "cpu") and not torch.isfinite(bound):
+        alone = self.trainer.world_size == 1
+        # Reading a number off a GPU waits for it, and ranks for one another: there, the check waits for the steps
+        # that log.
+        if not (due or every == 0 or (alone and parts[self.objective.bound].device.type == "cpu")):
+            return
+        means = parts if alone else self._mean_over_ranks(parts)
+        if not torch.isfinite(bound := means[self.objective.bound]):
             raise self._diverged(f"the bound is {bound.item()}")
         if due:
-            self.log(f"train/{self.objective.bound}", bound)
+            self.log_dict({f"train/{name}": mean for name, mean in means.items()})
+
+    def _mean_over_ranks(self, parts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        means = self.trainer.strategy.reduce(torch.stack(list(parts.values())), reduce_op="mean")
+        return dict(zip(parts, means, strict=True))
 
     def _diverged(self, what: str) -> Diverged:
         return Diverged(

@@ -17,9 +17,13 @@ class GenerativeModel(nn.Module, ABC):
         bounded: whether it has a bound on the log-density of what it observes.
         x_shape: the shape of one image.
         latent_dim: the number of latents that `encode` returns for one image.
+        weighted: whether log p(x) is estimated by importance weights, those of the model's trace.
+        learned_inference: whether q(z|x) is learned, so that it means something which latents it uses.
     """
 
     bounded: ClassVar[bool] = True
+    weighted: ClassVar[bool] = True
+    learned_inference: bool = True
     x_shape: tuple[int, ...]
     latent_dim: int
 
@@ -50,6 +54,14 @@ class GenerativeModel(nn.Module, ABC):
         Raises:
             UserError: with the reason and the protocols that work.
         """
+
+    def scored_as(self, protocol: Protocol) -> Protocol:
+        """The protocol that the model's numbers are to be read under, for data of `protocol`: that one, as a rule."""
+        return protocol
+
+    def report(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
+        """What is summed over the test set: the terms, and what else a model has to say of its bound, each (B,)."""
+        return self.terms(x, samples=samples)
 
     def initialise(self, x: Any) -> None:
         """Adapt to training examples, as the model observes them, before training starts; draws nothing."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,8 +26,10 @@ class Hierarchy(GenerativeModel, Traced, ABC):
         z_shapes: the shape of one latent of each layer.
         prior: p(z_L).
         likelihood: p(x|.).
+        layer_name: what a figure calls the number of a layer.
     """
 
+    layer_name: ClassVar[str] = "layer"
     z_shapes: tuple[Shape, ...]
     prior: Prior
     likelihood: Likelihood

@@ -10,12 +10,14 @@ from latentlab.objectives.elbo import ELBO, STL, AnalyticELBO
 from latentlab.objectives.importance import IWAE, DReG
 from latentlab.objectives.reconstruction import Reconstruction
 from latentlab.objectives.score import VIMCO, ScoreFunction
+from latentlab.objectives.vlb import VLB
 
 __all__ = [
     "ELBO",
     "IWAE",
     "STL",
     "VIMCO",
+    "VLB",
     "AnalyticELBO",
     "BetaELBO",
     "Clock",

@@ -42,6 +42,10 @@ class Objective(ABC):
     def __call__(self, model: Any, x: Any) -> Tensor:
         """The bound for each of the B examples of `x`, (B,)."""
 
+    def parts(self, model: Any, x: Any) -> dict[str, Tensor]:
+        """The bound under its name, and what is logged beside it, each (B,); nothing else, as a rule."""
+        return {self.bound: self(model, x)}
+
     @abstractmethod
     def check(self, model: nn.Module) -> None:
         """Refuse a model for which the bound or its gradient is not defined.
@@ -75,7 +79,8 @@ class TraceObjective(Objective):
         if not isinstance(model, Traced):
             raise UserError(
                 f"{name} needs the log-densities of drawn latents, and {owner} has none: "
-                "leave objective to what the model brings along, or choose another model, such as model=vae"
+                "leave objective to what the model brings along (objective=vlb for a diffusion), "
+                "or choose another model, such as model=vae"
             )
         if self.pathwise and not model.reparametrised:
             raise UserError(

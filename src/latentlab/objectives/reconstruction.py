@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from latentlab.errors import UserError
 from latentlab.models.base import GenerativeModel
 from latentlab.objectives.base import Objective
-from latentlab.trace import Traced
 
 
 class Reconstruction(Objective):
@@ -21,8 +20,9 @@ class Reconstruction(Objective):
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model that has a bound, of which this would leave out the KL."""
-        if isinstance(model, Traced) or not isinstance(model, GenerativeModel):
+        if not isinstance(model, GenerativeModel) or model.bounded:
             raise UserError(
-                f"Reconstruction is no bound, and {type(model).__name__} has one: choose objective=analytic_elbo "
-                "(objective=beta_elbo objective.beta=0 leaves the KL out of the gradient), or model=autoencoder"
+                f"Reconstruction is no bound, and {type(model).__name__} has one: leave objective to what the model "
+                "brings along (objective=beta_elbo objective.beta=0 leaves the KL of a VAE out of the gradient), "
+                "or choose model=autoencoder"
             )

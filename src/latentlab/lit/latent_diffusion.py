@@ -1,0 +1,22 @@
+"""The family of models whose prior is a diffusion."""
+
+from latentlab.checkpoints import read_checkpoint
+from latentlab.lit.diffusion import DiffusionModule
+from latentlab.models.latent_diffusion import LatentVDM
+
+
+class LatentDiffusionModule(DiffusionModule):
+    """A VAE with a diffusion as its prior, trained at once or from a VAE that is trained already."""
+
+    model: LatentVDM
+
+    def setup(self, stage: str) -> None:
+        """Take over encoder and decoder, where training starts; a checkpoint of this run holds them later.
+
+        Raises:
+            UserError: when model.pretrained cannot be read, or has other networks.
+        """
+        if stage == "fit" and self.model.pretrained is not None and self.trainer.ckpt_path is None:
+            state = read_checkpoint(self.model.pretrained, "model.pretrained")["state_dict"]
+            inner = {name.removeprefix("model."): value for name, value in state.items()}
+            self.model.adopt(inner)

@@ -1,0 +1,189 @@
+"""A VAE whose prior is a diffusion."""
+
+from collections.abc import Mapping, Sequence
+from math import exp, log, pi, prod
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from latentlab.errors import UserError
+from latentlab.likelihoods import LikelihoodFactory
+from latentlab.models.diffusion import DenoiserFactory, Diffusion
+from latentlab.models.vdm import Diffused, DiffusionModel
+from latentlab.nn import NetworkFactory
+from latentlab.posteriors import PosteriorFactory
+from latentlab.protocols import Protocol
+from latentlab.schedules import Schedule, alpha
+from latentlab.trace import draw
+
+# What a pre-trained VAE has under the same names, and a prior is trained for.
+AUTOENCODER = ("posterior", "likelihood")
+
+
+class LatentVDM(DiffusionModel):
+    r"""A VAE whose prior p(z) is a variational diffusion model (Vahdat et al. 2021, https://arxiv.org/abs/2106.05931).
+
+    The bound is $E_q[\log p(x|z) - \log q(z|x) + \log p(z)]$, with q's entropy exact, and with the last term bounded
+    by the diffusion's, $E[\log p(z|z_0)] - KL(q(z_1|z)\,\|\,N(0, I)) - L_T$ (Kingma et al. 2021, eq. 11).
+    Here $p(z|z_0) = N(z_0 / \alpha_0, e^{\gamma_0} I)$ with $e^{\gamma_0} = \sigma_0^2 / \alpha_0^2$, a normalised
+    density: the inverse of $q(z_0|z)$ where p(z) is flat over as little as the least noise. So
+    $E[\log p(z|z_0)] = -\frac D2 (\log 2\pi e + \gamma_0)$ whatever z is. It resolves latents to $e^{\gamma_0 / 2}$: a
+    smaller $\gamma_0$ loses less of the bound. Trained all at once, the encoder's gradient runs through the
+    diffusion's terms too.
+
+    Of the parts of kl, `kl_latent` is $E[\log q(z|x) - \log p(z|z_0)]$, which may be negative, `kl_prior` and
+    `kl_diffusion` are the diffusion's.
+
+    Args:
+        latent_dim: the number D of latents.
+        encoder: makes the posterior's network.
+        decoder: makes the likelihood's network.
+        posterior: makes q(z|x), of real latents.
+        likelihood: makes p(x|z).
+        schedule: gamma(t).
+        denoiser: makes the diffusion's network.
+        steps: the number T of steps of the bound that is trained and reported as `elbo`; None: T to infinity.
+        eval_steps: the T of further forms that are reported of the test set.
+        sample_steps: the number of steps by which p(z) is sampled.
+        pretrained: the checkpoint of a VAE with the same networks, whose encoder and decoder training starts from
+            (`lit.LatentDiffusionModule` reads it).
+        freeze: whether encoder and decoder stay as they are.
+        x_shape: the shape of one image.
+
+    Raises:
+        UserError: for discrete latents; when an encoder that was never trained is to be frozen.
+    """
+
+    def __init__(
+        self,
+        latent_dim: PositiveInt,
+        encoder: NetworkFactory,
+        decoder: NetworkFactory,
+        posterior: PosteriorFactory,
+        likelihood: LikelihoodFactory,
+        schedule: Schedule,
+        denoiser: DenoiserFactory,
+        steps: PositiveInt | None = None,
+        eval_steps: Sequence[PositiveInt] = (10, 100, 1000),
+        sample_steps: PositiveInt = 250,
+        pretrained: str | None = None,
+        freeze: bool = False,
+        x_shape: Sequence[PositiveInt] = (1, 28, 28),
+    ) -> None:
+        super().__init__()
+        self.x_shape = tuple(x_shape)
+        self.posterior = posterior(network=encoder, in_shape=self.x_shape, latent_dim=latent_dim)
+        if self.posterior.discrete:
+            raise UserError(
+                "a diffusion is a prior of real latents, and this posterior's are discrete: "
+                "posterior=diagonal_normal or posterior=full_rank_normal"
+            )
+        if freeze and pretrained is None:
+            raise UserError(
+                "model.freeze=true trains the prior of a VAE that is trained already: "
+                "give it as model.pretrained=RUN/checkpoints/best.ckpt"
+            )
+        z_shape = self.posterior.event_shape
+        self.latent_dim = prod(z_shape)
+        self.likelihood = likelihood(network=decoder, in_shape=z_shape, x_shape=self.x_shape)
+        self.diffusion = Diffusion(z_shape, schedule, denoiser)
+        self.steps = steps
+        self.eval_steps = tuple(eval_steps)
+        self.sample_steps = sample_steps
+        self.pretrained = pretrained
+        for part in AUTOENCODER if freeze else ():
+            self.get_submodule(part).requires_grad_(False)
+
+    def diffused(self, x: Tensor) -> Diffused:
+        """A draw z ~ q(z|x), log p(x|z), and `kl_prior` and `kl_latent` of it."""
+        q = self.posterior(x)
+        z = draw(q, 1)[0]  # (B, D)
+        kls = {"kl_prior": self.diffusion.prior_kl(z), "kl_latent": -q.entropy() - self.resolution}
+        return Diffused(z, self.likelihood(z).log_prob(x), kls)
+
+    @property
+    def resolution(self) -> float:
+        r"""$E[\log p(z|z_0)]$, for any z, in nats."""
+        return -self.latent_dim / 2 * (log(2 * pi) + 1 + self.diffusion.schedule.gamma_min)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """An unbiased estimate of the bound on log p(z) for flat z (N, D), (N,), in nats."""
+        return self.resolution - self.diffusion.prior_kl(z) - self.diffusion.loss(z, self.steps)
+
+    def sample_prior(self, n: int, steps: int | None = None, progress: bool = False) -> Tensor:
+        """n draws z ~ p(z), (n, D): ancestral draws down to z_0, and z given it."""
+        z_0 = self.diffusion.sample(n, steps or self.sample_steps, progress)
+        gamma = self.diffusion.schedule.gamma_min
+        return z_0 / alpha(z_0.new_tensor(gamma)) + exp(gamma / 2) * torch.randn_like(z_0)
+
+    def generate(
+        self, n: int, mean: bool = False, steps: int | None = None, progress: bool = False
+    ) -> Tensor:
+        """n draws x ~ p(x|z), z ~ p(z), or the means of p(x|z), (n, *x_shape).
+
+        Args:
+            n: the number of images.
+            mean: whether to return means; under the same seed they belong to the same z.
+            steps: the number of steps, whatever was trained; `sample_steps` by default.
+            progress: whether to show a progress bar.
+        """
+        px = self.likelihood(self.sample_prior(n, steps, progress))
+        return px.mean if mean else px.sample()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """A draw z ~ q(z|x) for each image, (B, latent_dim)."""
+        return self.posterior(x).sample()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The means of p(x|z) for z (B, latent_dim), (B, *x_shape)."""
+        return self.likelihood(z).mean
+
+    def posterior_mean(self, x: Tensor) -> Tensor:
+        """The means of q(z|x), (B, latent_dim)."""
+        return self.posterior(x).mean
+
+    def initialise(self, x: Tensor) -> None:
+        """Adapt a likelihood that was not trained already to training images (N, *x_shape)."""
+        if self.pretrained is None:
+            self.likelihood.initialise(x)
+
+    def anneal(self, step: int) -> None:
+        """Set what changes with the step in the posterior."""
+        self.posterior.anneal(step)
+
+    def check(self, protocol: Protocol) -> None:
+        """Refuse data that the likelihood does not score."""
+        self.likelihood.check(protocol)
+
+    def adopt(self, state: Mapping[str, Tensor]) -> None:
+        """Take over encoder and decoder from the state of a VAE.
+
+        Raises:
+            UserError: when the state has no encoder and decoder, or those of other networks.
+        """
+        for part in AUTOENCODER:
+            own = {
+                name.removeprefix(f"{part}."): value
+                for name, value in state.items()
+                if name.startswith(f"{part}.")
+            }
+            if not own:
+                raise UserError(
+                    f"model.pretrained={self.pretrained} is no VAE's: it has no {part}; "
+                    "take a checkpoint of model=vae or a relative of it"
+                )
+            self._load(self.get_submodule(part), own)
+
+    def _load(self, part: nn.Module, state: Mapping[str, Tensor]) -> None:
+        try:
+            part.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(
+                f"model.pretrained={self.pretrained} has other networks than this config: give the options of its run "
+                f"again, such as encoder, decoder, posterior, likelihood and model.latent_dim ({_reason(error)})"
+            ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    return " ".join(str(error).splitlines()[1:2]).strip() or str(error)

@@ -1,0 +1,173 @@
+"""The VAE with a diffusion as its prior: its bound against closed forms, its gradients, and what it starts from."""
+
+import math
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from oracles import Z_MAX, largest_z
+from torch.distributions import Normal
+
+from latentlab.errors import UserError
+from latentlab.likelihoods import BernoulliLikelihood
+from latentlab.models.latent_diffusion import LatentVDM
+from latentlab.models.vae import VAE
+from latentlab.nn.denoiser import MLPDenoiser
+from latentlab.nn.mlp import MLP
+from latentlab.objectives import IWAE, STL, VLB
+from latentlab.posteriors import DiagonalNormalPosterior, GumbelSoftmaxPosterior
+from latentlab.priors import StandardNormalPrior
+from latentlab.schedules import LinearSchedule
+
+SHAPE = (1, 3, 3)
+PARTS = {
+    "latent_dim": 2,
+    "encoder": partial(MLP, hidden=(8,), activation=torch.nn.Tanh),
+    "decoder": partial(MLP, hidden=(8,), activation=torch.nn.Tanh),
+    "posterior": DiagonalNormalPosterior,
+    "likelihood": BernoulliLikelihood,
+    "x_shape": SHAPE,
+}
+GAMMA = -3.0  # enough noise at t = 0 for the gap to be seen
+
+
+def latent_vdm(gamma_min=GAMMA, gamma_max=4.0, **options):
+    """Its denoiser starts as the best one of standard normal latents."""
+    schedule = LinearSchedule(gamma_min, gamma_max)
+    denoiser = partial(MLPDenoiser, width=8, blocks=1, embedding=8)
+    return LatentVDM(schedule=schedule, denoiser=denoiser, **PARTS | options).double()
+
+
+def twin(model):
+    """The VAE with the same encoder and decoder and the prior N(0, I)."""
+    vae = VAE(prior=StandardNormalPrior, **PARTS).double()
+    vae.posterior.load_state_dict(model.posterior.state_dict())
+    vae.likelihood.load_state_dict(model.likelihood.state_dict())
+    return vae
+
+
+def images(n):
+    return torch.bernoulli(torch.full((n, *SHAPE), 0.4, dtype=torch.float64))
+
+
+def bound_of_standard_normal(z, gamma=GAMMA):
+    r"""The bound on $\log N(z; 0, I)$ with its integrals over t done: what is missing is what the least noise costs."""
+    noise = 1 / (1 + math.exp(-gamma))
+    dims = math.log(2 * math.pi) + noise + math.log1p(math.exp(gamma))
+    return -0.5 * ((1 - noise) * z.square() + dims).sum(-1)
+
+
+def test_the_bound_on_log_p_z_is_the_exact_one_in_expectation():
+    model = latent_vdm()
+    for point in ([0.0, 0.0], [1.5, -0.5], [0.3, 2.5]):
+        z = torch.tensor(point, dtype=torch.float64)
+        estimates = torch.stack([model.log_prior(z.expand(500, 2)).mean() for _ in range(40)])
+        assert largest_z(estimates, bound_of_standard_normal(z)) < Z_MAX
+
+
+def test_the_bound_approaches_log_p_z_as_the_least_noise_vanishes():
+    z = torch.randn(5, 2, dtype=torch.float64)
+    exact = Normal(0, 1).log_prob(z).sum(-1)
+    gaps = [(exact - bound_of_standard_normal(z, gamma)).abs().max() for gamma in (-3.0, -6.0, -12.0)]
+    assert gaps[0] > 1e-2 and gaps[1] < gaps[0] / 15 and gaps[2] < gaps[1] / 300
+
+
+def test_the_bound_is_the_vaes_with_a_standard_normal_prior():
+    model, x = latent_vdm(gamma_min=-12.0), images(4)
+    vae = twin(model)
+    exact = vae.terms(x, samples=20_000)["elbo"]
+    many = x.repeat(500, 1, 1, 1)  # draws of their own for each
+    found = torch.stack([model.terms(many)["elbo"].view(500, 4).mean(0) for _ in range(40)])
+    assert largest_z(found, exact) < Z_MAX
+
+
+def test_gradients_of_the_encoder_run_through_the_diffusion():
+    model = latent_vdm()
+    z = torch.tensor([1.5, -0.5], dtype=torch.float64)
+    many = z.repeat(20_000, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(model.log_prior(many).sum(), many)
+    noise = 1 / (1 + math.exp(-GAMMA))
+    assert largest_z(gradient.view(100, 200, 2).mean(1), -(1 - noise) * z) < Z_MAX
+
+
+def test_the_objective_trains_every_part():
+    model = latent_vdm()
+    torch.nn.init.normal_(model.diffusion.denoiser.out.weight)
+    torch.nn.init.normal_(model.diffusion.denoiser.blocks[0].second.weight)
+    VLB()(model, images(8)).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_the_terms_add_up():
+    terms = latent_vdm().terms(images(5), samples=3)
+    assert list(terms)[:3] == ["elbo", "reconstruction", "kl"]
+    torch.testing.assert_close(terms["elbo"], terms["reconstruction"] - terms["kl"])
+    parts = terms["kl_prior"] + terms["kl_latent"] + terms["kl_diffusion"]
+    torch.testing.assert_close(terms["kl"], parts)
+
+
+def test_samples_of_the_prior_have_the_variance_of_their_steps():
+    model = latent_vdm(sample_steps=20)
+    variance = 1.0
+    gammas = model.diffusion.schedule(torch.linspace(1, 0, 21, dtype=torch.float64)).gamma
+    for t, s in pairwise(gammas):  # z_s given z_t is linear in it, and so all are normal
+        c = -torch.expm1(s - t)
+        variance = (-s).sigmoid() / (-t).sigmoid() * (1 - c * t.sigmoid()) ** 2 * variance + c * s.sigmoid()
+    variance = variance / (-gammas[-1]).sigmoid() + gammas[-1].exp()
+    z = model.sample_prior(20_000)
+    assert largest_z(z, torch.zeros(2)) < Z_MAX
+    assert largest_z(z.square(), variance) < Z_MAX
+
+
+def test_means_and_samples_share_their_latents():
+    model = latent_vdm(sample_steps=5)
+    drawn = []
+    for mean in (False, True):
+        torch.manual_seed(1)
+        drawn.append(model.generate(2000, mean=mean))
+    assert set(drawn[0].unique().tolist()) == {0.0, 1.0}
+    assert largest_z(drawn[0] - drawn[1], torch.zeros(SHAPE)) < Z_MAX
+
+
+def test_a_frozen_vae_stays_as_it_was():
+    trained = twin(latent_vdm())
+    model = latent_vdm(pretrained="vae.ckpt", freeze=True)
+    model.adopt(trained.state_dict())
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    VLB()(model, images(8)).mean().neg().backward()
+    optimizer.step()
+    for part in ("posterior", "likelihood"):
+        for key, value in getattr(trained, part).state_dict().items():
+            assert torch.equal(getattr(model, part).state_dict()[key], value)
+    assert model.diffusion.denoiser.out.bias.any()
+
+
+def test_a_state_that_is_no_vaes_is_refused():
+    model = latent_vdm(pretrained="other.ckpt")
+    with pytest.raises(UserError, match=r"model\.pretrained=other\.ckpt is no VAE's"):
+        model.adopt({"diffusion.denoiser.weight": torch.zeros(1)})
+    other = twin(latent_vdm()).state_dict()
+    shorter = {name: value[:1] for name, value in other.items()}
+    with pytest.raises(UserError, match=r"model\.pretrained=other\.ckpt has other networks") as caught:
+        model.adopt(shorter)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"freeze": True}, "model.pretrained="), ({"posterior": GumbelSoftmaxPosterior}, "diagonal_normal")],
+)
+def test_what_makes_no_sense_is_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        latent_vdm(**options)
+
+
+@pytest.mark.parametrize("objective", [IWAE(5), STL()])
+def test_objectives_that_score_latents_are_refused(objective):
+    with pytest.raises(UserError, match="objective=vlb"):
+        objective.check(latent_vdm())
+
+
+def test_the_likelihood_is_not_estimated():
+    assert not LatentVDM.weighted

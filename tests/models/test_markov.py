@@ -1,0 +1,261 @@
+"""The Markovian hierarchy: a VAE when it has one layer, a diffusion when its inference adds noise to the data."""
+
+from functools import partial
+
+import pytest
+import torch
+from commands import call, refusal
+from hydra.utils import instantiate
+from oracles import Z_MAX, all_binary_images, largest_z, tiny_vae
+from parts import composed, examples, options, smaller, step, untrained
+from torch.distributions import Independent, Normal, kl_divergence
+
+from latentlab.errors import UserError
+from latentlab.evaluation import log_likelihood
+from latentlab.likelihoods import BernoulliLikelihood
+from latentlab.models.bottom_up import LearnedInference
+from latentlab.models.markov import MarkovianHVAE
+from latentlab.models.noising import DenoisingSteps, NoisedData, NoisedLatents
+from latentlab.models.steps import SeparateSteps, SharedSteps
+from latentlab.models.vdm import VDM
+from latentlab.nn.denoiser import MLPDenoiser
+from latentlab.nn.mlp import MLP
+from latentlab.objectives import ELBO, AnalyticELBO
+from latentlab.posteriors import DiagonalNormalPosterior, GumbelSoftmaxPosterior
+from latentlab.priors import FlowPrior, StandardNormalPrior, VampPrior
+from latentlab.protocols import Threshold
+from latentlab.schedules import CosineSchedule, LinearSchedule, alpha, sigma
+
+SHAPE = (1, 2, 2)
+X = all_binary_images(SHAPE)[[1, 6, 11]]
+
+
+def network(in_shape, out_shape):
+    return MLP(in_shape, out_shape, hidden=(8,), activation=torch.nn.Tanh)
+
+
+SEPARATE, SHARED = (partial(steps, network=network) for steps in (SeparateSteps, SharedSteps))
+LEARNED = partial(LearnedInference, encoder=network, posterior=DiagonalNormalPosterior)
+LATENTS = partial(
+    NoisedLatents, encoder=network, posterior=DiagonalNormalPosterior, schedule=LinearSchedule(-3.0, 3.0)
+)
+CHAINS = {
+    "learned": (partial(LEARNED, steps=SEPARATE), SEPARATE),
+    "shared": (partial(LEARNED, steps=SHARED), SHARED),
+    "noising": (LATENTS, SHARED),
+    "noised_data": (
+        partial(NoisedData, schedule=CosineSchedule(-3.0, 3.0)),
+        partial(DenoisingSteps, denoiser=partial(MLPDenoiser, width=8, blocks=1, embedding=8)),
+    ),
+}
+
+
+def tiny(chain, levels=3, prior=StandardNormalPrior, likelihood=BernoulliLikelihood):
+    """The real model, small, in float64, with weights that are not those it starts from."""
+    inference, transitions = CHAINS[chain] if isinstance(chain, str) else chain
+    model = MarkovianHVAE(2, levels, network, likelihood, prior, inference, transitions, SHAPE).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def flat_gradient(objective, model):
+    gradients = torch.autograd.grad(objective(model, X).sum(), list(model.parameters()))
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+@pytest.mark.parametrize("chain", ["learned", "shared"])
+def test_with_one_layer_it_is_the_vae(chain):
+    torch.manual_seed(3)
+    vae = tiny_vae(latent_dim=2)
+    torch.manual_seed(3)
+    inference, transitions = CHAINS[chain]
+    model = MarkovianHVAE(
+        2, 1, network, BernoulliLikelihood, StandardNormalPrior, inference, transitions, SHAPE
+    ).double()
+    assert all(torch.equal(a, b) for a, b in zip(vae.parameters(), model.parameters(), strict=True))
+    found = []
+    for each in (vae, model):
+        torch.manual_seed(4)
+        gradients = [flat_gradient(objective(2), each) for objective in (ELBO, AnalyticELBO)]
+        with torch.no_grad():
+            terms = each.terms(X, samples=3)
+            found.append(
+                [*terms.values(), *gradients, each.generate(5), each.encode(X), each.posterior_mean(X)]
+            )
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def diffusion(steps=4):
+    """A diffusion model of T steps, and the hierarchy of T + 1 layers that is made of its parts."""
+    denoiser = partial(MLPDenoiser, width=8, blocks=1, embedding=8)
+    vdm = VDM(LinearSchedule(-4.0, 3.0), denoiser, Threshold(), steps=steps, x_shape=SHAPE).double()
+    with torch.no_grad():
+        for parameter in vdm.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model = MarkovianHVAE(
+        4,
+        steps + 1,
+        network,
+        lambda network, in_shape, x_shape: vdm.likelihood,
+        StandardNormalPrior,
+        partial(NoisedData, schedule=vdm.diffusion.schedule),
+        partial(DenoisingSteps, denoiser=lambda *shape, **range: vdm.diffusion.denoiser),
+        SHAPE,
+    ).double()
+    return vdm, model
+
+
+@torch.no_grad()
+def test_noised_data_has_the_terms_of_the_diffusion_model_one_by_one():
+    steps = 4
+    vdm, model = diffusion(steps)
+    assert {id(p) for p in model.parameters()} == {id(p) for p in vdm.parameters()}
+    data, trace = 2 * X - 1, model(X)
+    for layer in range(steps):
+        t = torch.tensor([(layer + 1) / steps]).double()
+        gamma = vdm.diffusion.schedule(t).gamma
+        eps = (trace.z[layer + 1][0] - alpha(gamma) * data) / sigma(gamma)
+        exact = vdm.diffusion.loss_at(data, t.expand(len(X)), steps, eps) / steps
+        torch.testing.assert_close(trace.layers[layer].kl()[0], exact, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(trace.layers[-1].kl()[0], vdm.diffusion.prior_kl(data))
+    torch.testing.assert_close(trace.log_px_z[0], vdm.likelihood(trace.z[0][0]).log_prob(X))
+
+
+@torch.no_grad()
+def test_noised_data_has_the_bound_of_the_diffusion_model():
+    vdm, model = diffusion()
+    x = X[:1].expand(20_000, *SHAPE)
+    theirs, ours, by_draws = vdm.terms(x)["elbo"], AnalyticELBO()(model, x), ELBO()(model, x)
+    # The times of a batch of theirs are spread evenly, which makes the estimated error too large, if anything.
+    zero = torch.zeros(()).double()
+    assert largest_z(theirs - ours, zero) < Z_MAX
+    assert largest_z(theirs - by_draws, zero) < Z_MAX
+    assert largest_z(by_draws - ours, zero) < Z_MAX
+
+
+@torch.no_grad()
+def test_noise_drawn_from_the_top_is_the_chain_that_adds_it():
+    model = tiny("noised_data", levels=4)
+    trace, schedule = model(X, samples=5), model.inference.chain.schedule
+    gammas = schedule(model.inference.chain.times).gamma
+    before, scale_before, log_q = (2 * X - 1).expand(5, *X.shape), torch.zeros(()).double(), 0.0
+    factor_before = torch.ones(()).double()
+    for z, gamma in zip(trace.z, gammas, strict=True):
+        factor = alpha(gamma) / factor_before
+        scale = (sigma(gamma) ** 2 - factor**2 * scale_before**2).sqrt()
+        log_q = log_q + Independent(Normal(factor * before, scale), 3).log_prob(z)
+        before, scale_before, factor_before = z, sigma(gamma), alpha(gamma)
+    torch.testing.assert_close(trace.log_qz_x, log_q)
+    # Each layer as it is drawn has the marginal that the schedule says.
+    drawn = model(X[:1], samples=20_000).z[1][:, 0]
+    mean = alpha(gammas[1]) * (2 * X[0] - 1)
+    assert largest_z(drawn, mean) < Z_MAX
+    assert largest_z((drawn - mean) ** 2, (sigma(gammas[1]) ** 2).expand(SHAPE)) < Z_MAX
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@torch.no_grad()
+def test_the_two_bounds_agree_and_the_likelihood_is_above_them(chain):
+    model = tiny(chain)
+    x = X[:1].expand(4_000, *SHAPE)
+    gap = ELBO(4)(model, x) - AnalyticELBO(4)(model, x)
+    assert largest_z(gap, torch.zeros(()).double()) < Z_MAX
+    estimate = log_likelihood(model, X[:1], samples=20_000, chunk=5_000)
+    assert estimate > ELBO()(model, x).mean()
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_layers_whose_conditional_does_not_move_with_them_have_their_kl_in_closed_form(chain):
+    layers = tiny(chain)(X, samples=2).layers
+    coupled = {"noising": [True, False, False], "noised_data": [False] * 3}
+    assert [layer.coupled for layer in layers] == coupled.get(chain, [True, True, False])
+    for layer in layers:
+        if not layer.coupled:
+            torch.testing.assert_close(layer.kl(), kl_divergence(layer.q, layer.p).expand_as(layer.log_q))
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_shapes_and_layers_that_are_given(chain):
+    model = tiny(chain)
+    sizes = {"noised_data": SHAPE}.get(chain, (2,))
+    trace = model(X, samples=4)
+    assert [tuple(z.shape) for z in trace.z] == [(4, 3, *sizes)] * 3
+    again = model(X, samples=4, zs=trace.z)
+    torch.testing.assert_close(again.log_w, trace.log_w, rtol=0, atol=0)
+    alone = model(X[:1], samples=4, zs=[z[:, :1] for z in trace.z])
+    torch.testing.assert_close(alone.terms()["elbo"], trace.terms()["elbo"][:1])
+    zs = model.descend(5)
+    kept = model.descend(5, zs[1:])
+    assert torch.equal(kept[1], zs[1]) and torch.equal(kept[2], zs[2]) and not torch.equal(kept[0], zs[0])
+    z = model.encode(X)
+    assert z.shape == model.posterior_mean(X).shape == (3, model.latent_dim)
+    assert model.decode(z).shape == model.reconstruct(X).shape == model.generate(3).shape == (3, *SHAPE)
+
+
+def test_shared_steps_are_one_network_that_is_told_t():
+    models = [tiny("shared", levels) for levels in (2, 4)]
+    few, many = ([p.shape for p in model.transitions.parameters()] for model in models)
+    assert [shape[0] for shape in few] == [shape[0] for shape in many]
+    assert len(list(tiny("learned", 4).transitions.parameters())) == 3 * len(few)
+    z = torch.randn(3, 2).double()
+    means = [models[1].transitions(z, layer).mean for layer in range(3)]
+    assert not torch.allclose(means[0], means[1]) and not torch.allclose(means[1], means[2])
+
+
+@pytest.mark.parametrize("chain, below", [("learned", (2,)), ("noising", (2,)), ("noised_data", SHAPE)])
+def test_pseudo_inputs_live_where_the_top_is_drawn_from(chain, below):
+    model = tiny(chain, prior=partial(VampPrior, num_components=3))
+    assert model.prior.pseudo_inputs.shape == (3, *below)
+    assert model.prior.bounds == ((0.0, 1.0) if below == SHAPE else (None, None))
+    model.initialise(X)
+    assert model(X).log_pz.isfinite().all()
+
+
+@pytest.mark.parametrize("chain", options("chain"))
+def test_every_chain_of_the_command_line_trains_every_parameter(chain):
+    config = smaller(composed("model=markovian_hvae", f"chain={chain}", "denoiser=mlp", "model.levels=4"))
+    module = instantiate(config.module)
+    # A denoiser starts at zero: what is behind its last layers moves from the third step on.
+    gradients = [step(module, examples(instantiate(config.protocol))) for _ in range(3)]
+    assert untrained(gradients[-1]) == []
+    assert module.model.learned_inference == (chain != "noised_data")
+
+
+@pytest.mark.parametrize(
+    "objective", [name for name in options("objective") if name not in ("reconstruction", "vlb")]
+)
+def test_every_objective_trains_every_parameter(objective):
+    config = smaller(composed("model=markovian_hvae", f"objective={objective}"))
+    module = instantiate(config.module)
+    assert untrained(step(module, examples(instantiate(config.protocol)))) == []
+
+
+def test_parts_that_do_not_go_together_are_refused():
+    _, denoising = CHAINS["noised_data"]
+    with pytest.raises(UserError, match="chain=noised_data"):
+        tiny((CHAINS["learned"][0], denoising))
+    for chain in ("noised_data", "noising"):
+        with pytest.raises(UserError, match=r"model\.levels=2"):
+            tiny(chain, levels=1)
+    with pytest.raises(UserError, match="prior=standard_normal"):
+        tiny("noised_data", prior=FlowPrior)
+    with pytest.raises(UserError, match="one shape"):
+        SharedSteps([(2,)], [(3,)], network)
+    with pytest.raises(UserError, match="one-hot"):
+        tiny((partial(LATENTS, posterior=GumbelSoftmaxPosterior), SHARED))
+
+
+@pytest.mark.parametrize(
+    "mistake, words",
+    [
+        ("model.levels=0", "model.levels=0"),
+        ("model.levels=1.5", "model.levels"),
+        ("chain=mobius", "chain has learned"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path, mistake, words):
+    done = call("train.py", "model=markovian_hvae", mistake, "logger=none", f"hydra.run.dir={tmp_path}")
+    assert words in refusal(done)

@@ -1,0 +1,79 @@
+"""Noise schedules: monotone, exact at their ends, with the slope of what they return."""
+
+import pytest
+import torch
+
+from latentlab.errors import UserError
+from latentlab.schedules import CosineSchedule, LearnedSchedule, LinearSchedule, alpha, sigma
+
+KINDS = [LinearSchedule, CosineSchedule, LearnedSchedule]
+T = torch.linspace(0, 1, 1001, dtype=torch.float64)
+
+
+def scrambled(kind, *ends):
+    """A schedule in float64 whose parameters, if it has any, are far from where they start."""
+    made = kind(*ends).double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(2 * torch.randn_like(parameter))
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ends", [(-13.3, 5.0), (-3.0, 11.0), (1.0, 1.5)])
+def test_gamma_rises_from_end_to_end(kind, ends):
+    gamma, slope = scrambled(kind, *ends)(T)
+    assert gamma[[0, -1]].tolist() == list(ends)
+    assert (gamma.diff() > 0).all() and (slope > 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_end_points_are_exact_in_single_precision(kind):
+    gamma, _ = kind()(torch.tensor([0.0, 1.0, 0.0]))
+    assert gamma.tolist() == torch.tensor([-13.3, 5.0, -13.3]).tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_slope_is_the_derivative(kind):
+    schedule, t = scrambled(kind), T.clone().requires_grad_()
+    gamma, slope = schedule(t)
+    (derivative,) = torch.autograd.grad(gamma.sum(), t)
+    inside = slice(1, -1)  # the cosine's ends are put in place, without a slope
+    torch.testing.assert_close(slope[inside], derivative[inside], rtol=1e-10, atol=0)
+    # The slope at the ends too, by the area under it.
+    assert torch.trapezoid(slope, T).item() == pytest.approx(18.3, rel=2e-2)
+
+
+def test_cosine_is_that_of_its_authors():
+    gamma, _ = CosineSchedule(-12.0, 12.0).double()(T)
+    angle = torch.acos(alpha(gamma))
+    torch.testing.assert_close(angle.diff(), angle.diff().mean().expand(1000), rtol=1e-8, atol=0)
+
+
+def test_learned_starts_close_to_linear():
+    difference = LearnedSchedule().double()(T).gamma - LinearSchedule()(T).gamma
+    assert difference.abs().max() < 0.05 * 18.3
+
+
+@pytest.mark.parametrize("gamma", [-40.0, 0.0, 5.0, 40.0])
+def test_signal_and_noise_preserve_the_variance(gamma):
+    gamma = torch.tensor(gamma, dtype=torch.float64)
+    assert (alpha(gamma) ** 2 + sigma(gamma) ** 2).item() == pytest.approx(1, abs=1e-15)
+    assert (2 * (sigma(gamma).log() - alpha(gamma).log())).item() == pytest.approx(gamma.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_of_gamma_and_of_slope_is_trained(kind):
+    schedule = scrambled(kind)
+    for part in schedule(T[1:-1]):
+        for name, parameter in schedule.named_parameters():
+            (grad,) = torch.autograd.grad((part * T[1:-1]).sum(), parameter, retain_graph=True)
+            assert grad.isfinite().all() and grad.any(), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ends", [(5.0, -13.3), (1.0, 1.0)])
+def test_end_points_the_wrong_way_round_are_refused(kind, ends):
+    with pytest.raises(UserError, match=f"schedule.gamma_min={ends[0]}.* must be the smaller") as caught:
+        kind(*ends)
+    assert "\n" not in str(caught.value)
