@@ -1,0 +1,74 @@
+"""`hydra/launcher=jobs`: every job of a multirun in a process of its own. Imported at every start of Hydra."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, final
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from latentlab.sweeps.naming import command_name, directory_name
+
+if TYPE_CHECKING:
+    from latentlab.sweeps.launch import Sweep
+
+# The directories of a sweep and of a job. The first is one value for all jobs: cached, it is copied into their configs.
+OmegaConf.register_new_resolver(
+    "sweep_name", lambda: command_name(sys.argv[1:]), use_cache=True, replace=True
+)
+OmegaConf.register_new_resolver("job_name", directory_name, replace=True)
+
+
+@final
+class JobsLauncher(Launcher):
+    """Runs the jobs of a multirun in processes of their own, and ends in a table.
+
+    Args:
+        settings: the keys of `latentlab.sweeps.settings.Settings`, read from the config again in `setup`.
+
+    Attributes:
+        sweep: what prepares and runs jobs; for sweepers with a loop of their own.
+    """
+
+    sweep: "Sweep"
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Read the settings, and make the directory of the sweep.
+
+        Raises:
+            UserError: for a setting out of range, or a directory that cannot be made.
+        """
+        from latentlab.sweeps.launch import Remembered, Sweep  # late: only a multirun needs what they import
+        from latentlab.sweeps.lock import make
+
+        loader: Any = Remembered(hydra_context.config_loader)
+        hydra_context.config_loader = loader
+        self.sweep = Sweep(loader, config)
+        make(self.sweep.folder)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Run jobs; each returns its metric.
+
+        Raises:
+            UserError: for a mistake in any job, before the first starts; when some job did not succeed, at the end.
+        """
+        from latentlab.sweeps.table import common_metric, metric_of
+
+        jobs = self.sweep.prepare_all(job_overrides, initial_job_idx)
+        outcomes = self.sweep.run(jobs)
+        name = common_metric(outcomes, self.sweep.settings.metric)
+        return [
+            JobReturn(
+                overrides=list(overrides),
+                cfg=OmegaConf.create(dict(outcome.job.config)),
+                working_dir=str(outcome.job.directory),
+                status=JobStatus.COMPLETED,
+                _return_value=metric_of(outcome.summary, name)[1],
+            )
+            for overrides, outcome in zip(job_overrides, outcomes, strict=True)
+        ]

@@ -1,0 +1,89 @@
+"""A job that leaves what train.py leaves, in no time: `python fake_job.py what=WORD ... hydra.run.dir='DIR'`.
+
+It has four epochs, a row of metrics.csv and a checkpoint after each. `what` says how it ends.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+EPOCHS = 4
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    given = dict(word.partition("=")[::2] for word in sys.argv[1:])
+    folder = Path(given["hydra.run.dir"].strip("'"))
+    what, seed = given.get("what", "fine"), int(given.get("seed", 0))
+    first = resumed(given)
+    if not (folder / "config.yaml").exists():
+        (folder / "config.yaml").write_text(f"what: {what}\nseed: {seed}\n")
+    (folder / "wandb_run_id.txt").write_text("abc")
+    with (folder / "began").open("a") as file:
+        file.write(f"{time.time()} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+    (folder / "environment.json").write_text(json.dumps(dict(os.environ)))
+    for epoch in range(first, EPOCHS):
+        log(folder, epoch, seed)
+        if epoch == 1:
+            ENDS[what](folder)
+        time.sleep(float(given.get("pause", 0)))
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "checkpoints" / "last.ckpt").write_text(str(epoch))
+    (folder / "summary.json").write_text(json.dumps({"test/elbo": -100.0 + seed, "val/elbo": -101.0 + seed}))
+    with (folder / "ended").open("a") as file:
+        file.write(f"{time.time()}\n")
+    if what == "late" and first == 0:
+        fail("the server is gone")
+
+
+def resumed(given: dict[str, str]) -> int:
+    if "ckpt_path" not in given:
+        return 0
+    return int(Path(given["ckpt_path"].strip("'")).read_text()) + 1
+
+
+def log(folder: Path, epoch: int, seed: int) -> None:
+    path = folder / "metrics.csv"
+    if not path.exists():
+        path.write_text("epoch,val/elbo\n")
+    with path.open("a") as file:
+        file.write(f"{epoch},{-110 + seed + epoch}\n")
+
+
+def fail(words: str) -> None:
+    print("on its way")
+    sys.exit(f"error: {words}")
+
+
+def hang(folder: Path) -> None:
+    """Deaf to SIGTERM, as a rank in a collective is, and with a process of its own."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(100)"])
+    (folder / "pids").write_text(f"{os.getpid()} {child.pid}")
+    time.sleep(100)
+
+
+def once(folder: Path) -> None:
+    if len((folder / "began").read_text().splitlines()) == 1:
+        fail("no luck")
+
+
+ENDS = {
+    "fine": lambda folder: None,
+    "crash": lambda folder: fail("it is broken"),
+    "once": once,
+    "late": lambda folder: None,
+    "early": lambda folder: os.kill(os.getpid(), signal.SIGKILL),
+    "nan": lambda folder: fail("training diverged: the bound is nan at epoch 2"),
+    "raise": lambda folder: {}["key"],
+    "hang": hang,
+    "wait": lambda folder: time.sleep(100),
+    "empty": lambda folder: sys.exit(0),
+}
+
+if __name__ == "__main__":
+    main()

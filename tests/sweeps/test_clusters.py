@@ -1,0 +1,219 @@
+"""Clusters, as far as one machine goes: what SLURM is asked for, the job scripts, and the commands of W&B's agents."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import QUICK, ROOT, call, command, environment
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+CONF = ROOT / "conf"
+SWEEPS = sorted((CONF / "wandb_sweeps").glob("*.yaml"))
+JOBS = sorted((ROOT / "jobs").glob("*.sh"))
+needs_submitit = pytest.mark.skipif(
+    find_spec("submitit") is None, reason="hydra-submitit-launcher is not installed"
+)
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        return config
+
+
+# -- SLURM by submitit
+
+
+@needs_submitit
+@pytest.mark.parametrize(
+    ("overrides", "nodes", "tasks"),
+    [
+        (("hydra/launcher=slurm_1gpu", "trainer=gpu"), 1, 1),
+        (("hydra/launcher=slurm_node", "trainer=ddp", "trainer.devices=4"), 1, 4),
+        (("hydra/launcher=slurm_nodes", "trainer=ddp", "trainer.devices=8", "trainer.num_nodes=3"), 3, 8),
+    ],
+)
+def test_sbatch_is_asked_for_a_task_and_a_gpu_for_each_device(tmp_path, monkeypatch, overrides, nodes, tasks):
+    from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
+
+    asked = {}
+    monkeypatch.setattr(SlurmExecutor, "_internal_update_parameters", lambda self, **each: asked.update(each))
+    monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda cls: 1))
+    monkeypatch.setattr(SlurmExecutor, "_internal_process_submissions", lambda self, each: [])
+    launcher = launcher_of(composed(*overrides, f"hydra.sweep.dir={tmp_path}"))
+    launcher.launch([["seed=1"]], initial_job_idx=0)
+    text = _make_sbatch_string(command="train", folder=str(tmp_path), **asked)
+    assert f"#SBATCH --nodes={nodes}\n" in text and f"#SBATCH --ntasks-per-node={tasks}\n" in text
+    assert f"#SBATCH --gpus-per-node={tasks}\n" in text and "#SBATCH --signal=USR2@120" in text
+
+
+def launcher_of(config):
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext
+
+    context = HydraContext(config_loader=None, callbacks=None)
+    return Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=lambda cfg: None, config=config
+    )
+
+
+@needs_submitit
+def test_submitit_runs_jobs_of_a_multirun(tmp_path):
+    done = command(
+        *(
+            "train.py",
+            "-m",
+            "hydra/launcher=submitit_local",
+            "hydra.launcher.timeout_min=3",
+            *QUICK,
+            "seed=1",
+        ),
+        *("data.batch_size=500", "hydra.sweep.dir=sweep"),
+        home=tmp_path,
+    )
+    assert done.status == 0, done.err
+    assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 1
+
+
+def test_a_job_that_slurm_queued_again_goes_on_where_it_was(tmp_path, monkeypatch):
+    arguments = (
+        *QUICK,
+        "data.batch_size=500",
+        "trainer.log_every_n_steps=1",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert call("train.py", *arguments).status == 0
+    assert "already holds a run" in call("train.py", *arguments).err
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    done = call("train.py", *arguments, "trainer.max_epochs=2")
+    assert done.status == 0 and "epoch 2/2" in done.out and "epoch 1/2" not in done.out
+
+
+@pytest.mark.skipif(
+    find_spec("hydra_plugins.hydra_ray_launcher") is None, reason="hydra-ray-launcher is not installed"
+)
+def test_ray_runs_jobs_of_a_multirun(tmp_path):
+    arguments = ("-m", "hydra/launcher=ray", *QUICK, "data.batch_size=500", "seed=1", "hydra.sweep.dir=sweep")
+    done = command("train.py", *arguments, home=tmp_path)
+    assert done.status == 0, done.err
+    assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 1
+
+
+# -- Job scripts
+
+
+@pytest.mark.parametrize("script", JOBS, ids=lambda path: path.stem)
+def test_job_scripts_are_bash(script):
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+
+
+def submit(script: str, home: Path, *arguments: str, **variables: str) -> list[str]:
+    """The words of the command that a job script ends in."""
+    for name, text in {
+        "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+        "python": 'printf "%s\\n" "$@"',
+    }.items():
+        (home / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (home / name).chmod(0o755)
+    environment = {
+        "PATH": f"{home}:{os.environ['PATH']}",
+        "PROJECT": str(home),
+        "PYTHON": str(home / "python"),
+        **{"SLURM_JOB_ID": "7", "LSB_JOBID": "7"},
+        **variables,
+    }
+    done = subprocess.run(
+        ["bash", ROOT / "jobs" / script, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("script", "name"), [("slurm.sh", "slurm-7"), ("lsf.sh", "lsf-7")])
+def test_a_job_trains_in_a_directory_of_its_own_and_goes_on_there(tmp_path, script, name):
+    words = ["model=vae", "encoder.hidden=[8,8]"]
+    given = {"OVERRIDES": " ".join(words)} if script == "lsf.sh" else {}
+    arguments = [] if given else words
+    run = tmp_path / "outputs" / name
+    started = ["train.py", *words, f"hydra.run.dir='{run}'"]
+    assert submit(script, tmp_path, *arguments, **given) == started
+    (run / "checkpoints").mkdir(parents=True)
+    last = run / "checkpoints" / "last.ckpt"
+    last.touch()
+    assert submit(script, tmp_path, *arguments, **given) == [*started, f"ckpt_path='{last}'"]
+    (run / "summary.json").touch()
+    assert submit(script, tmp_path, *arguments, **given) == [f"{run} is finished"]
+
+
+@pytest.mark.parametrize("script", ["slurm.sh", "lsf.sh"])
+def test_a_job_runs_an_agent_of_a_sweep(tmp_path, script):
+    words = submit(script, tmp_path, SWEEP="me/latentlab/abc", COUNT="3")
+    assert words == ["-m", "wandb", "agent", "--count", "3", "me/latentlab/abc"]
+
+
+# -- W&B sweeps
+
+
+def read(path: Path) -> dict:
+    return yaml.safe_load(path.read_text())
+
+
+def some_values(parameters: dict) -> dict:
+    """A point of the space of a sweep."""
+    return {key: each["values"][0] if "values" in each else each["min"] for key, each in parameters.items()}
+
+
+def agent_command(sweep: dict) -> list[str]:
+    """The words that `wandb agent` runs for a point of a sweep."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    values = {key: {"value": value} for key, value in some_values(sweep["parameters"]).items()}
+    replaced = create_sweep_command_args({"args": values})
+    replaced |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [sweep["program"]]}
+    words = create_sweep_command(list(sweep["command"]))
+    return [
+        each for word in words for each in replaced.get(word.removeprefix("${").removesuffix("}"), [word])
+    ]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_wandb_sweeps_name_keys_and_a_metric_that_there_are(path):
+    sweep = read(path)
+    assert sweep["metric"] == {"name": "val/elbo", "goal": "maximize"}
+    words = agent_command(sweep)
+    assert words[:3] == ["/usr/bin/env", "python", "train.py"] and not any("{" in word for word in words)
+    config = composed(*words[3:])
+    choices = config.hydra.runtime.choices
+    for key, value in some_values(sweep["parameters"]).items():
+        assert choices[key] == value if key in choices else OmegaConf.select(config, key) == value
+    assert path.read_text().startswith("# ")
+
+
+def test_an_agents_command_trains_and_logs_the_metric(tmp_path):
+    words = agent_command(read(CONF / "wandb_sweeps" / "digits_random.yaml"))[3:]
+    agent = {"WANDB_MODE": "offline", "WANDB_SWEEP_ID": "abc123", "WANDB_RUN_ID": "run1"}
+    quick = ("trainer.max_epochs=1", "callbacks=none", "encoder.hidden=[16]", "data.batch_size=500")
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *words, *quick, "hydra.run.dir=run"],
+        env=environment(tmp_path) | agent,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    [folder] = (tmp_path / "run").glob("wandb/offline-run-*")
+    assert folder.name.endswith("-run1"), "the run that the agent has been given"
+    assert "val/elbo" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
