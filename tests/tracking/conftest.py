@@ -1,7 +1,13 @@
+import os
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+
+with warnings.catch_warnings():  # the library is built with what pydantic calls old
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import wandb_workspaces.reports.v2  # noqa: F401
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "callbacks"))  # the toy is shared
@@ -18,3 +24,12 @@ def pytest_collection_modifyitems(items):
         if HERE in item.path.parents:
             for line in LIBRARIES:
                 item.add_marker(pytest.mark.filterwarnings(line))
+
+
+@pytest.fixture(autouse=True)
+def no_key(tmp_path, monkeypatch):
+    """A newcomer's environment: no settings of W&B, no key."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

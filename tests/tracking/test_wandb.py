@@ -4,39 +4,27 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from time import sleep
 
 import pytest
 import torch
+import wandb
+from commands import QUICK, ROOT, call, refusal
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from PIL import Image
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from records import gather, records, runs, summary
 from toy import ToyData, ToyModule, trainer_in
 
 from latentlab.callbacks import BestCheckpoint, Latents
 from latentlab.errors import UserError
-from latentlab.tracking import finish, log_figure
-from latentlab.tracking.wandb import STEP, choose_mode, has_key, wandb_logger
+from latentlab.tracking import finish, log_figure, log_summary
+from latentlab.tracking.wandb import STEP, add_results, wandb_logger
+from latentlab.wandb_key import choose_mode, has_key
 
 CONFIG = {"model": {"latent_dim": 2, "prior": {"name": "standard_normal"}}, "seed": 1, "tags": ["a", "b"]}
-
-
-@pytest.fixture(autouse=True)
-def no_key(tmp_path, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-
-
-def records(run_dir):
-    read = subprocess.run(
-        [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(run_dir)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [json.loads(line) for line in read.stdout.splitlines() if line.startswith("{")]
 
 
 def train(folder, exit_code=0, **config):
@@ -51,28 +39,15 @@ def train(folder, exit_code=0, **config):
     return logger
 
 
-def runs(folder):
-    return sorted((folder / "wandb").glob("offline-run-*"))
-
-
-def gather(run_dir, kind, *path):
-    """The updates of one kind of record, merged."""
-    merged = {}
-    for record in records(run_dir):
-        node = record.get(kind, {})
-        for key in path:
-            node = node.get(key, {})
-        merged |= node
-    return merged
-
-
 def test_an_offline_run_read_back(tmp_path, caplog, capfd):
     with caplog.at_level(logging.INFO, logger="latentlab"):
         train(tmp_path, tags=["x"], group="g", notes="n", name="me", log_model="best")
     (run_dir,) = runs(tmp_path)
     lines = [record.message for record in caplog.records if record.name.startswith("latentlab.tracking")]
-    where = f"W&B: no API key found, logging offline to {tmp_path / 'wandb'}"
-    assert lines == [f"{where}; `wandb sync {run_dir}` sends it later"]
+    folder = tmp_path / "wandb"
+    assert lines == [
+        f"W&B: no API key found, logging offline to {folder}; `wandb sync {folder}` sends it later"
+    ]
     assert "wandb" not in "".join(capfd.readouterr())
 
     config = gather(run_dir, "config", "update")
@@ -91,11 +66,13 @@ def test_an_offline_run_read_back(tmp_path, caplog, capfd):
     rows = [record["history"]["item"] for record in records(run_dir) if "history" in record]
     assert [row[STEP] for row in rows if "train/elbo" in row] == [0, 1, 2, 3]
     assert all(STEP in row for row in rows)
-    assert [row[STEP] for row in rows if "figures/latents._type" in row] == [4, 4]
+    drawn = [(row[STEP], row["epoch"]) for row in rows if "figures/latents._type" in row]
+    assert drawn == [(4, 0), (4, 1)]  # one after the epoch, one of the tested weights
 
-    summary = gather(run_dir, "summary", "update")
-    assert isinstance(summary["test/elbo"], float) and isinstance(summary["val/elbo"], float)
-    assert summary["tables/latents._type"] == "table-file" and summary["tables/latents.nrows"] == 64
+    found = summary(run_dir)
+    assert isinstance(found["test/elbo"], float) and isinstance(found["val/elbo"], float)
+    assert found["best/val_elbo"] == found["val/elbo"]
+    assert found["tables/latents._type"] == "table-file" and found["tables/latents.nrows"] == 64
     assert list((run_dir / "files" / "media" / "images" / "figures").glob("latents_*.png"))
 
     artifacts = [record["artifact"] for record in records(run_dir) if "artifact" in record]
@@ -111,13 +88,50 @@ def test_a_failed_run_and_its_resume(tmp_path):
     resumed = wandb_logger(str(tmp_path / "a"))
     finish([resumed], 0)
     assert first.version == resumed.version != second.version
-    exits = [
-        gather(run_dir, "exit")["exit_code"] for run_dir in (*runs(tmp_path / "a")[:1], *runs(tmp_path / "b"))
-    ]
-    assert exits == [1, 0]
-    assert not [record for run_dir in runs(tmp_path / "b") for record in records(run_dir) if
-                record.get("artifact", {}).get("type") == "model"]  # fmt: skip
+    before, after = runs(tmp_path / "a")
+    exits = [gather(each, "exit").get("exit_code", 0) for each in (before, after, *runs(tmp_path / "b"))]
+    assert exits == [1, 0, 0]
+    # Without the mark, `wandb sync` would replace what was sent before; the summary it replaces in any case.
+    assert "resume" not in gather(before, "run") and gather(after, "run")["resume"] is True
+    kept = {name: value for name, value in summary(before).items() if not name.startswith("_")}
+    assert {"test/elbo", "tables/latents._type"} <= kept.keys() and kept.items() <= summary(after).items()
+    others = [record for run_dir in runs(tmp_path / "b") for record in records(run_dir)]
+    assert not [record for record in others if record.get("artifact", {}).get("type") == "model"]
     assert "WANDB_DATA_DIR" not in os.environ
+
+
+def test_the_commit_is_that_of_the_code_wherever_the_command_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finish([wandb_logger("run")])
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    head = subprocess.run(asked, capture_output=True, text=True)
+    (run_dir,) = runs(tmp_path / "run")
+    assert gather(run_dir, "run").get("git", {}).get("commit", "") == head.stdout.strip()
+
+
+def test_a_summary_holds_plain_numbers_and_a_table_of_layers(tmp_path):
+    logger = wandb_logger(str(tmp_path))
+    log_summary([logger], {"model": "vae", "test/kl_2": 0.5, "test/kl_1": 2.0, "test/elbo": -1.0}, step=7)
+    finish([logger])
+    sleep(1.1)  # W&B names records by the second
+    settings = {"_target_": "latentlab.tracking.wandb.wandb_logger", "project": "p", "tags": []}
+    add_results(tmp_path, settings, {"model": "vae", "test/nll": 1.5, "test/elbo": -2.0})
+    first, second = runs(tmp_path)
+    (table,) = (first / "files" / "media" / "table" / "tables").glob("layer_kl_*.json")
+    assert json.loads(table.read_text()) == {"columns": ["layer", "kl"], "data": [[1, 2.0], [2, 0.5]]}
+    assert summary(first)["tables/layer_kl.nrows"] == 2
+    found = summary(second)
+    assert (found["test/nll"], found["test/elbo"], found["test/kl_2"]) == (1.5, -2.0, 0.5)
+    assert found["tables/layer_kl._type"] == "table-file" and "model" not in found
+    assert not [record for record in records(second) if "history" in record]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"_target_": None}, {"_target_": "latentlab.tracking.wandb.wandb_logger"}]
+)
+def test_results_need_a_run_to_be_added_to(tmp_path, settings):
+    with pytest.raises(UserError, match=r"wandb=true: the run in .* was not logged with logger=wandb"):
+        add_results(tmp_path, settings, {"test/nll": 1.0})
 
 
 def test_a_key_is_looked_for_without_asking_a_server(tmp_path, monkeypatch):
@@ -140,6 +154,23 @@ def test_modes(monkeypatch):
     assert [choose_mode(None), choose_mode(True)] == ["disabled", "offline"]
 
 
+def test_a_disabled_run_takes_everything(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    logger = wandb_logger(str(tmp_path))
+    log_figure([logger], "figures/x", picture(tmp_path), step=1)
+    log_summary([logger], {"test/elbo": -1.0, "test/kl_1": 2.0}, step=1)
+    finish([logger])
+    assert not runs(tmp_path)
+
+
+def test_what_was_logged_offline_is_sent_before_a_run_goes_on_online(tmp_path, monkeypatch):
+    finish([wandb_logger(str(tmp_path))])
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with pytest.raises(UserError, match=f"wandb sync {tmp_path}/wandb"):
+        wandb_logger(str(tmp_path))
+    assert len(runs(tmp_path)) == 1
+
+
 def test_other_ranks_open_no_run(tmp_path, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     logger = wandb_logger(str(tmp_path))
@@ -155,11 +186,47 @@ def test_the_library_is_imported_by_its_user_alone():
     assert shown.stdout.strip() == "set()"
 
 
+def composed(*overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", ["logger=wandb", "hydra.job.num=0", *overrides], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        return config.logger
+
+
+def test_the_environment_counts_where_the_command_line_says_nothing(monkeypatch):
+    assert composed("seed=3").name == "vae binarised_mnist seed3"
+    defaults = {"project": "latentlab", "entity": None, "group": None, "job_type": "train", "notes": None}
+    assert {key: composed()[key] for key in defaults} == defaults
+    for name in ("PROJECT", "ENTITY", "NAME", "RUN_GROUP", "NOTES", "JOB_TYPE"):
+        monkeypatch.setenv(f"WANDB_{name}", name.lower())
+    given = composed("logger.project=mine", "logger.group=own")
+    assert (given.project, given.group) == ("mine", "own")
+    assert (given.entity, given.name, given.notes, given.job_type) == ("entity", "name", "notes", "job_type")
+
+
+def test_tags_of_the_environment(tmp_path, monkeypatch):
+    wandb.teardown()  # so that it reads the environment again
+    monkeypatch.setenv("WANDB_TAGS", "a,b")
+    finish([wandb_logger(str(tmp_path / "env"))])
+    finish([wandb_logger(str(tmp_path / "own"), tags=["c"])])
+    tags = [gather(*runs(tmp_path / name), "run")["tags"] for name in ("env", "own")]
+    assert tags == [["a", "b"], ["c"]]
+
+
+def test_no_key_is_one_line_before_anything_starts(tmp_path):
+    folder = tmp_path / "run"
+    done = call("train.py", *QUICK, "logger=wandb", "logger.offline=false", f"hydra.run.dir={folder}")
+    line = "error: logger.offline=false: no W&B API key found; run `wandb login` or set WANDB_API_KEY"
+    assert refusal(done) == line
+    assert {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}
+
+
 def test_configs(tmp_path):
-    folder = str(Path(__file__).parents[2] / "conf" / "logger")
+    folder = str(ROOT / "conf" / "logger")
     with initialize_config_dir(folder, version_base="1.3"):
         assert compose("csv")._target_ is None and compose("none")._target_ is None
-        offline = instantiate(compose("wandb", ["offline=true", "tags=[a]"]), save_dir=str(tmp_path))
+        config = compose("wandb", ["offline=true", "tags=[a]", "name=me"])
+        offline = instantiate(config, save_dir=str(tmp_path))
         board = instantiate(compose("tensorboard"), save_dir=str(tmp_path))
     assert offline.version == (tmp_path / "wandb_run_id.txt").read_text().strip()
     log_figure([offline, board], "figures/x", picture(tmp_path), step=3)

@@ -27,7 +27,7 @@ def tensorboard_logger(save_dir: str) -> TensorBoardLogger:
 
 
 @record_figure.register
-def _(logger: TensorBoardLogger, key: str, path: Path, step: int, caption: str) -> None:
+def _(logger: TensorBoardLogger, key: str, path: Path, step: int, epoch: int, caption: str) -> None:
     from matplotlib.image import imread  # slow to import, and needed only where figures are drawn
 
     writer: Any = logger.experiment

@@ -3,19 +3,27 @@
 `wandb` is imported inside the functions: importing it takes a second, which other loggers need not pay.
 """
 
+import json
 import logging
-import netrc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from latentlab.errors import UserError
-from latentlab.tracking.record import Rows, close, record_checkpoint, record_figure, record_table
+from latentlab.tracking.record import (
+    Rows,
+    close,
+    record_best,
+    record_checkpoint,
+    record_figure,
+    record_summary,
+    record_table,
+)
+from latentlab.wandb_key import Mode, Offline, choose_mode, has_key
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -24,7 +32,7 @@ log = logging.getLogger(__name__)
 
 STEP = "trainer/global_step"
 DATA_DIR = "WANDB_DATA_DIR"
-Mode = Literal["online", "offline", "disabled"]
+TARGET = "latentlab.tracking.wandb.wandb_logger"
 
 
 class WandbRun(WandbLogger):
@@ -51,10 +59,12 @@ def wandb_logger(
     tags: Sequence[str] = (),
     notes: str | None = None,
     job_type: str | None = "train",
-    offline: bool | None = None,
+    offline: Offline = None,
     log_model: Literal["best", False] = False,
 ) -> WandbRun:
     """Open a W&B run in `save_dir`/wandb, or go on with the one whose id `save_dir`/wandb_run_id.txt holds.
+
+    What is left empty is W&B's own choice: its environment variables (WANDB_ENTITY, WANDB_TAGS, ...), or a default.
 
     Args:
         save_dir: the run directory.
@@ -70,78 +80,112 @@ def wandb_logger(
         log_model: "best" to keep the best checkpoint as an artifact with the alias `best`.
 
     Raises:
-        UserError: when `offline` is False without a key, or W&B refuses the run.
+        UserError: when `offline` is False without a key, what was logged offline before was not sent, or W&B
+            refuses the run.
     """
     mode = choose_mode(offline)
+    if mode == "online":
+        _check_sent(save_dir)
+    asked = dict(project=project, entity=entity, name=name, group=group, notes=notes, job_type=job_type)
     run = None
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        run = _open_run(
-            save_dir,
-            mode=mode,
-            project=project,
-            entity=entity,
-            name=name,
-            group=group,
-            tags=list(tags),
-            notes=notes,
-            job_type=job_type,
-        )
+        given = {key: value for key, value in {**asked, "tags": list(tags)}.items() if value}
+        run = _open_run(save_dir, mode, given)
         _say_where(run, mode, save_dir)
     return WandbRun(run, save_dir, project, keep_best=log_model == "best")
 
 
-def choose_mode(offline: bool | None) -> Mode:
-    """Where a run is logged: as configured, else as WANDB_MODE says, else online if there is a key.
+def check_joinable(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Check that the run of a directory was logged by W&B.
+
+    Args:
+        directory: the run directory.
+        settings: the group `logger` of its config.
 
     Raises:
-        UserError: when `offline` is False and there is no key.
+        UserError: when it was not.
     """
-    if offline is False and not has_key():
-        raise UserError("logger.offline=false: no W&B API key found; run `wandb login` or set WANDB_API_KEY")
-    if offline is not None:
-        return "offline" if offline else "online"
-    known: dict[str, Mode] = {
-        "online": "online",
-        "offline": "offline",
-        "dryrun": "offline",
-        "disabled": "disabled",
-    }
-    return known.get(os.environ.get("WANDB_MODE", ""), "online" if has_key() else "offline")
+    if not _id_file(directory).exists() or settings.get("_target_") != TARGET:
+        raise UserError(
+            f"wandb=true: the run in {directory} was not logged with logger=wandb, so that there is none to add "
+            "the results to: leave wandb=true out (evaluation.json is written in any case)"
+        )
 
 
-def has_key() -> bool:
-    """Whether WANDB_API_KEY or the netrc file holds a key for the W&B server; asks no server."""
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    chosen = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else []
-    files = chosen or [Path.home() / ".netrc", Path.home() / "_netrc"]
-    return bool(os.environ.get("WANDB_API_KEY")) or any(_names_host(file, host) for file in files)
+def add_results(directory: Path, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+    """Add numbers to the summary of the run of a directory: online, or offline for `wandb sync` to send later.
+
+    Args:
+        directory: the run directory.
+        settings: the group `logger` of its config.
+        results: numbers by name, among words that are left out.
+
+    Raises:
+        UserError: when there is no such run, or W&B refuses it.
+    """
+    check_joinable(directory, settings)
+    arguments = {key: value for key, value in settings.items() if not key.startswith("_")}
+    logger = wandb_logger(str(directory), **arguments)
+    record_summary(logger, {name: value for name, value in results.items() if isinstance(value, int | float)})
+    close(logger, 0)
 
 
-def _names_host(file: Path, host: str) -> bool:
-    try:
-        return host in netrc.netrc(file).hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _open_run(save_dir: str, mode: Mode, **arguments: Any) -> "Run":
+def _open_run(save_dir: str, mode: Mode, given: Mapping[str, Any]) -> "Run":
     import wandb
 
+    # A service writes the record, perhaps with another working directory.
+    absolute = str(Path(save_dir).absolute())
     # Tables and artifacts wait here for `wandb sync`; W&B's own choice is the user's home.
     os.environ.setdefault(DATA_DIR, _folder(save_dir))
-    keep = Path(save_dir) / "wandb_run_id.txt"
+    keep = _id_file(save_dir)
     run_id = keep.read_text().strip() if keep.exists() else None
-    resume: Literal["allow"] | None = "allow" if run_id and mode == "online" else None
-    # The training script prints what there is to say, and writes its own log.
-    settings = wandb.Settings(console="off", silent=True, init_timeout=60)
+    # Offline too: the record says so, and `wandb sync` appends it to what was sent before instead of replacing that.
+    resume: Literal["allow"] | None = "allow" if run_id else None
+    # The training script prints what there is to say, and writes its own log. The commit is that of this code,
+    # wherever the command was given.
+    settings = wandb.Settings(
+        console="off", silent=True, init_timeout=60, git_root=str(Path(__file__).resolve().parent)
+    )
     try:
-        run = wandb.init(dir=save_dir, mode=mode, id=run_id, resume=resume, settings=settings, **arguments)
+        run = wandb.init(dir=absolute, mode=mode, id=run_id, resume=resume, settings=settings, **given)
     except wandb.errors.Error as error:
         raise UserError(f"logger=wandb: {error} (logger.offline=true logs without the server)") from error
     keep.write_text(f"{run.id}\n")
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP, step_sync=True)
+    if mode == "offline":
+        _restore_summary(run, save_dir)
     return run
+
+
+def _check_sent(save_dir: str) -> None:
+    # Sent afterwards, it would take the place of what is logged now.
+    folder = Path(_folder(save_dir))
+    waiting = [
+        record
+        for record in folder.glob("offline-run-*/*.wandb")
+        if not record.with_name(f"{record.name}.synced").exists()
+    ]
+    if waiting:
+        raise UserError(
+            f"logger=wandb: {folder} holds what was logged offline: send it first with `wandb sync {folder}`, "
+            "or go on offline with logger.offline=true"
+        )
+
+
+def _restore_summary(run: "Run", save_dir: str) -> None:
+    # Online, a resumed run begins with its summary; `wandb sync` replaces the summary by that of the latest record.
+    kept = _summary_file(save_dir)
+    if kept.exists():
+        run.summary.update(json.loads(kept.read_text()))
+
+
+def _summary_file(save_dir: str) -> Path:
+    return Path(_folder(save_dir)) / "summary.json"
+
+
+def _id_file(directory: str | Path) -> Path:
+    return Path(directory) / "wandb_run_id.txt"
 
 
 def _folder(save_dir: str) -> str:
@@ -149,26 +193,44 @@ def _folder(save_dir: str) -> str:
 
 
 def _say_where(run: "Run", mode: Mode, save_dir: str) -> None:
-    folder = _folder(save_dir)
-    # A run's directory ends in `files`, beside the record that `wandb sync` reads.
-    local = Path(run.dir).parent
     why = "" if has_key() else "no API key found, "
+    folder = _folder(save_dir)
     lines = {
         "online": f"W&B: logging to {run.url if mode == 'online' else ''}",  # W&B warns when asked offline
-        "offline": f"W&B: {why}logging offline to {folder}; `wandb sync {local}` sends it later",
+        # The folder, for a resumed run has several records, which belong together.
+        "offline": f"W&B: {why}logging offline to {folder}; `wandb sync {folder}` sends it later",
         "disabled": "W&B: disabled by WANDB_MODE",
     }
     log.info(lines[mode])
 
 
 @record_figure.register
-def _(logger: WandbRun, key: str, path: Path, step: int, caption: str) -> None:
-    logger.log_image(key, [str(path)], step=step, caption=[caption])
+@rank_zero_only
+def _(logger: WandbRun, key: str, path: Path, step: int, epoch: int, caption: str) -> None:
+    import wandb
+
+    # Epoch and step in the same row: the slider of a media panel can follow either.
+    picture = wandb.Image(str(path), caption=caption)
+    logger.experiment.log({key: [picture], "epoch": epoch, STEP: step})
 
 
 @record_table.register
 def _(logger: WandbRun, key: str, columns: Sequence[str], rows: Rows, step: int) -> None:
     logger.log_table(key, columns=list(columns), data=[list(row) for row in rows], step=step)
+
+
+@record_best.register
+@rank_zero_only
+def _(logger: WandbRun, monitor: str, value: float) -> None:
+    # A scalar of its own: define_metric(summary="max") would turn the metric's summary into a mapping.
+    logger.experiment.summary[f"best/{monitor.replace('/', '_')}"] = value
+
+
+@record_summary.register
+@rank_zero_only
+def _(logger: WandbRun, values: Mapping[str, float]) -> None:
+    # Not a row of the history, where the best val/elbo would look like the last epoch's.
+    logger.experiment.summary.update(dict(values))
 
 
 @record_checkpoint.register
@@ -178,14 +240,22 @@ def _(logger: WandbRun, path: Path, metadata: dict[str, Any]) -> None:
 
     if logger.keep_best:
         artifact = wandb.Artifact(f"model-{logger.version}", type="model", metadata=metadata)
-        artifact.add_file(str(path), name=path.name)
+        # Laid out as in the run directory, so that evaluate.py can score what is downloaded.
+        run_directory = path.parent.parent
+        for file in (path, run_directory / "config.yaml"):
+            if file.exists():
+                artifact.add_file(str(file), name=str(file.relative_to(run_directory)))
         logger.experiment.log_artifact(artifact, aliases=["best"])
 
 
 @close.register
 @rank_zero_only
 def _(logger: WandbRun, exit_code: int) -> None:
-    logger.experiment.finish(exit_code=exit_code)
+    run = logger.experiment
+    if run.settings.mode != "disabled":
+        results = {key: value for key, value in run.summary._as_dict().items() if not key.startswith("_")}
+        _summary_file(str(logger.save_dir)).write_text(json.dumps(results))
+    run.finish(exit_code=exit_code)
     # The next run of this process has a folder of its own.
     if os.environ.get(DATA_DIR) == _folder(logger.save_dir or ""):
         del os.environ[DATA_DIR]

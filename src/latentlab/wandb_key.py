@@ -1,0 +1,62 @@
+"""Whether there is a key for Weights & Biases, and where a run is logged accordingly; asks no server."""
+
+import netrc
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
+
+from latentlab.errors import UserError
+
+Mode = Literal["online", "offline", "disabled"]
+WAY_OUT = "run `wandb login` or set WANDB_API_KEY"
+
+
+def has_key() -> bool:
+    """Whether WANDB_API_KEY or the netrc file holds a key for the W&B server."""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    chosen = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else []
+    files = chosen or [Path.home() / ".netrc", Path.home() / "_netrc"]
+    return bool(os.environ.get("WANDB_API_KEY")) or any(_names_host(file, host) for file in files)
+
+
+def check_offline(offline: bool | None) -> bool | None:
+    """`offline` itself, unless it insists on a server without a key.
+
+    Raises:
+        UserError: when `offline` is False and there is no key.
+    """
+    if offline is False and not has_key():
+        raise UserError(f"logger.offline=false: no W&B API key found; {WAY_OUT}")
+    return offline
+
+
+# As an annotation, it is checked when an experiment is composed, before anything starts.
+Offline = Annotated[bool | None, AfterValidator(check_offline)]
+
+
+def choose_mode(offline: bool | None) -> Mode:
+    """Where a run is logged: as configured, else as WANDB_MODE says, else online if there is a key.
+
+    Raises:
+        UserError: when `offline` is False and there is no key.
+    """
+    check_offline(offline)
+    if offline is not None:
+        return "offline" if offline else "online"
+    known: dict[str, Mode] = {
+        "online": "online",
+        "offline": "offline",
+        "dryrun": "offline",
+        "disabled": "disabled",
+    }
+    return known.get(os.environ.get("WANDB_MODE", ""), "online" if has_key() else "offline")
+
+
+def _names_host(file: Path, host: str) -> bool:
+    try:
+        return host in netrc.netrc(file).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
