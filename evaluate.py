@@ -15,6 +15,7 @@ SETTINGS = {
     "nll.samples": NonNegativeInt | None,
     "nll.chunk": PositiveInt,
     "figures": bool,
+    "wandb": bool,
     "accelerator": Literal["auto", "cpu", "gpu"],
 }
 
@@ -28,11 +29,15 @@ def main(cfg: DictConfig) -> None:
     from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
     from latentlab.callbacks import FigureCallback
     from latentlab.checks import check_types
+    from latentlab.tracking.wandb import add_results, check_joinable
 
     check_types(cfg, SETTINGS)
     state = runs.read_checkpoint(cfg.ckpt_path)
     config = runs.read_config(cfg.ckpt_path)
-    directory = Path(cfg.output_dir or Path(cfg.ckpt_path).parent.parent)
+    run_directory = Path(cfg.ckpt_path).parent.parent
+    directory = Path(cfg.output_dir or run_directory)
+    if cfg.wandb:
+        check_joinable(run_directory, config["logger"])
     moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
     data = cli.build(config["data"], eval_batch_size=cfg.batch_size, **moved)
     module = cli.build(config["module"], eval_samples=cfg.samples)
@@ -53,7 +58,10 @@ def main(cfg: DictConfig) -> None:
     )
     trainer.test(module, data, verbose=False)
     estimates = runs.estimate(trainer, nll_samples=nll_samples, chunk=cfg.nll.chunk)
-    runs.conclude_evaluation(trainer, directory, {**config["names"], "seed": config["seed"]}, estimates)
+    names = {**config["names"], "seed": config["seed"]}
+    results = runs.conclude_evaluation(trainer, directory, names, estimates)
+    if cfg.wandb:
+        add_results(run_directory, config["logger"], results)
 
 
 if __name__ == "__main__":

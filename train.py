@@ -15,12 +15,16 @@ def main(cfg: DictConfig) -> None:
     """Train one experiment in its run directory."""
     from hydra.core.hydra_config import HydraConfig
 
-    from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
-    from latentlab.checks import check_config, check_used
-
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     raw: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     hydra_config = HydraConfig.get()
+    if cli.start_ranks(hydra_config, config["trainer"]):
+        return
+    from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
+    from latentlab.callbacks import OwnSignals
+    from latentlab.checks import check_config, check_used
+    from latentlab.nn.compiled import compile_networks
+
     check_config(raw, config)
     check_used(raw, hydra_config.overrides.task, config["names"]["model"])
     directory = Path(hydra_config.runtime.output_dir)
@@ -31,9 +35,17 @@ def main(cfg: DictConfig) -> None:
         runs.load_state(module, runs.read_checkpoint(cfg.ckpt_path), cfg.ckpt_path)
     callbacks = cli.build_each(cfg.callbacks)
     runs.check_callbacks(callbacks, validates=data.val_size > 0)
+    if cfg.compile:
+        compile_networks(module.model)
     logger = cli.build(cfg.logger, save_dir=directory) if cfg.logger._target_ else None
     with runs.tracked(directory, logger, config) as loggers:
-        trainer = cli.build(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=directory)
+        trainer = cli.build(
+            cfg.trainer,
+            callbacks=[*callbacks, OwnSignals()],
+            logger=loggers,
+            default_root_dir=directory,
+            plugins=runs.plugins(config["trainer"]),
+        )
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
         best = runs.best_checkpoint(directory)
         trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)

@@ -110,6 +110,15 @@ def untrained(gradients: dict[str, Tensor | None]) -> list[str]:
     ]
 
 
+def never_trained(module: BaseModule, batch: Batch, steps: int = 4) -> list[str]:
+    """The parameters that none of the first steps gave a gradient: layers that start at zero hold up those below."""
+    missing = set(untrained(step(module, batch)))
+    for _ in range(steps - 1):
+        if missing:
+            missing &= set(untrained(step(module, batch)))
+    return sorted(missing)
+
+
 def refusal(config: DictConfig) -> str | None:
     """The words with which a config is refused when it is built, None where it is not."""
     try:

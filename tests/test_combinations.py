@@ -8,7 +8,18 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from parts import assembled, built, composed, examples, options, refusal, smaller, step, untrained
+from parts import (
+    assembled,
+    built,
+    composed,
+    examples,
+    never_trained,
+    options,
+    refusal,
+    smaller,
+    step,
+    untrained,
+)
 
 CLASSICAL = (
     "ppca",
@@ -33,6 +44,7 @@ REFUSALS = {
         c["posterior"] == "gumbel_softmax" and c["objective"] in ("stl", "iwae", "dreg")
     ),
     "Reconstruction is no bound": lambda c: c["objective"] == "reconstruction",
+    "VLB is the bound of a diffusion": lambda c: c["objective"] == "vlb",
 }
 
 
@@ -76,7 +88,7 @@ def allowed(row):
     partly = {"posterior": "gumbel_softmax"} if row.get("prior") == "categorical" else {}
     whole |= {key: value for key, value in partly.items() if whole[key] is None}
     if whole["posterior"] is None:
-        return whole["objective"] != "reconstruction"
+        return whole["objective"] not in ("reconstruction", "vlb")
     return expected(whole) is None
 
 
@@ -149,14 +161,16 @@ def test_every_likelihood_scores_its_own_protocols_and_refuses_the_others(caplog
 )
 def test_every_option_composes_as_on_the_command_line_and_trains_a_step(group):
     for option in options(group):
-        extra = {"categorical": ["posterior=gumbel_softmax"], "reconstruction": ["model=autoencoder"]}.get(
-            option, []
-        )
+        extra = {
+            "categorical": ["posterior=gumbel_softmax"],
+            "reconstruction": ["model=autoencoder"],
+            "vlb": ["model=vdm"],
+        }.get(option, [])
         data = f"data={'binarised' if option not in LIKELIHOODS or option == 'bernoulli' else 'continuous'}_digits"
         protocol = ["protocol=discrete"] if option == "discretised_logistic" else []
         config = smaller(composed(f"{group}={option}", data, *protocol, *extra))
         module = built(config)
-        assert untrained(step(module, examples(instantiate(config.protocol)))) == []
+        assert never_trained(module, examples(instantiate(config.protocol))) == []
 
 
 @pytest.mark.parametrize("model", [name for name in options("model") if name not in CLASSICAL])
@@ -166,7 +180,7 @@ def test_every_model_composes_trains_a_step_and_is_scored(model):
     module = built(config)
     module.check(instantiate(config.data))
     batch = examples(instantiate(config.protocol))
-    assert untrained(step(module, batch)) == []
+    assert never_trained(module, batch) == []
     terms = module.model.terms(module.observed(batch), samples=2)
     assert all(term.shape == (6,) for term in terms.values())
     assert config.names.model == model
@@ -209,7 +223,7 @@ def test_every_experiment_of_a_deep_model_trains_a_step_on_digits(experiment):
     config = smaller(
         composed(f"experiment={experiment}", f"data={'continuous' if grey else 'binarised'}_digits")
     )
-    assert untrained(step(built(config), examples(instantiate(config.protocol)))) == []
+    assert never_trained(built(config), examples(instantiate(config.protocol))) == []
 
 
 @pytest.mark.parametrize(

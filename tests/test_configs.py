@@ -14,10 +14,16 @@ from latentlab.checks import check_config
 from latentlab.errors import UserError
 
 CONF = ROOT / "conf"
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+APART = ("hydra", "wandb_sweeps")  # Hydra's own, and what W&B reads
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in APART)
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 # Options that are made for one model.
 NEEDS = {("data", "earthquakes"): ["model=cavi_earthquakes"]}
+# What makes an experiment with large networks small enough to try.
+SMALLER = {
+    "conv_ladder_static": ["model.rungs.width=8", "model.rungs.blocks=1"],
+    "latent_vdm_long": ["encoder.channels=[8,8]", "decoder.channels=[8,8]", "denoiser.width=64"],
+}
 
 
 def options(group: str) -> list[str]:
@@ -75,12 +81,16 @@ def brief(experiment: str) -> list[str]:
     composed(f"experiment={experiment}")
     chosen = HydraConfig.get().runtime.choices
     settings = ["trainer.max_epochs=1", "trainer.log_every_n_steps=1", "logger=none", "trainer=cpu"]
-    if chosen.callbacks == "default":
+    settings += SMALLER.get(experiment, [])
+    if chosen.callbacks in ("default", "hierarchy", "ladder", "diffusion", "latent_diffusion"):
         settings.append("callbacks=none")
     if chosen.data.endswith("mnist"):
         kind = "continuous" if chosen.data.startswith("continuous") else "binarised"
         protocol = "threshold" if chosen.protocol == "static" else chosen.protocol
         settings += [f"data={kind}_digits", f"protocol={protocol}", "data.val_size=1400"]
+    if chosen.objective == "vlb":  # large networks: one step, and no validation
+        settings += ["model.eval_steps=[]", "data.val_size=0", "+trainer.limit_train_batches=1"]
+        settings += ["denoiser.channels=[8,8]", "denoiser.blocks=1"] if chosen.model == "vdm" else []
     return settings
 
 

@@ -1,6 +1,5 @@
 """The Lightning module: exact sums, one negation, and training that evaluation leaves alone."""
 
-import json
 import subprocess
 import sys
 from functools import partial
@@ -8,7 +7,6 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from commands import QUICK, command
 from oracles import tiny_vae
 from torch.distributions import Distribution
 from torch.optim import SGD, Adam
@@ -232,28 +230,7 @@ def test_what_an_optimiser_refuses_is_the_users_to_mend(broken):
         fit(module(**broken))
 
 
-# -- Processes
-
-
-def test_two_processes_score_the_same_examples_as_one(tmp_path):
-    """Two ranks train on halves of each batch's worth, and sum the bound over the same 270 test images."""
-    options = ("data.batch_size=64", "trainer.max_epochs=2")
-    found = {}
-    for name in ("cpu", "ddp_cpu"):
-        done = command(
-            "train.py", *QUICK, *options, f"trainer={name}", f"hydra.run.dir={name}", home=tmp_path
-        )
-        assert done.status == 0, done.err
-        found[name] = json.loads((tmp_path / name / "summary.json").read_text())
-    one, two = found["cpu"], found["ddp_cpu"]
-    assert one["test/num_examples"] == two["test/num_examples"] == 270
-    # Scored again by one process, the weights of two have the bound that two summed.
-    checkpoint = f"ckpt_path={tmp_path}/ddp_cpu/checkpoints/best.ckpt"
-    done = command("evaluate.py", checkpoint, "figures=false", "samples=20", home=tmp_path)
-    assert done.status == 0, done.err
-    again = json.loads((tmp_path / "ddp_cpu" / "evaluation.json").read_text())
-    assert again["test/elbo"] == pytest.approx(two["test/elbo"], abs=0.5)
-    assert again["test/num_examples"] == 270
+# -- Imports
 
 
 def test_models_import_neither_lightning_nor_hydra():

@@ -4,10 +4,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ContextDecorator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -18,32 +18,50 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
+from latentlab import devices, ranks
 from latentlab.checks import did_you_mean
 from latentlab.errors import UserError
+from latentlab.sweeps.naming import quoted
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn a user's mistake into one line on standard error and exit status 1; `debug=...` shows the traceback."""
-    try:
-        yield
-    except _mistakes() as error:
+class one_line_errors(ContextDecorator):
+    """Turns a user's mistake into one line on standard error and exit status 1; `debug=...` shows the traceback.
+
+    It holds nothing, so that what it decorates can be sent to another process, as launchers for clusters do.
+    """
+
+    def __enter__(self) -> None:
+        """Nothing is prepared."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """End with the line, or let the error pass."""
+        if error is None or not isinstance(error, (*_mistakes(), RuntimeError)):
+            return
         debugs = any(argument.startswith("debug=") for argument in sys.argv[1:])
         if debugs and not isinstance(error, MissingConfigException):
-            raise
-        sys.exit(f"error: {explain(error)}")
+            return
+        if devices.lost_a_peer(error) and (here := devices.place()):
+            _leave(here, error)
+        if isinstance(error, _mistakes()):
+            sys.exit(f"error: {explain(error)}")
 
 
 def run(main: Callable[[], None], config_name: str) -> None:
     """Run a `hydra.main` function; mistakes that Hydra finds itself are explained too.
 
-    SIGTERM ends the run as an exception would, so that it is closed as failed, with exit status 143.
+    SIGTERM ends the run as an exception would, so that it is closed as failed, with exit status 143; Ctrl-C with 130.
 
     Args:
         main: the decorated function.
@@ -51,10 +69,13 @@ def run(main: Callable[[], None], config_name: str) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, so that `explain` sees the error
     explain.config_name = config_name  # type: ignore[attr-defined]
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
+    ranks.follow_parent()
     with one_line_errors():
         try:
             main()
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
         except ValueError as error:
             if "Config group override" not in str(error):
                 raise
@@ -74,9 +95,59 @@ def build_each(nodes: Any) -> list[Any]:
     return [build(node) for node in nodes.values() if node and "_target_" in node]
 
 
-def _terminate(signum: int, frame: Any) -> None:
+def start_ranks(job: Any, trainer: Mapping[str, Any]) -> bool:
+    """Train in processes of their own, if there are several devices; whether that is done.
+
+    Each runs the job's overrides alone, in the job's directory: nothing else of this process's command line, which
+    may be that of a whole sweep.
+
+    Args:
+        job: Hydra's own config of the job.
+        trainer: the trainer's config.
+
+    Raises:
+        UserError: for devices that there are not, or when one of the processes fails.
+    """
+    in_sweep = job.mode == RunMode.MULTIRUN and job.launcher._target_.endswith(".BasicLauncher")
+    number = devices.ranks_to_start(trainer, in_sweep)
+    if number:
+        ranks.run(_again(job), number)
+    return number > 0
+
+
+def _again(job: Any) -> list[str]:
+    folders = {source.provider: source.path for source in job.runtime.config_sources}
+    conf = Path(folders["main"])
+    more = [f"--config-dir={folders['command-line']}"] if "command-line" in folders else []
+    whole = re.compile(r"[+~]*hydra[./](mode|run|sweep|launcher)\b")  # what Hydra is to do with the job
+    own = [override for override in job.overrides.hydra if not whole.match(override)]
+    return [
+        *(sys.executable, str(conf.parent / "train.py"), f"--config-path={conf}", *more),
+        *(f"--config-name={job.job.config_name}", *job.overrides.task, *own),
+        *(quoted("hydra.run.dir", job.runtime.output_dir), "hydra.output_subdir=null"),
+    ]
+
+
+def _run_name(now: str, trainer: Any) -> str:
+    """What the run directory's name begins with: the time, or what all processes that a launcher started agree on."""
+    return devices.common_start(now) if devices.has_peers(trainer) else now
+
+
+OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+
+
+def terminate(signum: int, frame: Any) -> None:
+    """Raise what ends the run in order, with the status of a process that a signal ended."""
     signal.signal(signum, signal.SIG_IGN)  # what follows is not cut short by another one
     sys.exit(128 + signum)
+
+
+def _leave(here: devices.Place, error: BaseException) -> NoReturn:
+    # What looks after the ranks knows which one was lost; the first leaves the word to it.
+    if here.rank or os.environ.get(devices.PARENT) is None:
+        reason = " ".join(str(error).split())
+        print(f"error: rank {here.rank} lost another process of its job ({reason})", file=sys.stderr)
+    sys.exit(ranks.LOST)
 
 
 def _mistakes() -> tuple[type[BaseException], ...]:
@@ -145,10 +216,15 @@ def _interpolation(error: Any) -> str:
     return f"{error.full_key} is taken from {key}, which this config lacks: the chosen options do not go together"
 
 
+def _resolution(error: Any) -> str:
+    return str(error.__cause__ if isinstance(error.__cause__, UserError) else error)
+
+
 def _os_error(error: Any) -> str:
     if error.filename is None:
         return str(error)
-    key = "output_dir" if explain.config_name == "evaluate" else "hydra.run.dir"  # type: ignore[attr-defined]
+    # Not known in a process that a launcher for clusters has started.
+    key = "output_dir" if getattr(explain, "config_name", "train") == "evaluate" else "hydra.run.dir"
     return f"{error.filename}: {error.strerror} (choose another place with {key}=DIR or data.root=DIR)"
 
 
@@ -163,6 +239,7 @@ EXPLANATIONS: dict[type[BaseException], Callable[[Any], str]] = {
     ConfigCompositionException: _composition,
     InstantiationException: _instantiation,
     InterpolationKeyError: _interpolation,
+    InterpolationResolutionError: _resolution,
     MissingMandatoryValue: _missing_value,
     OSError: _os_error,
 }
@@ -176,10 +253,19 @@ def _known_keys() -> list[str]:
     folder = _folder()
     groups = [path.name for path in folder.iterdir() if path.is_dir()]
     GlobalHydra.instance().clear()
-    chosen = [argument for argument in sys.argv[1:] if argument.split("=")[0] in groups]
+    plain = [argument.partition(",")[0] for argument in sys.argv[1:]]  # of a sweep's options the first
+    chosen = [
+        word for word in plain if word.split("=")[0] in groups and re.fullmatch(r"[\w@/]+=[\w./-]+", word)
+    ]
     with initialize_config_dir(str(folder), version_base="1.3"):
-        config = compose(explain.config_name, overrides=chosen)  # type: ignore[attr-defined]
-    return groups + list(_dotted(OmegaConf.to_container(config)))
+        config = compose(explain.config_name, chosen, return_hydra_config=True)  # type: ignore[attr-defined]
+    tasks = {key: node for key, node in _plain(config).items() if key != "hydra"}
+    launcher = _dotted(_plain(config.hydra.launcher), "hydra.launcher.")
+    return [*groups, *_dotted(tasks), *launcher]
+
+
+def _plain(config: Any) -> Any:
+    return OmegaConf.to_container(config)
 
 
 def _dotted(node: Any, prefix: str = "") -> Iterator[str]:

@@ -2,12 +2,13 @@
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -15,27 +16,34 @@ from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 from torch.distributions import Distribution
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from latentlab import devices
 from latentlab.callbacks import BestCheckpoint, LastCheckpoint, Timing
+from latentlab.checkpoints import read_checkpoint
 from latentlab.checks import check_trusted, check_types
 from latentlab.data.loader import blocks
 from latentlab.errors import UserError
 from latentlab.evaluation import active_units, bits_per_dim, nll
 from latentlab.lit import IterativeModule
 from latentlab.models.base import GenerativeModel
-from latentlab.tracking import finish
+from latentlab.tracking import finish, log_summary
 from latentlab.tracking.csv import CSVMetrics
 
 # What Lightning would take, and stumble over later.
 SETTINGS = {
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
     "validate_args": bool,
+    "compile": bool,
     "names": dict[str, str],
     "trainer.max_epochs": Annotated[int, Field(ge=-1)] | None,
+    "trainer.num_nodes": PositiveInt,
+    "trainer.precision": Literal["32-true", "bf16-mixed", "16-mixed", "64-true"],
     "trainer.gradient_clip_val": NonNegativeFloat | None,
     "trainer.accumulate_grad_batches": PositiveInt,
     "trainer.check_val_every_n_epoch": PositiveInt | None,
@@ -55,7 +63,7 @@ SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")
 def begin(
     directory: Path, config: Mapping[str, Any], seed: int, ckpt_path: str | None, validate_args: bool
 ) -> None:
-    """Start a run: seeds, switches, and config.yaml in `directory`.
+    """Start a run: seeds, switches, and config.yaml in `directory`, which the first of several processes writes.
 
     Raises:
         UserError: when `directory` holds another run, `ckpt_path` cannot be read or is of a run with other settings,
@@ -70,10 +78,22 @@ def begin(
             f"{directory} already holds a run: resume it with ckpt_path={directory}/checkpoints/last.ckpt, "
             "or choose another hydra.run.dir"
         )
+    rank = devices.rank(config["trainer"])
+    # Lightning has it from variables that tasks of a batch system have too when they are runs of their own.
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
+    if rank > 0:
+        devices.hush()
     quieten_lightning()
     pl.seed_everything(seed, workers=True, verbose=False)
     Distribution.set_default_validate_args(validate_args)
-    (directory / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    if rank == 0:
+        (directory / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
+def plugins(trainer: Mapping[str, Any]) -> list[ClusterEnvironment]:
+    """What Lightning is to be told of where it runs: nothing, but where tasks of SLURM are runs of their own."""
+    tasks = int(os.environ.get("SLURM_NTASKS", 1))
+    return [LightningEnvironment()] if tasks > 1 and not devices.has_peers(trainer) else []
 
 
 def check_resumed(config: Mapping[str, Any], ckpt_path: str) -> None:
@@ -153,9 +173,9 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
         "best/epoch": best.best_epoch + 1,
         "time/train_seconds": timing.train_seconds,
         **_rates(trainer, timing),
+        **_scale(trainer),
     }
-    for logger in trainer.loggers:
-        logger.log_metrics({name: value for name, value in summary.items() if isinstance(value, int | float)})
+    log_summary(trainer.loggers, summary, trainer.global_step)
     write_json(directory / SUMMARY, summary)
     return summary
 
@@ -177,6 +197,12 @@ def check_estimates(module: pl.LightningModule, nll_samples: int) -> None:
             f"nll.samples={nll_samples}: {type(model).__name__} has no bound on log p(x), nor an estimate of it: "
             "leave nll.samples at 0, or train a model that has one, such as model=vae"
         )
+    if nll_samples > 0 and not model.weighted:
+        raise UserError(
+            f"nll.samples={nll_samples}: the NLL is estimated by importance weights of drawn latents, and "
+            f"{type(model).__name__} has none: leave nll.samples at 0 (its bound is test/elbo), or train a model that "
+            "has them, such as model=vae"
+        )
 
 
 def choose_nll_samples(module: pl.LightningModule, asked: int | None) -> int:
@@ -187,7 +213,8 @@ def choose_nll_samples(module: pl.LightningModule, asked: int | None) -> int:
     """
     model: Any = module.model
     if asked is None:
-        return NLL_SAMPLES if isinstance(model, GenerativeModel) and model.bounded else 0
+        has_one = isinstance(model, GenerativeModel) and model.bounded and model.weighted
+        return NLL_SAMPLES if has_one else 0
     check_estimates(module, asked)
     return asked
 
@@ -204,14 +231,16 @@ def estimate(trainer: pl.Trainer, nll_samples: int, chunk: int) -> dict[str, flo
         parts = (block for batch in data.test_dataloader() for block in blocks(batch))
         return (module.observed(module.transfer_batch_to_device(part, module.device, 0)) for part in parts)
 
-    with torch.inference_mode():
-        means = torch.cat([model.posterior_mean(x).cpu() for x in observations()])
-    found: dict[str, float] = {"active_units": active_units(means)}
+    found: dict[str, float] = {}
+    if model.learned_inference:
+        with torch.inference_mode():
+            means = torch.cat([model.posterior_mean(x).cpu() for x in observations()])
+        found["active_units"] = active_units(means)
     if nll_samples > 0:
         found |= nll(model, observations(), nll_samples, chunk, data.num_examples["test"])
-    if model.bounded and data.protocol.bits_offset is not None:
-        bound = module.results["test/elbo"]
-        found["bits_per_dim"] = bits_per_dim(bound, prod(model.x_shape), data.protocol.bits_offset)
+    offset = _protocol(trainer).bits_offset
+    if model.bounded and offset is not None:
+        found["bits_per_dim"] = bits_per_dim(module.results["test/elbo"], prod(model.x_shape), offset)
     return {f"test/{name}": value for name, value in found.items()}
 
 
@@ -312,29 +341,6 @@ def _shown(value: Any) -> Any:
     return "null" if value is None else value
 
 
-def read_checkpoint(ckpt_path: str | Path) -> dict[str, Any]:
-    """The state in a checkpoint, tensors and plain values only, on the CPU.
-
-    Raises:
-        UserError: when the file is missing, cut short, or not a checkpoint.
-    """
-    path = Path(ckpt_path)
-    if not path.is_file():
-        raise UserError(
-            f"ckpt_path={path}: there is no such file (runs keep theirs as RUN/checkpoints/best.ckpt)"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or "state_dict" not in state:
-            raise ValueError("no state_dict")
-        return state
-    except Exception as error:  # bytes that are no checkpoint can make torch raise anything
-        raise UserError(
-            f"ckpt_path={path}: not a whole checkpoint ({path.stat().st_size:,} bytes); "
-            "it was cut short or is of another kind: take the run's other checkpoint"
-        ) from error
-
-
 def quieten_lightning() -> None:
     """Lightning's notices about devices and tips off; its warnings stay."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
@@ -349,10 +355,17 @@ def _described(trainer: pl.Trainer, names: Mapping[str, Any]) -> dict[str, Any]:
     module: Any = trainer.lightning_module
     return {
         **names,
-        "protocol": trainer.datamodule.protocol.name,  # type: ignore[attr-defined]
+        "protocol": _protocol(trainer).name,
         "model/parameters": sum(parameter.numel() for parameter in module.parameters()),
         **{name: value for name, value in module.results.items() if name.startswith((*SHOWN, "model/"))},
     }
+
+
+def _protocol(trainer: pl.Trainer) -> Any:
+    """What the numbers are to be read under; a classical inference about its own data names its source."""
+    model: Any = trainer.lightning_module.model
+    protocol = trainer.datamodule.protocol  # type: ignore[attr-defined]
+    return model.scored_as(protocol) if isinstance(model, GenerativeModel) else protocol
 
 
 def _validated(trainer: pl.Trainer, best: BestCheckpoint) -> dict[str, float]:
@@ -368,6 +381,13 @@ def _rates(trainer: pl.Trainer, timing: Timing) -> dict[str, float]:
     ):  # an iteration sees all examples, whatever the batch
         return {"time/iterations_per_second": trainer.global_step / max(timing.train_seconds, 1e-9)}
     return {"time/examples_per_second": timing.examples_per_second}
+
+
+def _scale(trainer: pl.Trainer) -> dict[str, int]:
+    if isinstance(trainer.lightning_module, IterativeModule):
+        return {}
+    batch = trainer.datamodule.total_batch_size * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
+    return {"trainer/devices": trainer.world_size, "trainer/examples_per_step": batch}
 
 
 def _callback(trainer: pl.Trainer, kind: type) -> Any:

@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from latentlab.data import Batch, Dequantised, EvaluationLoader, TrainingLoader
+from latentlab.data.loader import BLOCK, blocks
 
 N = 103
 
@@ -45,18 +46,33 @@ def test_epochs_differ_and_repeat_under_the_same_seed() -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_ranks_train_on_different_examples_in_equal_batches(world: int) -> None:
-    loaders = [training(rank=rank, world=world) for rank in range(world)]
-    sizes = {tuple(len(batch.y) for batch in loader) for loader in loaders}
-    seen = torch.cat([epoch(loader).y for loader in loaders])
-    assert len(sizes) == 1
-    assert {len(loader) for loader in loaders} == {len(sizes.pop())}
-    assert len(seen) == len(seen.unique()) == N - N % world
+@pytest.mark.parametrize("batch_size", [20, 34, 51])  # last batches of 3, 1 and 1 of the 103 examples
+def test_ranks_share_the_batches_of_one_process(world: int, batch_size: int) -> None:
+    """Weighted, the ranks' means are the mean over each batch; a rank without an example takes a step of weight 0."""
+    whole = list(training(batch_size))
+    loaders = [training(batch_size, rank=rank, world=world) for rank in range(world)]
+    shares = [list(loader) for loader in loaders]
+    assert {len(share) for share in shares} == {len(whole)} == {len(loader) for loader in loaders}
+    for index, batch in enumerate(whole):
+        weights = [loader.weight(index) for loader in loaders]
+        parts = [share[index] for share, weight in zip(shares, weights, strict=True) if weight]
+        assert all(len(share[index].y) for share in shares)
+        y = torch.cat([part.y for part in parts])
+        assert torch.equal(y.sort().values, batch.y.sort().values)
+        assert torch.equal(torch.cat([part.x for part in parts])[y.argsort()], batch.x[batch.y.argsort()])
+        means = [w * s[index].y.double().mean() for w, s in zip(weights, shares, strict=True)]
+        assert sum(means) / world == pytest.approx(batch.y.double().mean().item(), rel=1e-12)
 
 
-def test_ranks_draw_different_noise() -> None:
-    u = [(epoch(training(rank=rank, world=2)).x * 256).frac() for rank in range(2)]
-    assert not torch.equal(u[0], u[1])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_shards_are_whole_blocks_in_turn(world: int) -> None:
+    x = torch.rand(230, 1, 2, 2)
+    for rank in range(world):
+        loader = EvaluationLoader(x, torch.arange(230), 100, rank, world)
+        parts = [block.y for batch in loader for block in blocks(batch)]
+        starts = [int(part[0]) for part in parts]
+        assert starts == list(range(rank * BLOCK, 230, world * BLOCK))
+        assert all(len(part) == min(BLOCK, 230 - start) for part, start in zip(parts, starts, strict=True))
 
 
 @pytest.mark.parametrize("n", [7, 51, 103])

@@ -22,6 +22,7 @@ from latentlab.data import (
     Threshold,
     TorchvisionData,
 )
+from latentlab.data.loader import BLOCK
 from latentlab.errors import UserError
 
 
@@ -82,9 +83,23 @@ def test_the_fixed_draw_depends_on_nothing_but_its_own_seed(protocol: Protocol) 
 def test_ranks_share_one_fixed_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     data = Digits(Dynamic(), eval_batch_size=50)
     draw = whole(data.test_dataloader())
+    blocks = draw.split(BLOCK)
     for rank in range(2):
         monkeypatch.setattr(Digits, "_rank_world", (rank, 2))
-        assert torch.equal(whole(data.test_dataloader()), draw[rank::2])
+        assert torch.equal(whole(data.test_dataloader()), torch.cat(blocks[rank::2]))
+        assert torch.equal(whole(data.whole_test_set()), draw)
+
+
+def test_a_batch_is_that_of_all_devices_or_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Digits, "_rank_world", (1, 3))
+    assert [len(batch.y) for batch in Digits(Threshold(), batch_size=100).train_dataloader()][:2] == [33, 33]
+    data = Digits(Threshold(), batch_size_per_device=100)
+    assert data.total_batch_size == 300
+    assert len(next(iter(data.train_dataloader())).y) == 100
+    with pytest.raises(
+        UserError, match=r"^data.batch_size=2 is the total over 3 devices.*batch_size_per_device$"
+    ):
+        Digits(Threshold(), batch_size=2).train_dataloader()
 
 
 def test_the_draws_have_the_mean_of_the_grey_levels() -> None:

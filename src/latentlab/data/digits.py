@@ -31,8 +31,18 @@ class Digits(ImageData):
         seed: NonNegativeInt = 0,
         draw_seed: NonNegativeInt = 0,
         on_device: bool = True,
+        batch_size_per_device: PositiveInt | None = None,
     ) -> None:
-        super().__init__(protocol, batch_size, eval_batch_size, val_size, seed, draw_seed, on_device)
+        super().__init__(
+            protocol,
+            batch_size,
+            eval_batch_size,
+            val_size,
+            seed,
+            draw_seed,
+            on_device,
+            batch_size_per_device,
+        )
 
     def read(self) -> Splits:
         """All digits; the last 270 of the shuffle are for test, whatever `val_size`."""

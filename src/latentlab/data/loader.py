@@ -41,13 +41,14 @@ class TensorLoader(ABC):
 
 
 class TrainingLoader(TensorLoader):
-    """Shuffled batches with fresh noise, both functions of (seed, epoch, rank, batch) and of nothing else.
+    """Shuffled batches with fresh noise, both functions of (seed, epoch, batch) and of nothing else.
 
     Epoch k is therefore the same after a resumption as without one, in the middle of an epoch too, and the
-    global random state is left alone. Ranks share one permutation and take every `world`-th entry; at most
-    world - 1 examples (others each epoch) are dropped, so that all ranks have equally many. The last batch
-    may be short. images: uint8 (N, 1, 28, 28); labels: int64 (N,). With `frozen`, every epoch has the order
-    and the noise of the first (to overfit a few batches).
+    global random state is left alone. A batch is that of all ranks together: it has `batch_size` examples, the
+    last may be short, and rank r takes every `world`-th of them from the r-th on. So every example is seen once an
+    epoch, and the steps of an optimiser are over the same examples on any number of ranks. images: uint8 (N, 1, 28,
+    28); labels: int64 (N,). With `frozen`, every epoch has the order and the noise of the first (to overfit a few
+    batches).
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class TrainingLoader(TensorLoader):
         self.sampler: TrainingLoader | Sampler[int] = SequentialSampler(labels) if frozen else self
 
     def __len__(self) -> int:
-        return -(-(len(self.labels) // self.world) // self.batch_size)
+        return ceil(len(self.labels) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that the epoch is read with the first batch: Lightning makes the first iterator
@@ -84,16 +85,26 @@ class TrainingLoader(TensorLoader):
         order = self.order(epoch).to(device).split(self.batch_size)
         for batch in range(first, len(self)):
             self.batch = batch + 1
-            noise = seeded(NOISE, self.seed, epoch, self.rank, batch, device=device)
-            images = self.images.index_select(0, order[batch])
-            yield Batch(self.protocol(images, noise), self.labels.index_select(0, order[batch]))
+            noise = seeded(NOISE, self.seed, epoch, 0, batch, device=device)
+            x = self.protocol(self.images.index_select(0, order[batch]), noise)
+            yield Batch(self._share(x), self._share(self.labels.index_select(0, order[batch])))
+
+    def _share(self, whole: Tensor) -> Tensor:
+        # Every rank takes a step: one for which the last batch has no example takes another's, with weight 0.
+        return whole[self.rank :: self.world] if len(whole) > self.rank else whole[:1]
+
+    def weight(self, batch: int) -> float:
+        r"""The weight $w_r = \text{world} \cdot n_r / n$ of the mean over this rank's $n_r$ of a batch's n examples.
+
+        $\frac{1}{\text{world}} \sum_r w_r m_r$ is the mean over the batch, for means $m_r$ over the ranks' shares.
+        """
+        size = min(self.batch_size, len(self.labels) - batch * self.batch_size)
+        return self.world * len(range(self.rank, size, self.world)) / size
 
     def order(self, epoch: int) -> Tensor:
-        """The indices (N // world,) that this rank sees in an epoch, in their order."""
-        size = len(self.labels)
+        """The indices (N,) of an epoch's examples in their order, the same on all ranks."""
         # Drawn on the CPU, so that the order is the same on every device.
-        permutation = torch.randperm(size, generator=seeded(ORDER, self.seed, epoch))
-        return permutation[self.rank : size - size % self.world : self.world]
+        return torch.randperm(len(self.labels), generator=seeded(ORDER, self.seed, epoch))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields."""
@@ -109,18 +120,22 @@ class TrainingLoader(TensorLoader):
 
 
 class EvaluationLoader(TensorLoader):
-    """Every example once: rank r holds r, r + world, r + 2 world, ..., without padding.
+    """Every example once, in blocks of BLOCK: rank r holds the blocks r, r + world, r + 2 world, ..., without padding.
 
-    The shard is cut into equally many batches on every rank (what needs all ranks at once would wait for
-    ever otherwise), of at most `batch_size` and whole blocks of BLOCK examples, so that what is drawn for an
-    example does not depend on the batch size. x: float32 (N, 1, 28, 28), already transformed; y: int64 (N,).
+    The shard is cut into equally many batches on every rank (what needs all ranks at once would wait for ever
+    otherwise), of at most `batch_size` and whole blocks, so that what is drawn for an example depends neither on
+    the batch size nor on the number of ranks. x: float32 (N, 1, 28, 28), already transformed; y: int64 (N,).
     """
 
     def __init__(self, x: Tensor, y: Tensor, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        super().__init__(batch_size - batch_size % min(BLOCK, batch_size), rank, world)
-        self.x = x[rank::world]
-        self.y = y[rank::world]
-        self.num_batches = ceil(ceil(len(x) / world) / self.batch_size)
+        block = min(BLOCK, batch_size)
+        super().__init__(batch_size - batch_size % block, rank, world)
+        shard = (torch.arange(len(y), device=y.device) // block) % world == rank
+        self.x = x[shard]
+        self.y = y[shard]
+        # The first rank holds the most.
+        blocks_of_first = ceil(ceil(len(y) / block) / world)
+        self.num_batches = ceil(blocks_of_first * block / self.batch_size)
 
     def __len__(self) -> int:
         return self.num_batches

@@ -63,9 +63,19 @@ class TorchvisionData(ImageData):
         seed: NonNegativeInt = 0,
         draw_seed: NonNegativeInt = 0,
         on_device: bool = True,
+        batch_size_per_device: PositiveInt | None = None,
     ) -> None:
         self.name = dataset
-        super().__init__(protocol, batch_size, eval_batch_size, val_size, seed, draw_seed, on_device)
+        super().__init__(
+            protocol,
+            batch_size,
+            eval_batch_size,
+            val_size,
+            seed,
+            draw_seed,
+            on_device,
+            batch_size_per_device,
+        )
         self.source = torchvision_class(dataset)
         self.options = dict(options or {})
         self.root = expand(root)

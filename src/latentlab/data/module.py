@@ -36,8 +36,9 @@ class ImageData(pl.LightningDataModule):
     The last `val_size` training images are for validation; 0 trains on all of them and skips validation.
     Training order and noise come from `seed`; the draws of validation and test are made once over the whole
     split, from `draw_seed`, so that a test figure does not depend on seed, batch size or number of ranks.
-    With `on_device` the images live on the GPU that trains. Raises UserError where the protocol contradicts
-    the source.
+    A training batch is that of all devices together, `batch_size` examples of which each takes an equal part, to
+    within one; or `batch_size_per_device` on each, if that is given. With `on_device` the images live on the GPU
+    that trains. Raises UserError where the protocol contradicts the source.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ImageData(pl.LightningDataModule):
         seed: NonNegativeInt = 0,
         draw_seed: NonNegativeInt = 0,
         on_device: bool = True,
+        batch_size_per_device: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         if protocol.binary_source != self.binary:
@@ -64,6 +66,7 @@ class ImageData(pl.LightningDataModule):
             )
         self.protocol = protocol
         self.batch_size = batch_size
+        self.batch_size_per_device = batch_size_per_device
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
         self.seed = seed
@@ -117,13 +120,25 @@ class ImageData(pl.LightningDataModule):
         """How many images "train", "val" and "test" hold, over all ranks."""
         return {"train": len(self.train.y), "val": len(self.val.y), "test": len(self.test.y)}
 
+    @property
+    def total_batch_size(self) -> int:
+        """The examples of a training batch, over all devices; UserError where there is not one for each."""
+        _, world = self._rank_world
+        total = self.batch_size_per_device * world if self.batch_size_per_device else self.batch_size
+        if total < world:
+            raise UserError(
+                f"data.batch_size={total} is the total over {world} devices, and less than one example for each: "
+                f"give {world} or more, or data.batch_size_per_device"
+            )
+        return total
+
     def train_dataloader(self) -> TrainingLoader:
         """Shuffled batches of this rank; with the trainer's `overfit_batches`, the same ones every epoch."""
         x, y = (tensor.to(self._device) for tensor in self.train)
         # Trainer sets the attribute without declaring it.
         frozen = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return TrainingLoader(
-            x, y, self.protocol, self.batch_size, self.seed, *self._rank_world, frozen=frozen
+            x, y, self.protocol, self.total_batch_size, self.seed, *self._rank_world, frozen=frozen
         )
 
     def val_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:
@@ -134,11 +149,17 @@ class ImageData(pl.LightningDataModule):
         """This rank's shard of the test set."""
         return self._evaluation(TEST, self.test)
 
-    def _evaluation(self, split: int, images: Images) -> EvaluationLoader:
+    def whole_test_set(self) -> EvaluationLoader:
+        """The test set on this rank alone, for figures."""
+        return self._evaluation(TEST, self.test, (0, 1))
+
+    def _evaluation(
+        self, split: int, images: Images, place: tuple[int, int] | None = None
+    ) -> EvaluationLoader:
         # Drawn on the CPU, so that the draw is the same on every device.
         x = self.protocol(images.x, seeded(FIXED, self.draw_seed, split))
         return EvaluationLoader(
-            x.to(self._device), images.y.to(self._device), self.eval_batch_size, *self._rank_world
+            x.to(self._device), images.y.to(self._device), self.eval_batch_size, *(place or self._rank_world)
         )
 
     @property

@@ -68,6 +68,8 @@ class Observations(pl.LightningDataModule):
         """The batch of all observations, once."""
         return Repeated(self._all, 1)
 
+    whole_test_set = test_dataloader
+
     @property
     def _all(self) -> Batch:
         return Batch(self.source.x, self.source.y)

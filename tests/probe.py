@@ -1,0 +1,26 @@
+"""A callback that writes down what a rank was given and what its weights were, for tests of several processes."""
+
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback
+
+
+class Probe(Callback):
+    """Writes RUN/probe_RANK.pt: the weights before and after training, and the images of each batch."""
+
+    def __init__(self):
+        self.seen = {"batches": [], "weights": []}
+
+    def on_train_start(self, trainer, pl_module):
+        self.note(pl_module)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen["batches"].append(batch.x.flatten(1).bool())
+
+    def on_train_end(self, trainer, pl_module):
+        self.note(pl_module)
+        torch.save(self.seen, Path(trainer.default_root_dir) / f"probe_{trainer.global_rank}.pt")
+
+    def note(self, module):
+        self.seen["weights"].append(torch.cat([p.detach().flatten().clone() for p in module.parameters()]))
