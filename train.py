@@ -22,11 +22,9 @@ def main(cfg: DictConfig) -> None:
         return
     from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
     from latentlab.callbacks import OwnSignals
-    from latentlab.checks import check_config, check_used
     from latentlab.nn.compiled import compile_networks
 
-    check_config(raw, config)
-    check_used(raw, hydra_config.overrides.task, config["names"]["model"])
+    runs.check(raw, config, hydra_config.overrides.task)
     directory = Path(hydra_config.runtime.output_dir)
     runs.begin(directory, config, cfg.seed, cfg.ckpt_path, cfg.validate_args)
     data, module = cli.build(cfg.data), cli.build(cfg.module)

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -26,14 +26,14 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from latentlab import devices
 from latentlab.callbacks import BestCheckpoint, LastCheckpoint, Timing
 from latentlab.checkpoints import read_checkpoint
-from latentlab.checks import check_trusted, check_types
+from latentlab.checks import check_config, check_trusted, check_types, check_used
 from latentlab.data.loader import blocks
 from latentlab.errors import UserError
 from latentlab.evaluation import active_units, bits_per_dim, nll
 from latentlab.lit import IterativeModule
 from latentlab.models.base import GenerativeModel
 from latentlab.tracking import finish, log_summary
-from latentlab.tracking.csv import CSVMetrics
+from latentlab.tracking.csv import CSVMetrics, rewind
 
 # What Lightning would take, and stumble over later.
 SETTINGS = {
@@ -60,18 +60,33 @@ CONFIG, SUMMARY, EVALUATION = "config.yaml", "summary.json", "evaluation.json"
 SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")
 
 
+def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str]) -> None:
+    """Check a composed experiment against the code it names, before anything of it is built.
+
+    Args:
+        raw: its config with its interpolations.
+        config: its config without.
+        overrides: the arguments of the command line.
+
+    Raises:
+        UserError: for the first setting out of range, unknown or ill-typed argument, or group that changes nothing.
+    """
+    check_types(config, SETTINGS)
+    check_config(raw, config)
+    check_used(raw, overrides, config["names"]["model"])
+
+
 def begin(
     directory: Path, config: Mapping[str, Any], seed: int, ckpt_path: str | None, validate_args: bool
 ) -> None:
     """Start a run: seeds, switches, and config.yaml in `directory`, which the first of several processes writes.
 
     Raises:
-        UserError: when `directory` holds another run, `ckpt_path` cannot be read or is of a run with other settings,
-            or a setting is out of range.
+        UserError: when `directory` holds another run, `ckpt_path` cannot be read or is of a run with other settings.
     """
-    check_types(config, SETTINGS)
+    done = 0
     if ckpt_path is not None:
-        read_checkpoint(ckpt_path)
+        done = read_checkpoint(ckpt_path)["global_step"]
         check_resumed(config, ckpt_path)
     elif (directory / "checkpoints" / "last.ckpt").exists():
         raise UserError(
@@ -88,6 +103,7 @@ def begin(
     Distribution.set_default_validate_args(validate_args)
     if rank == 0:
         (directory / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        rewind(directory / "metrics.csv", done)
 
 
 def plugins(trainer: Mapping[str, Any]) -> list[ClusterEnvironment]:

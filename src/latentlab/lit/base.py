@@ -136,13 +136,20 @@ class BaseModule(ScoringModule, ABC):
         """The optimiser over all parameters and its scheduler.
 
         Raises:
-            UserError: for a value that the optimiser or the scheduler refuses.
+            UserError: for a value that the optimiser or the scheduler refuses, or an optimiser that cannot be clipped.
         """
         try:
             optimizer = self.make_optimizer(self.parameters())
-            return [optimizer], [self.make_scheduler(optimizer)]
+            scheduler = self.make_scheduler(optimizer)
         except ValueError as error:
             raise UserError(f"optimizer or scheduler: {error}") from error
+        mixed = self.trainer.precision.endswith("-mixed")
+        if mixed and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
+            raise UserError(
+                f"trainer.gradient_clip_val={self.trainer.gradient_clip_val} with trainer.precision="
+                f"{self.trainer.precision}: a fused optimiser cannot be clipped there: set optimizer.fused=false"
+            )
+        return [optimizer], [scheduler]
 
     def on_fit_start(self) -> None:
         """Say what a step is made of, and adapt a new model to the data; a resumed one has learned already."""

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,24 @@ class CSVMetrics(Logger):
     def _rewrite(self) -> None:
         rows = _read_rows(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".csv.part")
-        with draft.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(draft, self.path)
+        _replace(self.path, self.columns, rows)
+
+
+def rewind(path: Path, steps: int) -> None:
+    """Drop the rows that a run wrote after its first `steps` steps, and writes again when it goes on from there."""
+    if not path.exists():
+        return
+    kept = [row for row in _read_rows(path) if row["step"] and int(row["step"]) < steps]
+    _replace(path, _read_columns(path), kept)
+
+
+def _replace(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    draft = path.with_suffix(".csv.part")
+    with draft.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(draft, path)
 
 
 def _whole(number: float | None) -> int | None:
