@@ -1,5 +1,6 @@
 """Every test starts from the same seed, on one thread, with the arguments of distributions checked."""
 
+import signal
 from collections.abc import Iterator
 
 import oracles
@@ -8,6 +9,8 @@ import torch
 from torch.distributions import Distribution
 
 torch.set_num_threads(1)
+# A shell that starts the tests in the background has them ignore Ctrl-C, and with them all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """A callback that writes down what a rank was given and what its weights were, for tests of several processes."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -7,7 +8,10 @@ from pytorch_lightning import Callback
 
 
 class Probe(Callback):
-    """Writes RUN/probe_RANK.pt: the weights before and after training, and the images of each batch."""
+    """Writes RUN/probe_RANK.pt: the weights before and after training, and the images of each batch.
+
+    With them, which of the libraries that record runs are imported.
+    """
 
     def __init__(self):
         self.seen = {"batches": [], "weights": []}
@@ -20,6 +24,7 @@ class Probe(Callback):
 
     def on_train_end(self, trainer, pl_module):
         self.note(pl_module)
+        self.seen["libraries"] = sorted({"wandb", "tensorboard"} & sys.modules.keys())
         torch.save(self.seen, Path(trainer.default_root_dir) / f"probe_{trainer.global_rank}.pt")
 
     def note(self, module):

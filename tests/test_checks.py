@@ -211,6 +211,7 @@ RAW = {
     "encoder": {"_target_": "E"},
     "decoder": {"_target_": "D", "twin": "${encoder}"},
     "objective": {"_target_": "O", "samples": 1},
+    "chain": {"inference": {"_target_": "I"}, "transitions": {"_target_": "S"}},
     "trainer": {"_target_": "T"},
     "names": {"prior": "${hydra:runtime.choices.decoder}"},
     "seed": 0,
@@ -234,8 +235,11 @@ def test_a_group_that_takes_part_may_be_named(override):
     check_used(RAW, [override], "m")
 
 
-@pytest.mark.parametrize("override", ["decoder=cnn", "decoder.hidden=[3]", "+decoder.x=1", "~decoder.y"])
+@pytest.mark.parametrize(
+    "override", ["decoder=cnn", "decoder.hidden=[3]", "+decoder.x=1", "~decoder.y", "chain=x", "chain.inference.y=1"]
+)
 def test_a_group_that_changes_nothing_is_refused(override):
     with pytest.raises(UserError) as caught:
         check_used(RAW, ["seed=1", override], "m")
-    assert str(caught.value).startswith(f"{override}: model=m has no decoder")
+    group = "chain" if override.startswith("chain") else "decoder"
+    assert str(caught.value).startswith(f"{override}: model=m has no {group}")

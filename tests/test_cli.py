@@ -529,6 +529,7 @@ def test_a_config_that_is_damaged(copied, text):
         ("nll.samples=2 nll.chunk=0", "nll.chunk=0"),
         ("accelerator=abacus", "accelerator=abacus"),
         ("bach_size=3", "did you mean batch_size?"),
+        ("model=vdm", "model: no such key or group (--help lists the groups)"),
     ],
 )
 def test_a_mistake_in_an_evaluation(small, arguments, words):

@@ -120,7 +120,7 @@ def test_what_cannot_be_started_is_refused(monkeypatch, settings, found, words):
             ["hydra.mode=MULTIRUN", "trainer=ddp_cpu", "seed=1,2", "hydra/launcher=basic"],
             ["devices=2", "hydra/launcher"],
         ),
-        (["trainer.precision=bf16-true"], ["trainer.precision=bf16-true", "bf16-mixed"]),
+        (["trainer.precision=half"], ["trainer.precision=half", "'32-true'", "'bf16-mixed'"]),
         (["trainer=ddp_cpu", "trainer.num_nodes=2"], ["trainer.num_nodes=2", "torchrun"]),
     ],
 )
@@ -140,7 +140,8 @@ def test_tasks_of_slurm_with_one_device_each_are_runs_of_their_own(monkeypatch):
     assert (devices.rank(TWO), devices.has_peers(TWO)) == (1, True)
 
 
-def test_tasks_of_slurm_agree_on_a_directory(monkeypatch):
+def test_tasks_of_slurm_agree_on_a_directory_also_when_they_are_queued_again(monkeypatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     for rank in (0, 1):
         for name, value in slurm(rank).items():
             monkeypatch.setenv(name, value)
@@ -424,6 +425,10 @@ def test_ranks_have_the_same_weights_and_share_the_batches_of_one_process(runs, 
     for index, batch in enumerate(alone):
         together = torch.cat([probe["batches"][index] for probe in probes])
         assert rows(together) == rows(batch.x.flatten(1).bool())
+
+
+def test_libraries_that_record_runs_are_imported_by_their_users_alone(runs):
+    assert torch.load(runs[2]["own"] / "probe_0.pt")["libraries"] == []
 
 
 def rows(images):

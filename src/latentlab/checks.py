@@ -105,7 +105,7 @@ def check_used(raw: Config, overrides: Iterable[str], model: str) -> None:
     for override in overrides:
         group = re.split(r"[=.@]", override.lstrip("+~"), maxsplit=1)[0]
         node = raw.get(group)
-        if group not in used and isinstance(node, Mapping) and "_target_" in node:
+        if group not in used and isinstance(node, Mapping) and _holds_call(node):
             raise UserError(
                 f"{override}: model={model} has no {group}, so that it would change nothing: leave it out"
             )

@@ -204,7 +204,8 @@ def _instantiation(error: BaseException) -> str:
 
 
 def _override(error: Any) -> str:
-    return f"'{error.override}' is not of the form key=value ({str(error).splitlines()[0]})"
+    reason = str(error).splitlines()[0].partition(" expecting")[0]
+    return f"'{error.override}' is not of the form key=value ({reason})"
 
 
 def _missing_value(error: Any) -> str:
@@ -250,15 +251,15 @@ def _folder() -> Path:
 
 
 def _known_keys() -> list[str]:
-    folder = _folder()
-    groups = [path.name for path in folder.iterdir() if path.is_dir()]
     GlobalHydra.instance().clear()
+    name: str = explain.config_name  # type: ignore[attr-defined]
     plain = [argument.partition(",")[0] for argument in sys.argv[1:]]  # of a sweep's options the first
-    chosen = [
-        word for word in plain if word.split("=")[0] in groups and re.fullmatch(r"[\w@/]+=[\w./-]+", word)
-    ]
-    with initialize_config_dir(str(folder), version_base="1.3"):
-        config = compose(explain.config_name, chosen, return_hydra_config=True)  # type: ignore[attr-defined]
+    with initialize_config_dir(str(_folder()), version_base="1.3"):
+        groups = list(compose(name, return_hydra_config=True).hydra.runtime.choices)  # those of this script
+        chosen = [
+            word for word in plain if word.split("=")[0] in groups and re.fullmatch(r"[\w@/]+=[\w./-]+", word)
+        ]
+        config = compose(name, chosen, return_hydra_config=True)
     tasks = {key: node for key, node in _plain(config).items() if key != "hydra"}
     launcher = _dotted(_plain(config.hydra.launcher), "hydra.launcher.")
     return [*groups, *_dotted(tasks), *launcher]

@@ -89,12 +89,43 @@ def ranks_to_start(trainer: Mapping[str, Any], in_sweep: bool) -> int:
                 f"trainer.num_nodes={trainer.get('num_nodes', 1)} is {total}: one process for each device is needed"
             )
         return 0
+    check_one_node(trainer)
+    return total if total > 1 else 0
+
+
+def check_one_node(trainer: Mapping[str, Any]) -> None:
+    """Check that a job that no launcher has started needs this machine alone.
+
+    Raises:
+        UserError: when it needs several.
+    """
     if trainer.get("num_nodes", 1) > 1:
         raise UserError(
             f"trainer.num_nodes={trainer['num_nodes']}: several nodes are started with srun or torchrun, "
             "which know of one another (docs/devices.md has the commands)"
         )
-    return total if total > 1 else 0
+
+
+def check_started_once(many_workers: bool) -> None:
+    """Check that this process, that of a sweep, is not one of several that a launcher has started.
+
+    Args:
+        many_workers: whether the sweep is one that several workers share, as tasks of srun.
+
+    Raises:
+        UserError: when each of them would run the whole sweep.
+    """
+    here = place()
+    if here is not None and here.world > 1 and not (many_workers and here.launcher == "srun"):
+        raise UserError(
+            f"{here.launcher} has started {here.world} processes, each of which would run the whole sweep: give "
+            "`python train.py -m ...` by itself, which starts the processes of its jobs"
+        )
+
+
+def unlaunched(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what makes tasks of SLURM's of the processes that a task or a batch script starts."""
+    return {name: value for name, value in environment.items() if not name.startswith("SLURM_")}
 
 
 def total_devices(trainer: Mapping[str, Any]) -> int:
@@ -167,8 +198,8 @@ def common_start(now: str) -> str:
     here, env = place(), os.environ
     assert here is not None
     if here.launcher == "srun":
-        again = int(env.get("SLURM_RESTART_COUNT", 0))
-        return f"slurm-{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}" + (f"-{again}" if again else "")
+        # The same when the job is queued again, and goes on there.
+        return f"slurm-{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}"
     if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise UserError(
             "hydra.run.dir=DIR is needed, for this torchrun gives its processes no way to agree on one"

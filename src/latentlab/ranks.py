@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, NoReturn
 
-from latentlab.devices import PARENT, RANK
+from latentlab.devices import PARENT, RANK, unlaunched
 from latentlab.errors import UserError
 
 TICK = 0.1
@@ -95,12 +95,10 @@ def _follow(parent: int) -> None:
 
 
 def _environment() -> dict[str, str]:
-    # Inside a job of SLURM, Lightning would take the ranks for tasks of SLURM's.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return {**kept, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    return {**unlaunched(os.environ), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
 
 
 def _start(command: Sequence[str], number: int, output: IO[bytes] | None, shared: dict[str, str]) -> Rank:

@@ -74,7 +74,7 @@ def once(folder: Path) -> None:
 
 ENDS = {
     "fine": lambda folder: None,
-    "crash": lambda folder: fail("it is broken"),
+    "crash": lambda folder: fail("it is broken: diverged/x is missing"),
     "once": once,
     "late": lambda folder: None,
     "early": lambda folder: os.kill(os.getpid(), signal.SIGKILL),

@@ -2,13 +2,12 @@
 
 import os
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
-from commands import QUICK, ROOT, call, command, environment
+from commands import QUICK, ROOT, call, command
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -200,20 +199,18 @@ def test_wandb_sweeps_name_keys_and_a_metric_that_there_are(path):
     assert path.read_text().startswith("# ")
 
 
-def test_an_agents_command_trains_and_logs_the_metric(tmp_path):
+def test_an_agents_command_trains_and_logs_the_metric(tmp_path, monkeypatch):
+    import wandb
+
     words = agent_command(read(CONF / "wandb_sweeps" / "digits_random.yaml"))[3:]
-    agent = {"WANDB_MODE": "offline", "WANDB_SWEEP_ID": "abc123", "WANDB_RUN_ID": "run1"}
-    quick = ("trainer.max_epochs=1", "callbacks=none", "encoder.hidden=[16]", "data.batch_size=500")
-    done = subprocess.run(
-        [sys.executable, ROOT / "train.py", *words, *quick, "hydra.run.dir=run"],
-        env=environment(tmp_path) | agent,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    wandb.teardown()  # so that it reads the environment again
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"MODE": "offline", "SWEEP_ID": "abc123", "RUN_ID": "run1"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    quick = ("callbacks=none", "encoder.hidden=[16]", "data.batch_size=500", "trainer.log_every_n_steps=1")
+    done = call("train.py", *words, *quick, "trainer.max_epochs=1", "hydra.run.dir=run")
+    wandb.teardown()
+    assert done.status == 0, done.err
     [folder] = (tmp_path / "run").glob("wandb/offline-run-*")
     assert folder.name.endswith("-run1"), "the run that the agent has been given"
     assert "val/elbo" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")

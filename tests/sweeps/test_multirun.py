@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import QUICK, ROOT, Finished, call, environment, refusal, start
+from commands import QUICK, ROOT, Finished, call, environment, refusal
 from test_runner import epochs, starts, wait_for
 
 from latentlab.sweeps.job import Job
@@ -144,6 +144,14 @@ REFUSED = {
     "in a real sweep: no option": ("model= seed=1,2", ["model=: no such option", "model has"]),
     "in a real sweep: unknown key": ("model=vae,ppca optimizer.lrr=1,2", ["optimizer.lrr", "optimizer.lr?"]),
     "in a real sweep: one bad value": ("seed=1,abc", ["seed=abc", "integer"]),
+    "in a real sweep: a group that changes nothing": (
+        "model=vae,autoencoder prior=mog",
+        ["prior=mog", "model=autoencoder has no prior"],
+    ),
+    "in a real sweep: parts that do not go together": (
+        "prior=mog,categorical",
+        ["CategoricalPrior", "posterior=gumbel_softmax"],
+    ),
     "in a real sweep: one bad argument": ("model.latent_dim=2,0", ["model.latent_dim=0", "greater than 0"]),
 }
 
@@ -156,30 +164,55 @@ def test_a_mistake_is_one_line_before_anything_starts(app, tmp_path, monkeypatch
     monkeypatch.syspath_prepend(app.parent)
     line = refusal(call(str(script), "-m", *words.split()))
     assert [word for word in said if word not in line] == [], line
-    assert not list(tmp_path.rglob("job.json"))
+    assert not list(tmp_path.rglob("multirun.yaml")) and not list(tmp_path.rglob("job.json"))
 
 
-def test_a_real_sweep_that_is_stopped_goes_on_and_can_be_scored(tmp_path):
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "2"},
+        {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+    ],
+    ids=["torchrun", "srun"],
+)
+def test_a_sweep_is_started_once(app, tmp_path, monkeypatch, found):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(app.parent)
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    line = refusal(call(str(app), "-m", "seed=1,2"))
+    assert "has started 2 processes, each of which would run the whole sweep" in line
+    assert not list(tmp_path.rglob("multirun.yaml"))
+
+
+def test_a_real_sweep_that_is_stopped_goes_on_and_can_be_scored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     words = ("-m", *QUICK, "seed=1", "trainer.max_epochs=8", "hydra.sweep.dir=sweep")
-    process = start("train.py", *words, home=tmp_path)
-    wait_for_any(tmp_path / "sweep", "*/checkpoints/last.ckpt", process)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (130, ""), out
+    interrupt_at("sweep/*/checkpoints/last.ckpt", tmp_path, monkeypatch)
+    stopped = call("train.py", *words)
+    assert (stopped.status, stopped.err) == (130, ""), stopped.out
 
-    again = start("train.py", *words, home=tmp_path)
-    out, err = again.communicate(timeout=240)
-    assert (again.returncode, err) == (0, ""), out
-    assert "resumed " in out
+    again = call("train.py", *words)
+    assert (again.status, again.err) == (0, ""), again.out
+    assert "resumed " in again.out
     [best] = (tmp_path / "sweep").glob("*/checkpoints/best.ckpt")
     with (best.parent.parent / "metrics.csv").open() as file:
-        rows = [row["epoch"] for row in csv.DictReader(file) if row["epoch"] and row["val/elbo"]]
-    assert rows == list("01234567")
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows if row["epoch"] and row["val/elbo"]] == list("01234567")
+    steps = [int(row["step"]) for row in rows if row["train/elbo"]]
+    assert steps == sorted(set(steps))
     arguments = (f"ckpt_path={best}", "figures=false", "nll.samples=0")  # no quotes are needed
     assert call("evaluate.py", *arguments).status == 0
 
 
-def wait_for_any(folder: Path, pattern: str, process: subprocess.Popen) -> None:
-    while not list(folder.glob(pattern)):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+def interrupt_at(pattern: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, as the sweep that waits in this process sees it, once there is such a file."""
+    sleep = time.sleep
+
+    def interrupted(seconds: float) -> None:
+        if list(folder.glob(pattern)):
+            monkeypatch.setattr(time, "sleep", sleep)
+            raise KeyboardInterrupt
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", interrupted)

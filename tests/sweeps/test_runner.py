@@ -80,7 +80,7 @@ def test_outcomes_come_in_the_order_of_the_jobs(tmp_path):
 @pytest.mark.parametrize(
     ("what", "status", "reason"),
     [
-        ("crash", Status.FAILED, "it is broken"),
+        ("crash", Status.FAILED, "it is broken: diverged/x is missing"),
         ("nan", Status.DIVERGED, "training diverged: the bound is nan at epoch 2"),
         ("raise", Status.FAILED, "KeyError: 'key'"),
         ("early", Status.FAILED, "ended by signal 9 (perhaps there was no memory left)"),
@@ -144,6 +144,15 @@ def test_what_failed_after_its_summary_is_tried_again_and_what_was_killed_then_i
     directory.write_record(killed.directory, directory.Record(directory.RUNNING))
     again, left = run(late, killed)
     assert (again.status, left.status) == (Status.FINISHED, Status.BEFORE)
+
+
+def test_a_summary_of_before_does_not_finish_what_is_tried_again(tmp_path):
+    job = make(tmp_path, "late")
+    run(job)
+    with runner() as runs:
+        runs.start(Job(job.directory, ("what=wait",)))
+        assert not (job.directory / "summary.json").exists()
+    assert directory.settled(job) is None
 
 
 def test_the_run_of_another_config_is_refused(tmp_path):
@@ -228,7 +237,7 @@ def test_gpus_are_handed_out_in_turn(tmp_path):
 @pytest.mark.parametrize(
     ("trainer", "words"),
     [
-        ({**GPUS, "devices": 3}, "trainer.devices=3, but this sweep hands out 2 GPUs"),
+        ({**GPUS, "devices": 3}, "trainer.devices=3, of the job .*: this sweep hands out 2 GPUs"),
         ({**GPUS, "devices": [1]}, r"trainer.devices=\[1\]: a sweep hands out GPUs"),
     ],
 )
@@ -240,10 +249,12 @@ def test_gpus_that_there_are_not(tmp_path, trainer, words):
 def test_environment_of_a_job(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
     job = make(tmp_path)
     run(job, n_jobs=10_000)
     found = json.loads((job.directory / "environment.json").read_text())
     assert (found["OMP_NUM_THREADS"], found["WANDB_RUN_GROUP"]) == ("1", "group")
+    assert "SLURM_NTASKS" not in found  # it is no task of the sweep's srun
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
     job = make(tmp_path, seed=1)

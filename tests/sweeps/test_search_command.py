@@ -79,6 +79,8 @@ def test_a_space_that_is_none_is_refused(params, words):
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: input should be greater than 0"),
         (["hydra/sweeper/storage=server"], "hydra.sweeper.storage.url is needed"),
         (["data.val_size=0"], "leaves no validation set"),
+        (["trainer.devices=0"], "trainer.devices=0: at least one device"),
+        (["hydra.sweeper.storage.path=/dev/null/x"], "hydra.sweeper.storage: this cannot be opened"),
         (["optimizer.lrr=interval(0,1)"], "optimizer.lrr: no such key or group; did you mean optimizer.lr?"),
         (["data.batch_size=choice(0,10)"], "data.batch_size=0: input should be greater than 0"),
     ],

@@ -9,6 +9,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
+from latentlab.errors import UserError
 from latentlab.sweeps import directory, table
 from latentlab.sweeps.devices import Need, Pool, need
 from latentlab.sweeps.job import Job, Outcome, Status
@@ -46,6 +47,7 @@ ODD = [
 def test_odd_overrides_have_names_of_their_own_that_need_no_quotes():
     names = [directory_name(overrides) for overrides in ODD]
     assert len(set(names)) == len(ODD)
+    assert names[7].startswith("a_long_name-") and names[7] != names[8]
     for name in names:
         assert len(name) <= LIMIT and "/" not in name and name not in (".", "..")
         path = f"multirun/{name}/checkpoints/best.ckpt"
@@ -144,6 +146,22 @@ def test_results_are_a_row_a_job(tmp_path):
 def test_what_a_trainer_needs(trainer, wanted):
     assert need(trainer, None) == wanted
     assert need(trainer, 4).gpus == (4 if wanted.on_gpu else 0)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "words"),
+    [
+        ({"accelerator": "cpu", "devices": 0}, "trainer.devices=0: at least one device"),
+        ({"accelerator": "cpu", "num_nodes": 2}, "trainer.num_nodes=2"),
+        (
+            {"accelerator": "gpu", "devices": 4},
+            "trainer.devices=4 is more than hydra.launcher.devices_per_job=2",
+        ),
+    ],
+)
+def test_what_no_job_can_have(trainer, words):
+    with pytest.raises(UserError, match=words):
+        need(trainer, 2)
 
 
 def test_gpus_that_come_back_are_handed_out_last():

@@ -6,6 +6,7 @@ from toy import ToyData, ToyModule, trainer_in
 
 from latentlab.callbacks import LastCheckpoint
 from latentlab.tracking import CSVMetrics
+from latentlab.tracking.csv import rewind
 
 
 def rows(folder):
@@ -39,6 +40,19 @@ def test_a_line_that_a_crash_cut_short_does_not_spoil_the_next(tmp_path):
         file.write(",2")
     CSVMetrics(str(tmp_path)).log_metrics({"a": 3.0}, step=3)
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3"]
+
+
+def test_a_run_that_goes_on_writes_no_row_twice(tmp_path):
+    logger = CSVMetrics(str(tmp_path))
+    for step in (0, 1, 1, 2, 3, None):
+        logger.log_metrics({"a": 1.0}, step)
+    rewind(tmp_path / "metrics.csv", 2)
+    CSVMetrics(str(tmp_path)).log_metrics({"a": 2.0}, step=2)
+    assert [(row["step"], row["a"]) for row in rows(tmp_path)] == [
+        *(("0", "1.0"), ("1", "1.0"), ("1", "1.0"), ("2", "2.0"))
+    ]
+    rewind(tmp_path / "none.csv", 2)
+    assert not (tmp_path / "none.csv").exists()
 
 
 @pytest.mark.parametrize("resume", [True, False])

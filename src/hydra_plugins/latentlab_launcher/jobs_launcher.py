@@ -9,6 +9,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from latentlab.devices import check_started_once
 from latentlab.sweeps.naming import command_name, directory_name
 
 if TYPE_CHECKING:
@@ -41,26 +42,31 @@ class JobsLauncher(Launcher):
         """Read the settings, and make the directory of the sweep.
 
         Raises:
-            UserError: for a setting out of range, or a directory that cannot be made.
+            UserError: for a setting out of range, a directory that cannot be made, or under torchrun.
         """
         from latentlab.sweeps.launch import Remembered, Sweep  # late: only a multirun needs what they import
         from latentlab.sweeps.lock import make
 
-        loader: Any = Remembered(hydra_context.config_loader)
-        hydra_context.config_loader = loader
-        self.sweep = Sweep(loader, config)
+        check_started_once(many_workers=True)
+        self.sweep = Sweep(hydra_context.config_loader, config)
+        loader: Any = Remembered(hydra_context.config_loader, self.sweep.folder)
+        hydra_context.config_loader = self.sweep.loader = loader
         make(self.sweep.folder)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run jobs; each returns its metric.
 
         Raises:
-            UserError: for a mistake in any job, before the first starts; when some job did not succeed, at the end.
+            UserError: for a mistake in any job, or under srun, before the first starts; when some job did not
+                succeed, at the end.
         """
+        from latentlab.sweeps.lock import tidied
         from latentlab.sweeps.table import common_metric, metric_of
 
-        jobs = self.sweep.prepare_all(job_overrides, initial_job_idx)
-        outcomes = self.sweep.run(jobs)
+        with tidied(self.sweep.folder):
+            check_started_once(many_workers=False)
+            jobs = self.sweep.prepare_all(job_overrides, initial_job_idx)
+            outcomes = self.sweep.run(jobs)
         name = common_metric(outcomes, self.sweep.settings.metric)
         return [
             JobReturn(

@@ -18,7 +18,7 @@ from latentlab.sweeps.naming import quoted
 from latentlab.sweeps.table import duration
 
 WATCH_SECONDS = 1.0
-DIVERGED = re.compile(r"\bdiverged\b")
+DIVERGED = re.compile(r"\b(training|iteration) diverged: ")
 SIGNALLED, KILL = 128, 9
 
 
@@ -97,6 +97,9 @@ class Attempt:
         else:
             directory.clear(self.job.directory)
             where = []
+        (self.job.directory / "summary.json").unlink(
+            missing_ok=True
+        )  # this attempt's own tells that it is finished
         self.before = directory.read_record(self.job.directory)
         begun = replace(
             self.before,
@@ -185,8 +188,9 @@ class Rows:
             return []
         whole = text[: text.rfind("\n") + 1]  # the last line may be half written
         rows: list[Row] = list(csv.DictReader(StringIO(whole)))
-        fresh, self._seen = rows[self._seen :], len(rows)
-        return fresh
+        seen = self._seen if self._seen <= len(rows) else 0  # a run that goes on drops what it writes again
+        self._seen = len(rows)
+        return rows[seen:]
 
 
 _WHY = {

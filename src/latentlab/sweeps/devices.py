@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from latentlab.devices import check_one_node, devices_per_node
 from latentlab.errors import UserError
 
 VISIBLE, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
@@ -37,12 +38,20 @@ def need(trainer: Mapping[str, Any], devices_per_job: int | None) -> Need:
         devices_per_job: goes before `trainer.devices` on GPUs.
 
     Raises:
-        UserError: when it names its GPUs, which are handed out here.
+        UserError: when it names its GPUs, which are handed out here, wants more than it gets, or several nodes.
     """
     devices = trainer.get("devices", 1)
+    if not trainer:
+        return Need()
+    check_one_node(trainer)
     if not _on_gpu(trainer.get("accelerator")):
-        return Need(ranks=devices if isinstance(devices, int) and devices > 0 else 1)
+        return Need(ranks=devices_per_node(trainer))
     if devices_per_job is not None:
+        if str(devices).isdigit() and int(devices) > devices_per_job:
+            raise UserError(
+                f"trainer.devices={devices} is more than hydra.launcher.devices_per_job={devices_per_job}: "
+                "leave the latter out"
+            )
         return Need(gpus=devices_per_job)
     if devices in ("auto", "-1", -1):
         return Need(gpus=None)
@@ -81,12 +90,13 @@ class Pool:
         """
         if wanted.on_gpu and self.size == 0:
             raise UserError(
-                f"{label}: no GPU that this build of torch can use: trainer=cpu trains without one"
+                f"trainer.accelerator=gpu, of the job {label}: no GPU that this build of torch can use: "
+                "trainer=cpu trains without one"
             )
         if wanted.gpus is not None and wanted.gpus > self.size:
             raise UserError(
-                f"{label}: trainer.devices={wanted.gpus}, but this sweep hands out {self.size} GPUs "
-                "(hydra.launcher.devices, CUDA_VISIBLE_DEVICES)"
+                f"trainer.devices={wanted.gpus}, of the job {label}: this sweep hands out {self.size} "
+                f"GPU{'s' if self.size > 1 else ''} (hydra.launcher.devices, CUDA_VISIBLE_DEVICES)"
             )
 
     def take(self, wanted: Need) -> tuple[str, ...]:

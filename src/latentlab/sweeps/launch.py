@@ -12,11 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
-from latentlab.checks import check_call, check_config, check_types
+from latentlab.checks import check_call, check_config
 from latentlab.errors import UserError
 from latentlab.sweeps import directory, table
 from latentlab.sweeps.job import Job, Outcome, Status
-from latentlab.sweeps.lock import hold
+from latentlab.sweeps.lock import hold, tidied
 from latentlab.sweeps.progress import Progress
 from latentlab.sweeps.runner import Runner
 from latentlab.sweeps.settings import Settings
@@ -59,7 +59,7 @@ class Sweep:
             number: its number in the sweep.
 
         Raises:
-            UserError: for an argument that its config gives wrongly.
+            UserError: for an argument that its config gives wrongly, or parts that do not go together.
         """
         composed = self.loader.load_sweep_config(self.config, list(overrides))
         with open_dict(composed):
@@ -69,7 +69,7 @@ class Sweep:
             task = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
             raw: Any = OmegaConf.to_container(task)
             config: Any = OmegaConf.to_container(task, resolve=True)
-        _check(raw, config)
+        _check(raw, config, overrides)
         words = [*overrides, *self._for_jobs()]
         return Job(place, tuple(words), label or " ".join(overrides) or "defaults", config)
 
@@ -151,10 +151,12 @@ class Remembered:
 
     Args:
         loader: Hydra's.
+        folder: the sweep's directory, which is taken away after a mistake.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, folder: Path) -> None:
         self.loader = loader
+        self.folder = folder
         self._known: dict[tuple[str, ...], DictConfig] = {}
         self._bar = tqdm(desc="composing jobs", **_PATIENT)
 
@@ -164,7 +166,8 @@ class Remembered:
         if key in self._known:
             self._bar.close()
             return self._known.pop(key)
-        found: DictConfig = self.loader.load_sweep_config(master_config, sweep_overrides)
+        with tidied(self.folder):
+            found: DictConfig = self.loader.load_sweep_config(master_config, sweep_overrides)
         self._known[key] = deepcopy(found)
         self._bar.update()
         return found
@@ -190,12 +193,14 @@ def read_settings(node: DictConfig) -> Settings:
     return Settings(**values)
 
 
-def _check(raw: Any, config: Any) -> None:
-    check_config(raw, config)
-    if "trainer" in config:
-        from latentlab.runs import SETTINGS  # with Lightning, which checking a trainer imports anyway
+def _check(raw: Any, config: Any, overrides: Sequence[str]) -> None:
+    if "trainer" not in config:
+        return check_config(raw, config)
+    from latentlab import cli, runs  # with Lightning, which checking a trainer imports anyway
 
-        check_types(config, SETTINGS)
+    runs.check(raw, config, overrides)
+    # What does not go together is refused when it is built.
+    cli.build(config["module"]).check(cli.build(config["data"]))
 
 
 @contextmanager

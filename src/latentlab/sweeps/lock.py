@@ -1,7 +1,8 @@
 """One command at a time in the directory of a sweep."""
 
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -9,6 +10,8 @@ from filelock import FileLock, Timeout
 from latentlab.errors import UserError
 
 LOCK = ".lock"
+# What a sweep is told in, before anything starts.
+LITTER = {LOCK, "multirun.yaml"}
 
 
 def make(folder: Path) -> None:
@@ -24,6 +27,18 @@ def make(folder: Path) -> None:
         raise UserError(
             f"{error.filename or folder}: {error.strerror} (choose another place with hydra.sweep.dir=DIR)"
         ) from error
+
+
+@contextmanager
+def tidied(folder: Path) -> Iterator[None]:
+    """Leave no directory of a sweep behind a mistake by which nothing was started in it."""
+    try:
+        yield
+    except Exception:
+        with suppress(UserError), hold(folder):
+            if {path.name for path in folder.iterdir()} <= LITTER:
+                shutil.rmtree(folder)
+        raise
 
 
 @contextmanager

@@ -23,8 +23,8 @@ def directory_name(overrides: Iterable[str]) -> str:
         return name
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
     if len(name) > LIMIT:  # trainer.max_epochs is well known as max_epochs
-        name = "_".join(_readable(_short(part)) for part in parts)
-    return f"{name[9 - LIMIT :].lstrip('-+._')}-{digest}"  # model and seed are nearer to the end than to the start
+        name = _cut([_readable(_short(part)) for part in parts], LIMIT - 9)
+    return f"{name[9 - LIMIT :].lstrip('-+._')}-{digest}"
 
 
 def command_name(words: Iterable[str]) -> str:
@@ -39,6 +39,13 @@ def quoted(key: str, value: object) -> str:
     # Hydra takes backslashes as they are, unless a quote follows them.
     text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(value))
     return f"{key}='{text}'"
+
+
+def _cut(words: list[str], limit: int) -> str:
+    # From the start: model and seed are nearer to the end.
+    while len(words) > 1 and len("_".join(words)) > limit:
+        words = words[1:]
+    return "_".join(words)
 
 
 def _readable(override: str) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, final
 
+from latentlab.devices import unlaunched
 from latentlab.errors import UserError
 from latentlab.sweeps import directory
 from latentlab.sweeps.attempt import Attempt
@@ -38,7 +39,7 @@ class Runner:
     ) -> None:
         self.settings = settings
         self.command = tuple(command)
-        self.environment = {**({GROUP: group} if group else {}), **os.environ}
+        self.environment = {**({GROUP: group} if group else {}), **unlaunched(os.environ)}
         self.progress = progress or Progress(total=None)
         self.outcomes: list[Outcome] = []
         self._attempts: dict[Job, Attempt] = {}
@@ -69,10 +70,21 @@ class Runner:
         """Check, before it is its turn, that a job can be run.
 
         Raises:
-            UserError: when its directory holds another run, or it needs more GPUs than there are.
+            UserError: when its directory holds another run, or it needs devices that there are not.
         """
         directory.check_same(job)
-        self._needs(job)
+        self.needs(job)
+
+    def needs(self, job: Job) -> Need:
+        """The devices that a job is given.
+
+        Raises:
+            UserError: when they can never be.
+        """
+        needed = need(job.config.get("trainer") or {}, self.settings.devices_per_job)
+        if needed.on_gpu:
+            self._gpus().check(needed, job.label)
+        return needed
 
     def run(self, jobs: Sequence[Job], watch: Watch | None = None) -> list[Outcome]:
         """Run jobs in their order; their outcomes, in that order too."""
@@ -88,7 +100,7 @@ class Runner:
         """Whether the job can start now: fewer than `n_jobs` run, and its GPUs are free."""
         if len(self._attempts) >= self.settings.n_jobs:
             return False
-        needed = self._needs(job)
+        needed = self.needs(job)
         return not needed.on_gpu or self._gpus().has(needed)
 
     def start(self, job: Job, watch: Watch | None = None) -> None:
@@ -125,17 +137,11 @@ class Runner:
             self._attempts[job].stop(Status.INTERRUPTED)
 
     def _share(self, job: Job) -> dict[str, str]:
-        needed = self._needs(job)
+        needed = self.needs(job)
         if not needed.on_gpu:
             return threads(needed, self.settings.n_jobs)
         self._lent[job] = self._gpus().take(needed)
         return {VISIBLE: ",".join(self._lent[job])}
-
-    def _needs(self, job: Job) -> Need:
-        needed = need(job.config.get("trainer") or {}, self.settings.devices_per_job)
-        if needed.on_gpu:
-            self._gpus().check(needed, job.label)
-        return needed
 
     def _gpus(self) -> Pool:
         if self._pool is None:

@@ -56,7 +56,11 @@ def run_search(
     space = read_space(chosen.params, arguments, context.config_loader)
     directory = Path(str(config.hydra.sweep.dir))
     composer = Composer(config, context)
-    composer.check(space, chosen.metric)
+    corners = composer.check(space, chosen.metric)
+    if isinstance(launcher, JobsLauncher):
+        runner = launcher.sweep.runner()
+        for job in corners:
+            runner.needs(job)
     with quiet():
         trials = open_trials(chosen, space, directory)
         OmegaConf.save(config, directory / "multirun.yaml")
@@ -132,16 +136,18 @@ class Composer:
         varied = " ".join(_short(each) for each in overrides if each not in self.fixed)
         return self.sweep.prepare(overrides, directory, f"{directory.name} {varied}")
 
-    def check(self, space: Space, metric: str) -> None:
-        """Check trials from the edges of the space.
+    def check(self, space: Space, metric: str) -> list[Job]:
+        """Check trials from the edges of the space; their jobs.
 
         Raises:
             UserError: when one does not fit the code, or has no such metric.
         """
         self.fixed = set(space.fixed.values())
-        for params in space.corners():
-            job = self(space.overrides(params), self.sweep.folder / "trials" / "0000")
+        place = self.sweep.folder / "trials" / "0000"
+        corners = [self(space.overrides(params), place) for params in space.corners()]
+        for job in corners:
             check_metric(metric, job.config)
+        return corners
 
 
 def search_with(trials: Trials, metric: str, launcher: Launcher, prepare: Composer, batch_size: int) -> None:

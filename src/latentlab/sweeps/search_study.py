@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import optuna
 from filelock import FileLock, Timeout
+from hydra.errors import InstantiationException
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -121,7 +122,8 @@ class Trials:
         """Have a trial that crashed tried once more, and say whether it is; it counts in neither case."""
         attempts = trial.user_attrs.get(ATTEMPTS, 0) + 1
         if attempts < MAX_ATTEMPTS:
-            self._requeue(trial.number, trial.params, {**trial.user_attrs, ATTEMPTS: attempts})
+            with claiming(self.directory):
+                self._requeue(trial.number, trial.params, {**trial.user_attrs, ATTEMPTS: attempts})
         else:
             self.give_up(trial, reason)
         return attempts < MAX_ATTEMPTS
@@ -142,8 +144,9 @@ class Trials:
                 self._tell(trial.number, state=TrialState.FAIL)
 
     def _requeue(self, number: int, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-        self.study.enqueue_trial(dict(params), user_attrs=dict(attributes))
+        # In this order: a worker that is killed between leaves a trial that is drawn anew, and not two in one place.
         self._tell(number, state=TrialState.FAIL)
+        self.study.enqueue_trial(dict(params), user_attrs=dict(attributes))
 
     def _tell(self, number: int, **told: Any) -> None:
         # Samplers of a finite space want to stop `Study.optimize`, which is not what runs, once they are through it;
@@ -196,8 +199,12 @@ def _open(storage: Callable[[], BaseStorage]) -> BaseStorage:
 
     try:
         return storage()
-    except (SQLAlchemyError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (
+        *(SQLAlchemyError, InstantiationException),
+        *(ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    ) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        reason = " ".join(str(cause).split()).partition(" [SQL")[0][:200]
         raise UserError(
             f"hydra.sweeper.storage: this cannot be opened as the storage of a search ({reason})"
         ) from error

@@ -70,7 +70,7 @@ def rewind(path: Path, steps: int) -> None:
     """Drop the rows that a run wrote after its first `steps` steps, and writes again when it goes on from there."""
     if not path.exists():
         return
-    kept = [row for row in _read_rows(path) if row["step"] and int(row["step"]) < steps]
+    kept = [row for row in _read_rows(path) if row.get("step") and int(row["step"]) < steps]
     _replace(path, _read_columns(path), kept)
 
 
