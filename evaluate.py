@@ -24,16 +24,18 @@ SETTINGS = {
 @cli.one_line_errors()
 def main(cfg: DictConfig) -> None:
     """Rebuild the model of a run, load the checkpoint's weights and write evaluation.json."""
-    import pytorch_lightning as pl
+    import pytorch_lightning as pl  # late, as importing Lightning takes seconds: --help answers at once
 
-    from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
+    from latentlab import estimates, reports
     from latentlab.callbacks import FigureCallback
+    from latentlab.checkpoints import load_state, read_checkpoint, read_config
     from latentlab.checks import check_types
+    from latentlab.runs import quieten_lightning
     from latentlab.tracking.wandb import add_results, check_joinable
 
     check_types(cfg, SETTINGS)
-    state = runs.read_checkpoint(cfg.ckpt_path)
-    config = runs.read_config(cfg.ckpt_path)
+    state = read_checkpoint(cfg.ckpt_path)
+    config = read_config(cfg.ckpt_path)
     run_directory = Path(cfg.ckpt_path).parent.parent
     directory = Path(cfg.output_dir or run_directory)
     if cfg.wandb:
@@ -41,9 +43,9 @@ def main(cfg: DictConfig) -> None:
     moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
     data = cli.build(config["data"], eval_batch_size=cfg.batch_size, **moved)
     module = cli.build(config["module"], eval_samples=cfg.samples)
-    nll_samples = runs.choose_nll_samples(module, cfg.nll.samples)
-    runs.load_state(module, state, cfg.ckpt_path)
-    runs.quieten_lightning()
+    nll_samples = estimates.choose_nll_samples(module, cfg.nll.samples)
+    load_state(module, state, cfg.ckpt_path)
+    quieten_lightning()
     callbacks = cli.build_each(config["callbacks"])
     drawn = cfg.figures
     figures: list[pl.Callback] = [each for each in callbacks if drawn and isinstance(each, FigureCallback)]
@@ -57,9 +59,9 @@ def main(cfg: DictConfig) -> None:
         enable_model_summary=False,
     )
     trainer.test(module, data, verbose=False)
-    estimates = runs.estimate(trainer, nll_samples=nll_samples, chunk=cfg.nll.chunk)
+    found = estimates.estimate(trainer, nll_samples=nll_samples, chunk=cfg.nll.chunk)
     names = {**config["names"], "seed": config["seed"]}
-    results = runs.conclude_evaluation(trainer, directory, names, estimates)
+    results = reports.conclude_evaluation(trainer, directory, names, found)
     if cfg.wandb:
         add_results(run_directory, config["logger"], results)
 

@@ -20,8 +20,9 @@ def main(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     if cli.start_ranks(hydra_config, config["trainer"]):
         return
-    from latentlab import runs  # late, as importing Lightning takes seconds: --help answers at once
+    from latentlab import reports, runs  # late, as importing Lightning takes seconds: --help answers at once
     from latentlab.callbacks import OwnSignals
+    from latentlab.checkpoints import load_state, read_checkpoint
     from latentlab.nn.compiled import compile_networks
 
     runs.check(raw, config, hydra_config.overrides.task)
@@ -30,7 +31,7 @@ def main(cfg: DictConfig) -> None:
     data, module = cli.build(cfg.data), cli.build(cfg.module)
     module.check(data)
     if cfg.ckpt_path is not None:
-        runs.load_state(module, runs.read_checkpoint(cfg.ckpt_path), cfg.ckpt_path)
+        load_state(module, read_checkpoint(cfg.ckpt_path), cfg.ckpt_path)
     callbacks = cli.build_each(cfg.callbacks)
     runs.check_callbacks(callbacks, validates=data.val_size > 0)
     if cfg.compile:
@@ -47,8 +48,8 @@ def main(cfg: DictConfig) -> None:
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
         best = runs.best_checkpoint(directory)
         trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
-        summary = runs.conclude(trainer, directory, {**config["names"], "seed": cfg.seed})
-    runs.show(summary, directory)
+        summary = reports.conclude(trainer, directory, {**config["names"], "seed": cfg.seed})
+    reports.show(summary, directory)
 
 
 if __name__ == "__main__":

@@ -178,10 +178,10 @@ def test_parts_of_the_package_and_its_libraries_are_trusted(target):
         "builtins.eval",
         "subprocess.Popen",
         "latentlab",
-        "latentlab.runs.json.loads",
+        "latentlab.reports.json.loads",
         "latentlab.cli.Path",
-        "latentlab.runs.Console",
-        "latentlab.runs.write_json",
+        "latentlab.reports.Console",
+        "latentlab.reports.write_json",
         "latentlabs.models.vae.VAE",
         "torch.load",
         "torch.nn.functional.relu",
@@ -236,7 +236,8 @@ def test_a_group_that_takes_part_may_be_named(override):
 
 
 @pytest.mark.parametrize(
-    "override", ["decoder=cnn", "decoder.hidden=[3]", "+decoder.x=1", "~decoder.y", "chain=x", "chain.inference.y=1"]
+    "override",
+    ["decoder=cnn", "decoder.hidden=[3]", "+decoder.x=1", "~decoder.y", "chain=x", "chain.inference.y=1"],
 )
 def test_a_group_that_changes_nothing_is_refused(override):
     with pytest.raises(UserError) as caught:

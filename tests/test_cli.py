@@ -497,9 +497,9 @@ def test_a_run_that_is_complete_keeps_its_times(copied):
 
 FOREIGN = [
     "os.system",
-    "latentlab.runs.json.loads",
-    "latentlab.runs.Console",
-    "latentlab.runs.write_json",
+    "latentlab.reports.json.loads",
+    "latentlab.reports.Console",
+    "latentlab.reports.write_json",
     "${x}",
 ]
 

@@ -8,7 +8,7 @@ of metrics.csv, `first=5` to begin at a later epoch.
 import csv
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from omegaconf import OmegaConf
 
 from latentlab.callbacks.figure import save
+from latentlab.configs import leaves
 from latentlab.errors import UserError
 
 USAGE = "usage: python -m latentlab.compare RUN RUN ... out=FILE.png [metric=val/elbo] [first=1]"
@@ -95,7 +96,7 @@ def read_run(path: Path, metric: str) -> Run:
     if not curve:
         raise UserError(f"{path}: {metric} was not logged; choose metric= one of {', '.join(columns)}")
     keys = {
-        key: value for key, value in dotted(config) if key.split(".")[0] not in APART and key not in SEEDS
+        key: value for key, value in leaves(config) if key.split(".")[0] not in APART and key not in SEEDS
     }
     return Run(config["names"], keys, curve)
 
@@ -110,15 +111,6 @@ def read_curve(path: Path, metric: str) -> tuple[dict[int, float], list[str]]:
                 values[int(row["epoch"]) + 1].append(float(row[metric]))
     columns = [name for name in reader.fieldnames or [] if name.startswith(("train/", "val/"))]
     return {epoch: fmean(found) for epoch, found in sorted(values.items())}, columns
-
-
-def dotted(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a config with their dotted keys; lists are leaves."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from dotted(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
 
 
 def bands(runs: Sequence[Run], first: int) -> list[Band]:

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
-from latentlab import runs
+from latentlab import estimates, reports, runs
 from latentlab.checks import check_config
 from latentlab.classical.cavi import CAVINormalGamma
 from latentlab.errors import UserError
@@ -60,7 +60,7 @@ def run(directory, *overrides, ckpt_path=None):
         trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
         best = directory / "checkpoints" / "best.ckpt"
         trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
-        return module, runs.conclude(trainer, directory, {**config["names"], "seed": cfg.seed})
+        return module, reports.conclude(trainer, directory, {**config["names"], "seed": cfg.seed})
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -190,6 +190,6 @@ def test_parameters_are_those_that_are_inferred(model, number):
 
 def test_a_likelihood_of_a_test_set_that_there_is_not_is_refused():
     module = instantiate(composed("model=cavi_normal_gamma")[0].module)
-    runs.check_estimates(module, 0)
+    estimates.check_estimates(module, 0)
     with pytest.raises(UserError, match=r"nll\.samples=10: CAVINormalGamma is about its own data"):
-        runs.check_estimates(module, 10)
+        estimates.check_estimates(module, 10)

@@ -15,7 +15,8 @@ from latentlab.evaluation import log_likelihood
 from latentlab.likelihoods import BernoulliLikelihood, GaussianFixedLikelihood
 from latentlab.models import ladder
 from latentlab.models.ladder import LadderVAE
-from latentlab.nn.ladder import ConvHead, ConvRungs, DenseRungs
+from latentlab.nn.conv_ladder import ConvHead, ConvRungs
+from latentlab.nn.ladder import DenseRungs
 from latentlab.nn.layers import GroupNorm
 from latentlab.nn.mlp import MLP, Linear
 from latentlab.objectives import ELBO, IWAE, STL, VIMCO, AnalyticELBO, BetaELBO, DReG, ScoreFunction

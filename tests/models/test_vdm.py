@@ -13,7 +13,7 @@ from torch.distributions import Independent, Normal
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ConstantLR
 
-from latentlab import runs
+from latentlab import estimates, reports
 from latentlab.data import Digits, Images, Splits
 from latentlab.distributions import LevelNormal
 from latentlab.errors import UserError
@@ -279,15 +279,15 @@ def test_more_draws_of_an_example_have_less_error():
 def test_what_is_reported_beside_the_bound(tmp_path):
     """Continuous data as the discrete ones that they are, with bits; no active units, for nothing is inferred."""
     trainer = scored_by(130, protocol=Continuous())
-    found = runs.estimate(trainer, nll_samples=0, chunk=50)
+    found = estimates.estimate(trainer, nll_samples=0, chunk=50)
     bound = trainer.lightning_module.results["test/elbo"]
     assert found == {"test/bits_per_dim": pytest.approx(-bound / (784 * log(2)))}
-    written = runs.conclude_evaluation(trainer, tmp_path, {"model": "vdm", "data": "digits"}, found)
+    written = reports.conclude_evaluation(trainer, tmp_path, {"model": "vdm", "data": "digits"}, found)
     assert written["protocol"] == "discrete"
 
 
 def test_there_is_no_likelihood_by_importance_weights():
     module = scored_by(130).lightning_module
-    assert runs.choose_nll_samples(module, None) == 0
+    assert estimates.choose_nll_samples(module, None) == 0
     with pytest.raises(UserError, match=r"nll.samples=5: .* VDM has none: leave nll.samples at 0"):
-        runs.choose_nll_samples(module, 5)
+        estimates.choose_nll_samples(module, 5)

@@ -5,14 +5,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
-
+from latentlab.configs import CONFIG, PLACES, leaves, read_yaml, shown
 from latentlab.errors import UserError
 from latentlab.sweeps.job import Job, Outcome, Status
 
@@ -24,7 +22,7 @@ LEFT = (
     *("wandb", "tensorboard", ".hydra"),
 )
 # Keys of a config that leave the result alone: where a run is resumed, recorded, and finds its data.
-FREE = ("ckpt_path", "logger", "data.root", "data.source.path")
+FREE = ("ckpt_path", "logger", *PLACES)
 
 
 @dataclass(frozen=True)
@@ -96,11 +94,11 @@ def check_same(job: Job) -> None:
     Raises:
         UserError: for the first key that differs.
     """
-    path = job.directory / "config.yaml"
+    path = job.directory / CONFIG
     if not job.config or not path.exists() or not (settled(job) or checkpoint(job)):
         return
-    known = _leaves(_read_yaml(path))
-    asked = _leaves(job.config)
+    known = dict(leaves(read_yaml(path, way_out=f"delete {path.parent} to run the job anew")))
+    asked = dict(leaves(job.config))
     for key in {**asked, **known}:
         if asked.get(key, _ABSENT) != known.get(key, _ABSENT) and not key.startswith(FREE):
             raise UserError(
@@ -155,25 +153,6 @@ def _locks(descriptor: int) -> bool:
 _ABSENT = object()
 
 
-def _shown(leaves: Mapping[str, Any], key: str) -> str:
-    value = leaves.get(key, _ABSENT)
-    return "(no such key)" if value is _ABSENT else "null" if value is None else str(value)
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except YAMLError as error:
-        raise UserError(f"{path} is damaged: delete {path.parent} to run the job anew") from error
-
-
-def _leaves(config: Any) -> dict[str, Any]:
-    return dict(_walk(config, ""))
-
-
-def _walk(node: Any, where: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(node, Mapping):
-        yield where, list(node) if isinstance(node, tuple) else node
-        return
-    for key, value in node.items():
-        yield from _walk(value, f"{where}.{key}".lstrip("."))
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    value = values.get(key, _ABSENT)
+    return "(no such key)" if value is _ABSENT else str(shown(value))

@@ -17,6 +17,7 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
+from latentlab.configs import leaves
 from latentlab.errors import UserError
 
 # Where results go and what is shown of them: workers of one search may differ in these.
@@ -76,7 +77,7 @@ def read_space(
         UserError: when nothing is searched, a seed is, or a range is empty.
     """
     parser = OverridesParser.create(config_loader=config_loader)
-    lines = [f"{key}={_written(value)}" for key, value in _dotted(params or {}) if value is not None]
+    lines = [f"{key}={_written(value)}" for key, value in leaves(params or {}) if value is not None]
     found: dict[str, Override] = {}
     for each in parser.parse_overrides([*lines, *arguments]):
         found.pop(each.key_or_group, None)  # in the order of the command line
@@ -161,14 +162,6 @@ def _count(distribution: Any) -> int | None:
     if distribution.step is None:
         return None
     return round((distribution.high - distribution.low) / distribution.step) + 1
-
-
-def _dotted(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _written(value: Any) -> str:
