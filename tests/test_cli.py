@@ -327,6 +327,10 @@ REFUSED = {
     "width": ("encoder.hidden=[0]", ["encoder.hidden", "greater than 0"]),
     "seed": ("seed=-1", ["seed=-1", "greater than or equal to 0"]),
     "clipping": ("trainer.gradient_clip_val=-1", ["trainer.gradient_clip_val=-1", "greater than or equal"]),
+    "clipping under mixed precision": (
+        "trainer.gradient_clip_val=1 trainer.precision=bf16-mixed",
+        ["trainer.gradient_clip_val=1", "optimizer.fused=false"],
+    ),
     "accumulation": ("trainer.accumulate_grad_batches=0", ["trainer.accumulate_grad_batches=0"]),
     "device": ("trainer.devices=0", ["devices=0"]),
     "too many validated": ("data.val_size=5000", ["data.val_size=5000", "1527"]),

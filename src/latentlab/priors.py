@@ -223,7 +223,7 @@ class CategoricalPrior(Prior):
         if posterior is not None and not posterior.discrete:
             raise UserError(
                 f"CategoricalPrior is of one-hot latents, and {type(posterior).__name__} draws real ones: "
-                "choose posterior=gumbel_softmax, or another prior, such as prior=standard_normal"
+                "choose another prior, such as prior=standard_normal, or model=categorical_vae"
             )
         self.register_buffer("zero", torch.zeros(self.event_shape), persistent=False)
 

@@ -5,12 +5,17 @@ from functools import partial
 from itertools import pairwise
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from oracles import Z_MAX, largest_z
 from torch.distributions import Normal
+from torch.optim import SGD
+from torch.optim.lr_scheduler import ConstantLR
 
+from latentlab.data import Digits, Images, Splits, Threshold
 from latentlab.errors import UserError
 from latentlab.likelihoods import BernoulliLikelihood
+from latentlab.lit import LatentDiffusionModule
 from latentlab.models.latent_diffusion import LatentVDM
 from latentlab.models.vae import VAE
 from latentlab.nn.denoiser import MLPDenoiser
@@ -152,6 +157,42 @@ def test_a_state_that_is_no_vaes_is_refused():
     with pytest.raises(UserError, match=r"model\.pretrained=other\.ckpt has other networks") as caught:
         model.adopt(shorter)
     assert "\n" not in str(caught.value)
+
+
+class FewDigits(Digits):
+    """Sixteen digits of each kind of use."""
+
+    def read(self):
+        train, test = super().read()
+        return Splits(Images(train.x[:32], train.y[:32]), Images(test.x[:16], test.y[:16]))
+
+
+def test_a_resumed_run_needs_the_pretrained_vae_no_more(tmp_path):
+    whole = {"x_shape": (1, 28, 28)}
+    vae = VAE(prior=StandardNormalPrior, **PARTS | whole)
+    torch.save({"state_dict": {f"model.{k}": v for k, v in vae.state_dict().items()}}, tmp_path / "vae.ckpt")
+    options = {"accelerator": "cpu", "devices": 1, "logger": False, "num_sanity_val_steps": 0}
+    options |= {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+
+    def trained(epochs, **resumed):
+        model = latent_vdm(pretrained=str(tmp_path / "vae.ckpt"), freeze=True, **whole).float()
+        module = LatentDiffusionModule(model, VLB(), partial(SGD, lr=1e-4), partial(ConstantLR, factor=1.0))
+        trainer = pl.Trainer(max_epochs=epochs, use_distributed_sampler=False, log_every_n_steps=1, **options)
+        trainer.fit(module, FewDigits(Threshold(), batch_size=16, val_size=16), **resumed)
+        return trainer, model
+
+    trainer, model = trained(1)
+    assert all(map(torch.equal, model.posterior.parameters(), vae.posterior.parameters()))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    (tmp_path / "vae.ckpt").unlink()
+    trainer, model = trained(2, ckpt_path=tmp_path / "last.ckpt")
+    assert trainer.current_epoch == 2
+    assert all(map(torch.equal, model.likelihood.parameters(), vae.likelihood.parameters()))
+
+
+def test_less_than_one_step_is_refused():
+    with pytest.raises(UserError, match="steps=0"):
+        latent_vdm().generate(2, steps=0)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from latentlab.checks import check_call
 from latentlab.errors import UserError
 from latentlab.nn.denoiser import MLPDenoiser
 from latentlab.nn.embed import FourierFeatures, NoiseEmbedding, finest_octave
@@ -108,3 +109,11 @@ def test_noise_levels_are_told_apart_at_both_ends():
 def test_what_does_not_fit_is_refused(shape, options, said):
     with pytest.raises(UserError, match=said):
         unet(shape, **options)
+
+
+@pytest.mark.parametrize("kind", [UNet, MLPDenoiser])
+@pytest.mark.parametrize("width", [1, 7])
+def test_an_embedding_that_is_no_sines_and_cosines_is_refused(kind, width):
+    """Of width 1 it would tell a denoiser nothing of the noise."""
+    with pytest.raises(UserError, match=f"denoiser.embedding={width}: "):
+        check_call({"_target_": f"{kind.__module__}.{kind.__name__}", "embedding": width}, "denoiser")

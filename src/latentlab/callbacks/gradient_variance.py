@@ -72,7 +72,7 @@ class GradientVariance(Callback):
             UserError: with the reason.
         """
         model = cast(BaseModule, pl_module).model
-        if not isinstance(model, Traced):
+        if not isinstance(model, Traced) or not list(model.inference_parameters()):
             raise UserError(
                 f"callbacks.gradient_variance needs the gradient of q(z|x), and {type(model).__name__} has no "
                 "inference network that is trained: leave it out with ~callbacks.gradient_variance"

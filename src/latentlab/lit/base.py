@@ -136,29 +136,36 @@ class BaseModule(ScoringModule, ABC):
         """The optimiser over all parameters and its scheduler.
 
         Raises:
-            UserError: for a value that the optimiser or the scheduler refuses, or an optimiser that cannot be clipped.
+            UserError: for a value that the optimiser or the scheduler refuses.
         """
         try:
             optimizer = self.make_optimizer(self.parameters())
-            scheduler = self.make_scheduler(optimizer)
+            return [optimizer], [self.make_scheduler(optimizer)]
         except ValueError as error:
             raise UserError(f"optimizer or scheduler: {error}") from error
-        mixed = self.trainer.precision.endswith("-mixed")
-        if mixed and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
-            raise UserError(
-                f"trainer.gradient_clip_val={self.trainer.gradient_clip_val} with trainer.precision="
-                f"{self.trainer.precision}: a fused optimiser cannot be clipped there: set optimizer.fused=false"
-            )
-        return [optimizer], [scheduler]
 
     def on_fit_start(self) -> None:
-        """Say what a step is made of, and adapt a new model to the data; a resumed one has learned already."""
+        """Say what a step is made of, and adapt a new model to the data; a resumed one has learned already.
+
+        Raises:
+            UserError: for an optimiser whose gradients cannot be clipped.
+        """
+        self._check_clipping()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         shared = shares(data.total_batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
         if shared and self.trainer.is_global_zero:
             log.info(shared)
         if self.trainer.ckpt_path is None:
             self.model.initialise(self.observed(self._first_examples()))
+
+    def _check_clipping(self) -> None:
+        [optimizer] = self.trainer.optimizers
+        mixed = self.trainer.precision.endswith("-mixed")
+        if mixed and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
+            raise UserError(
+                f"trainer.gradient_clip_val={self.trainer.gradient_clip_val} with trainer.precision="
+                f"{self.trainer.precision}: a fused optimiser cannot be clipped there: set optimizer.fused=false"
+            )
 
     def _first_examples(self) -> Batch:
         # The same on every rank, and from a generator of its own, so that training's draws stay as they are.

@@ -10,13 +10,14 @@ class LatentDiffusionModule(DiffusionModule):
 
     model: LatentVDM
 
-    def setup(self, stage: str) -> None:
+    def on_train_start(self) -> None:
         """Take over encoder and decoder, where training starts; a checkpoint of this run holds them later.
 
         Raises:
             UserError: when model.pretrained cannot be read, or has other networks.
         """
-        if stage == "fit" and self.model.pretrained is not None and self.trainer.ckpt_path is None:
+        # Not in `setup`, where Lightning does not know yet whether it resumes.
+        if self.model.pretrained is not None and self.trainer.ckpt_path is None:
             state = read_checkpoint(self.model.pretrained, "model.pretrained")["state_dict"]
             inner = {name.removeprefix("model."): value for name, value in state.items()}
             self.model.adopt(inner)

@@ -113,7 +113,7 @@ class LatentVDM(DiffusionModel):
 
     def sample_prior(self, n: int, steps: int | None = None, progress: bool = False) -> Tensor:
         """n draws z ~ p(z), (n, D): ancestral draws down to z_0, and z given it."""
-        z_0 = self.diffusion.sample(n, steps or self.sample_steps, progress)
+        z_0 = self.diffusion.sample(n, self.sample_steps if steps is None else steps, progress)
         gamma = self.diffusion.schedule.gamma_min
         return z_0 / alpha(z_0.new_tensor(gamma)) + exp(gamma / 2) * torch.randn_like(z_0)
 

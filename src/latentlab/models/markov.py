@@ -14,10 +14,10 @@ from latentlab.priors import PriorFactory
 class MarkovianHVAE(BottomUp):
     r"""The VAE with T layers of one shape, $p(z_T) \prod p(z_{t-1}|z_t)\,p(x|z_1)$ and $q(z_1|x) \prod q(z_t|z_{t-1})$.
 
-    Luo 2022, section 2.3 (https://arxiv.org/abs/2208.11970). Its inference is learned (`LearnedInference`), each step
-    by itself (`SeparateSteps`) or all alike (`SharedSteps`), or adds noise to the first layer (`NoisedLatents`) or to
-    the data (`NoisedData`). Its transitions are learned too, or remove the noise (`DenoisingSteps`), which makes it
-    the diffusion model of T - 1 steps. With a single layer it is the VAE.
+    Luo 2022, "Hierarchical variational autoencoders" (https://arxiv.org/abs/2208.11970). Its inference is learned
+    (`LearnedInference`), each step by itself (`SeparateSteps`) or all alike (`SharedSteps`), or adds noise to the first
+    layer (`NoisedLatents`) or to the data (`NoisedData`). Its transitions are learned too, or remove the noise
+    (`DenoisingSteps`), which makes it the diffusion model of T - 1 steps. With a single layer it is the VAE.
 
     Args:
         latent_dim: the number of latents of a layer; without effect where the layers are noised data.

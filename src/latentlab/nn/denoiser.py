@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentlab.nn import Shape
-from latentlab.nn.embed import NoiseEmbedding
+from latentlab.nn.embed import EmbeddingWidth, NoiseEmbedding
 from latentlab.nn.unet import zeroed
 from latentlab.precision import full_precision
 
@@ -47,7 +47,7 @@ class MLPDenoiser(nn.Module):
         gamma_max: $\gamma$ where there is most.
         width: the width of the layers.
         blocks: the number of residual layers.
-        embedding: the width of the embedding of the noise level.
+        embedding: the width of the embedding of the noise level, an even number.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class MLPDenoiser(nn.Module):
         gamma_max: float,
         width: PositiveInt = 256,
         blocks: PositiveInt = 3,
-        embedding: PositiveInt = 64,
+        embedding: EmbeddingWidth = 64,
     ) -> None:
         super().__init__()
         size = prod(event_shape)

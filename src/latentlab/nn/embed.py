@@ -1,12 +1,16 @@
 """What a denoiser is told beside its input: the noise level, and the fine detail of the input."""
 
 from math import log, log2, pi
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 # The normalised noise level runs from 0 to this, as time steps do in the sinusoidal embedding.
 LEVELS = 1000.0
+# Half of it are sines, half cosines.
+EmbeddingWidth = Annotated[int, Field(ge=2, multiple_of=2)]
 
 
 class NoiseEmbedding(nn.Module):
@@ -24,14 +28,13 @@ class NoiseEmbedding(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, width: int, gamma_min: float, gamma_max: float) -> None:
+    def __init__(self, width: EmbeddingWidth, gamma_min: float, gamma_max: float) -> None:
         super().__init__()
         self.gamma_min = gamma_min
         self.gamma_range = gamma_max - gamma_min
         frequencies = torch.exp(-log(1e4) * torch.linspace(0, 1, width // 2))
         self.register_buffer("frequencies", frequencies, persistent=False)
-        size = 2 * len(frequencies)
-        self.layers = nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, gamma: Tensor) -> Tensor:
         """(N,) -> (N, width)."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from latentlab.errors import UserError
 from latentlab.nn import Shape
 from latentlab.nn.conv import Channels, halving
-from latentlab.nn.embed import FourierFeatures, NoiseEmbedding
+from latentlab.nn.embed import EmbeddingWidth, FourierFeatures, NoiseEmbedding
 from latentlab.nn.layers import GroupNorm
 from latentlab.precision import full_precision
 
@@ -148,7 +148,7 @@ class UNet(nn.Module):
         channels: the channels of each level, largest maps first.
         blocks: the residual blocks of a level, on either way.
         attention: the heads of the attention at the coarsest level; 0 for none.
-        embedding: the width of the embedding of the noise level.
+        embedding: the width of the embedding of the noise level, an even number.
         fourier: the octaves of Fourier features, see `FourierFeatures`.
         groups: the groups of a normalisation.
 
@@ -164,7 +164,7 @@ class UNet(nn.Module):
         channels: Channels = (16, 32, 64),
         blocks: PositiveInt = 1,
         attention: NonNegativeInt = 2,
-        embedding: PositiveInt = 64,
+        embedding: EmbeddingWidth = 64,
         fourier: NonNegativeInt = 2,
         groups: PositiveInt = 8,
     ) -> None:
