@@ -18,7 +18,10 @@ APART = ("hydra", "wandb_sweeps")  # Hydra's own, and what W&B reads
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in APART)
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 # Options that are made for one model.
-NEEDS = {("data", "earthquakes"): ["model=cavi_earthquakes"]}
+NEEDS = {
+    ("data", "earthquakes"): ["model=cavi_earthquakes"],
+    ("chain", "noised_data"): ["model=markovian_hvae"],
+}
 # What makes an experiment with large networks small enough to try.
 SMALLER = {
     "conv_ladder_static": ["model.rungs.width=8", "model.rungs.blocks=1"],

@@ -52,11 +52,11 @@ def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable
         overrides: the arguments of the command line.
 
     Raises:
-        UserError: for the first setting out of range, unknown or ill-typed argument, or group that changes nothing.
+        UserError: for the first setting out of range, group that changes nothing, or unknown or ill-typed argument.
     """
     check_types(config, SETTINGS)
-    check_config(raw, config)
     check_used(raw, overrides, config["names"]["model"])
+    check_config(raw, config)
 
 
 def begin(

@@ -150,7 +150,7 @@ REFUSED = {
     ),
     "in a real sweep: parts that do not go together": (
         "prior=mog,categorical",
-        ["CategoricalPrior", "posterior=gumbel_softmax"],
+        ["CategoricalPrior", "model=categorical_vae"],
     ),
     "in a real sweep: one bad argument": ("model.latent_dim=2,0", ["model.latent_dim=0", "greater than 0"]),
 }
