@@ -111,25 +111,10 @@ class LatentVDM(DiffusionModel):
         """An unbiased estimate of the bound on log p(z) for flat z (N, D), (N,), in nats."""
         return self.resolution - self.diffusion.prior_kl(z) - self.diffusion.loss(z, self.steps)
 
-    def sample_prior(self, n: int, steps: int | None = None, progress: bool = False) -> Tensor:
-        """n draws z ~ p(z), (n, D): ancestral draws down to z_0, and z given it."""
-        z_0 = self.diffusion.sample(n, self.sample_steps if steps is None else steps, progress)
+    def end(self, z_0: Tensor) -> Tensor:
+        """A draw z ~ p(z|z_0), (n, D)."""
         gamma = self.diffusion.schedule.gamma_min
         return z_0 / alpha(z_0.new_tensor(gamma)) + exp(gamma / 2) * torch.randn_like(z_0)
-
-    def generate(
-        self, n: int, mean: bool = False, steps: int | None = None, progress: bool = False
-    ) -> Tensor:
-        """n draws x ~ p(x|z), z ~ p(z), or the means of p(x|z), (n, *x_shape).
-
-        Args:
-            n: the number of images.
-            mean: whether to return means; under the same seed they belong to the same z.
-            steps: the number of steps, whatever was trained; `sample_steps` by default.
-            progress: whether to show a progress bar.
-        """
-        px = self.likelihood(self.sample_prior(n, steps, progress))
-        return px.mean if mean else px.sample()
 
     def encode(self, x: Tensor) -> Tensor:
         """A draw z ~ q(z|x) for each image, (B, latent_dim)."""

@@ -10,6 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from latentlab.errors import UserError
+from latentlab.likelihoods import Likelihood
 from latentlab.likelihoods.noised import NoisedLikelihood
 from latentlab.models.base import GenerativeModel
 from latentlab.models.diffusion import DenoiserFactory, Diffusion, Draws
@@ -41,16 +42,24 @@ class DiffusionModel(GenerativeModel, ABC):
         diffusion: the diffusion.
         steps: the number T of steps of the bound that is trained and reported as `elbo`, None for its limit.
         eval_steps: the T of further forms that are reported beside it.
+        sample_steps: the number of steps of a sample.
+        likelihood: p(x|.), given what `end` returns.
     """
 
     weighted = False
     diffusion: Diffusion
     steps: int | None
     eval_steps: Sequence[int]
+    sample_steps: int
+    likelihood: Likelihood
 
     @abstractmethod
     def diffused(self, x: Any) -> Diffused:
         """What the diffusion is run on for x, and the other terms of the bound, by one draw of what they depend on."""
+
+    @abstractmethod
+    def end(self, z_0: Tensor) -> Tensor:
+        """What p(x|.) is given at the ends z_0 of sampled paths (n, ...), drawn where that takes a draw, (n, ...)."""
 
     def terms(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
         """`elbo`, `reconstruction`, `kl`, and the parts of it (`kl_diffusion`, ...), each (B,), in nats."""
@@ -63,6 +72,24 @@ class DiffusionModel(GenerativeModel, ABC):
         """
         others = [steps for steps in (*self.eval_steps, None) if steps != self.steps]
         return self._estimate(x, samples, others)
+
+    def sample_prior(self, n: int, steps: int | None = None, progress: bool = False) -> Tensor:
+        """n draws of what p(x|.) is given: ancestral draws down to z_0, in `steps` steps or in `sample_steps`."""
+        return self.end(self.diffusion.sample(n, self.sample_steps if steps is None else steps, progress))
+
+    def generate(
+        self, n: int, mean: bool = False, steps: int | None = None, progress: bool = False
+    ) -> Tensor:
+        """n draws x ~ p(x), or the means of p(x|.) of the same paths, (n, *x_shape).
+
+        Args:
+            n: the number of images.
+            mean: whether to return means; under the same seed they belong to the same paths.
+            steps: the number of steps, whatever was trained; `sample_steps` by default.
+            progress: whether to show a progress bar.
+        """
+        px = self.likelihood(self.sample_prior(n, steps, progress))
+        return px.mean if mean else px.sample()
 
     def _estimate(self, x: Any, samples: int, others: Sequence[int | None]) -> dict[str, Tensor]:
         drawn = [self.diffused(x) for _ in range(samples)]
@@ -137,21 +164,9 @@ class VDM(DiffusionModel):
             reconstruction = self.likelihood(self._least_noised(data)).log_prob(x)
             return Diffused(data, reconstruction, {"kl_prior": self.diffusion.prior_kl(data)})
 
-    def generate(
-        self, n: int, mean: bool = False, steps: int | None = None, progress: bool = False
-    ) -> Tensor:
-        """n draws x ~ p(x|z_0) at the end of `steps` steps, or the means E[x|z_0] of the same paths, (n, *x_shape).
-
-        Args:
-            n: the number of images.
-            mean: whether to return means; under the same seed they belong to the same z_0.
-            steps: the number of steps, whatever was trained; `sample_steps` by default.
-            progress: whether to show a progress bar.
-        """
-        px = self.likelihood(
-            self.diffusion.sample(n, self.sample_steps if steps is None else steps, progress)
-        )
-        return px.mean if mean else px.sample()
+    def end(self, z_0: Tensor) -> Tensor:
+        """z_0 itself, by which p(x|z_0) is given."""
+        return z_0
 
     def encode(self, x: Tensor) -> Tensor:
         """A draw z_0 ~ q(z_0|x), the scaled image with the least noise, flat, (B, latent_dim)."""
