@@ -97,9 +97,8 @@ class Attempt:
         else:
             directory.clear(self.job.directory)
             where = []
-        (self.job.directory / "summary.json").unlink(
-            missing_ok=True
-        )  # this attempt's own tells that it is finished
+        # This attempt's own tells that it is finished.
+        (self.job.directory / "summary.json").unlink(missing_ok=True)
         self.before = directory.read_record(self.job.directory)
         begun = replace(
             self.before,
