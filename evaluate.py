@@ -26,11 +26,12 @@ def main(cfg: DictConfig) -> None:
     """Rebuild the model of a run, load the checkpoint's weights and write evaluation.json."""
     import pytorch_lightning as pl  # late, as importing Lightning takes seconds: --help answers at once
 
-    from latentlab import estimates, reports
-    from latentlab.callbacks import FigureCallback
-    from latentlab.checkpoints import load_state, read_checkpoint, read_config
-    from latentlab.checks import check_types
-    from latentlab.runs import quieten_lightning
+    from latentlab.cli import estimates
+    from latentlab.cli import report as reports
+    from latentlab.cli.checks import check_types
+    from latentlab.cli.training import quieten_lightning
+    from latentlab.figures import FigureCallback
+    from latentlab.run.checkpoints import load_state, read_checkpoint, read_config
     from latentlab.tracking.wandb import add_results, check_joinable
 
     check_types(cfg, SETTINGS)

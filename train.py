@@ -20,10 +20,13 @@ def main(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     if cli.start_ranks(hydra_config, config["trainer"]):
         return
-    from latentlab import reports, runs  # late, as importing Lightning takes seconds: --help answers at once
     from latentlab.callbacks import OwnSignals
-    from latentlab.checkpoints import load_state, read_checkpoint
+    from latentlab.cli import report as reports
+    from latentlab.cli import (
+        training as runs,  # late, as importing Lightning takes seconds: --help answers at once
+    )
     from latentlab.nn.compiled import compile_networks
+    from latentlab.run.checkpoints import load_state, read_checkpoint
 
     runs.check(raw, config, hydra_config.overrides.task)
     directory = Path(hydra_config.runtime.output_dir)

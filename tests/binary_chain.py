@@ -7,7 +7,7 @@ from linear_gaussian import Chain, Conditional
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent
 
-from latentlab.objectives.importance import log_mean_exp
+from latentlab.objectives import log_mean_exp
 
 
 class LinearBernoulli(Conditional):

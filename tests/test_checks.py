@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import PositiveInt
 
-from latentlab.checks import (
+from latentlab.cli.checks import (
     TRUSTED,
     check_call,
     check_config,
@@ -178,10 +178,10 @@ def test_parts_of_the_package_and_its_libraries_are_trusted(target):
         "builtins.eval",
         "subprocess.Popen",
         "latentlab",
-        "latentlab.reports.json.loads",
+        "latentlab.cli.report.json.loads",
         "latentlab.cli.Path",
-        "latentlab.reports.Console",
-        "latentlab.reports.write_json",
+        "latentlab.cli.report.Console",
+        "latentlab.cli.report.write_json",
         "latentlabs.models.vae.VAE",
         "torch.load",
         "torch.nn.functional.relu",

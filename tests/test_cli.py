@@ -238,7 +238,7 @@ DIVERGES = (
 
 def test_divergence_is_one_line_and_keeps_the_last_good_epoch(tmp_path, monkeypatch):
     codes = []
-    monkeypatch.setattr("latentlab.runs.finish", lambda loggers, exit_code: codes.append(exit_code))
+    monkeypatch.setattr("latentlab.cli.training.finish", lambda loggers, exit_code: codes.append(exit_code))
     run = tmp_path / "run"
     line = refusal(call("train.py", *QUICK, f"hydra.run.dir={run}", *DIVERGES))
     assert "training diverged" in line and "epoch 2" in line and "optimizer.lr" in line
@@ -502,9 +502,9 @@ def test_a_run_that_is_complete_keeps_its_times(copied):
 
 FOREIGN = [
     "os.system",
-    "latentlab.reports.json.loads",
-    "latentlab.reports.Console",
-    "latentlab.reports.write_json",
+    "latentlab.cli.report.json.loads",
+    "latentlab.cli.report.Console",
+    "latentlab.cli.report.write_json",
     "${x}",
 ]
 

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from latentlab.checks import check_config
+from latentlab.cli.checks import check_config
 from latentlab.errors import UserError
 
 CONF = ROOT / "conf"

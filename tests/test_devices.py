@@ -18,7 +18,7 @@ from commands import call as call_here
 from omegaconf import OmegaConf
 from test_lit import data, module, trainer
 
-from latentlab import cli, devices, ranks
+from latentlab import cli
 from latentlab.callbacks import OwnSignals
 from latentlab.data import Digits, Threshold
 from latentlab.errors import UserError
@@ -26,6 +26,8 @@ from latentlab.lit import VAEModule
 from latentlab.nn.compiled import compile_networks, networks
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import STL, AnalyticELBO
+from latentlab.processes import places as devices
+from latentlab.processes import ranks
 
 LAUNCHED = (
     devices.RANK,
@@ -221,8 +223,11 @@ def test_ranks_that_lost_one_another_say_so(quick):
 
 
 def test_ranks_end_with_the_process_that_looks_after_them(tmp_path):
-    rank = f"import time\nfrom latentlab import ranks\nranks.follow_parent()\nopen(f'rank{{number}}', 'w')\n{SLEEPS}"
-    main = f"import sys\nfrom latentlab import ranks\nranks.run([sys.executable, '-c', {OWN + rank!r}], 2)"
+    rank = (
+        "import time\nfrom latentlab.processes import ranks\nranks.follow_parent()\n"
+        f"open(f'rank{{number}}', 'w')\n{SLEEPS}"
+    )
+    main = f"import sys\nfrom latentlab.processes import ranks\nranks.run([sys.executable, '-c', {OWN + rank!r}], 2)"
     with subprocess.Popen([sys.executable, "-c", main], cwd=tmp_path, stdout=subprocess.PIPE) as process:
         until(lambda: len(list(tmp_path.iterdir())) == 2)
         process.kill()

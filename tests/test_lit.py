@@ -17,8 +17,8 @@ from latentlab.data.loader import BLOCK, Batch
 from latentlab.errors import Diverged, UserError
 from latentlab.evaluation import reproducible
 from latentlab.lit import EVALUATION_SEED, VAEModule
+from latentlab.lit.schedulers import IWAEStages
 from latentlab.objectives import ELBO, IWAE, AnalyticELBO, Clock
-from latentlab.optim import IWAEStages
 from latentlab.tracking import CSVMetrics
 
 ADAM = partial(Adam, lr=1e-3)

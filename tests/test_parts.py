@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from latentlab.checks import check_config, check_trusted
+from latentlab.cli.checks import check_config, check_trusted
 from latentlab.objectives import AnalyticELBO
 
 CONF = Path(__file__).parent.parent / "conf"

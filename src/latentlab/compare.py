@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from omegaconf import OmegaConf
 
-from latentlab.callbacks.figure import save
-from latentlab.configs import leaves
 from latentlab.errors import UserError
+from latentlab.figures.drawing import save
+from latentlab.run.config import leaves
 
 USAGE = "usage: python -m latentlab.compare RUN RUN ... out=FILE.png [metric=val/elbo] [first=1]"
 # What does not make another experiment: the seed, where results go, and what is composed of other parts.

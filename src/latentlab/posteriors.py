@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from latentlab.distributions import GumbelSoftmax
 from latentlab.nn import NetworkFactory, Shape
-from latentlab.precision import full_precision
+from latentlab.nn.precision import full_precision
 
 
 class Posterior(nn.Module, ABC):

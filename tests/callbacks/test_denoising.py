@@ -9,12 +9,12 @@ import torch
 from matplotlib.image import imread
 from toy import ToyData, ToyVAE
 
-from latentlab.callbacks import DenoisingChain, LossByTime, SamplingSteps
-from latentlab.callbacks.denoising import chains, pictured
-from latentlab.callbacks.figure import save, undisturbed
-from latentlab.callbacks.loss_by_time import binned, losses
+from latentlab.figures import DenoisingChain, LossByTime, SamplingSteps
+from latentlab.figures.denoising import chains, pictured
+from latentlab.figures.drawing import save, undisturbed
+from latentlab.figures.loss_by_time import binned, losses
 from latentlab.likelihoods import BernoulliLikelihood
-from latentlab.models.latent_diffusion import LatentVDM
+from latentlab.models.latent_vdm import LatentVDM
 from latentlab.models.vdm import VDM
 from latentlab.nn.denoiser import MLPDenoiser
 from latentlab.nn.mlp import MLP

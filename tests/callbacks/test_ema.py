@@ -5,7 +5,8 @@ import torch
 from pytorch_lightning import Callback
 from toy import ToyData, ToyModule, trainer_in
 
-from latentlab.callbacks import EMA, BestCheckpoint, Drawing, FigureCallback, LastCheckpoint, ResumeState
+from latentlab.callbacks import EMA, BestCheckpoint, LastCheckpoint, ResumeState
+from latentlab.figures import Drawing, FigureCallback
 
 DECAY = 0.6
 

@@ -7,11 +7,11 @@ from matplotlib.image import imread
 from sklearn.decomposition import PCA
 from toy import ToyData, ToyModule, trainer_in
 
-from latentlab.callbacks import Latents, Manifold, Reconstructions, Samples
-from latentlab.callbacks.figure import undisturbed
-from latentlab.callbacks.latents import palette, plot, principal_components
-from latentlab.callbacks.manifold import quantile_grid
-from latentlab.callbacks.panels import tile
+from latentlab.figures import Latents, Manifold, Reconstructions, Samples
+from latentlab.figures.drawing import undisturbed
+from latentlab.figures.images import tile
+from latentlab.figures.latents import palette, plot, principal_components
+from latentlab.figures.manifold import quantile_grid
 
 NAMES = {"latents", "samples", "sample_means", "reconstructions"}
 

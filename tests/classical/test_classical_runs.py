@@ -11,9 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
-from latentlab import estimates, reports, runs
-from latentlab.checks import check_config
 from latentlab.classical.cavi import CAVINormalGamma
+from latentlab.cli import estimates
+from latentlab.cli import report as reports
+from latentlab.cli import training as runs
+from latentlab.cli.checks import check_config
 from latentlab.errors import UserError
 
 CONF = str(Path(__file__).parents[2] / "conf")

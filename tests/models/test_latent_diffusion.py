@@ -16,7 +16,7 @@ from latentlab.data import Digits, Images, Splits, Threshold
 from latentlab.errors import UserError
 from latentlab.likelihoods import BernoulliLikelihood
 from latentlab.lit import LatentDiffusionModule
-from latentlab.models.latent_diffusion import LatentVDM
+from latentlab.models.latent_vdm import LatentVDM
 from latentlab.models.vae import VAE
 from latentlab.nn.denoiser import MLPDenoiser
 from latentlab.nn.mlp import MLP

@@ -5,7 +5,7 @@ import torch
 from hydra.utils import instantiate
 from parts import composed, examples, smaller
 
-from latentlab.callbacks.usage import bars, kl_per_latent
+from latentlab.figures.usage import bars, kl_per_latent
 
 
 def model_and_x(name):

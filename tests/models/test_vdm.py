@@ -13,7 +13,8 @@ from torch.distributions import Independent, Normal
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ConstantLR
 
-from latentlab import estimates, reports
+from latentlab.cli import estimates
+from latentlab.cli import report as reports
 from latentlab.data import Digits, Images, Splits
 from latentlab.distributions import LevelNormal
 from latentlab.errors import UserError

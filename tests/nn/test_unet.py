@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from latentlab.checks import check_call
+from latentlab.cli.checks import check_call
 from latentlab.errors import UserError
 from latentlab.nn.denoiser import MLPDenoiser
 from latentlab.nn.embed import FourierFeatures, NoiseEmbedding, finest_octave

@@ -8,8 +8,7 @@ from linear_gaussian import LinearGaussian
 from oracles import Z_MAX, largest_z
 
 from latentlab.gradients import with_value
-from latentlab.objectives import VIMCO, ScoreFunction
-from latentlab.objectives.score import bounds_without_each, scored_at_fixed_draws
+from latentlab.objectives import VIMCO, ScoreFunction, bounds_without_each, scored_at_fixed_draws
 
 SIZES = {1: [2, 3], 2: [2, 2, 1]}
 

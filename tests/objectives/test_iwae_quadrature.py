@@ -7,8 +7,7 @@ from linear_gaussian import LinearGaussian
 from oracles import Z_MAX, gauss_hermite, largest_z, z_scores
 from torch.distributions import MultivariateNormal
 
-from latentlab.objectives import IWAE, VIMCO, DReG
-from latentlab.objectives.importance import log_mean_exp
+from latentlab.objectives import IWAE, VIMCO, DReG, log_mean_exp
 
 K = 2
 POINTS = {1: 40, 2: 22}  # along each of the K x levels dimensions

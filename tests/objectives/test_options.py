@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from latentlab import objectives
 from latentlab.callbacks import GradientVariance
-from latentlab.checks import check_config
+from latentlab.cli.checks import check_config
 from latentlab.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -12,7 +12,7 @@ import pytest
 from commands import QUICK, ROOT, Finished, call, environment, refusal
 from test_runner import epochs, starts, wait_for
 
-from latentlab.sweeps.job import Job
+from latentlab.sweeps.jobs.job import Job
 
 CONFIG = """
 defaults:

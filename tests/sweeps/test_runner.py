@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 
 from latentlab.errors import UserError
-from latentlab.sweeps import directory
-from latentlab.sweeps.job import Job, Outcome, Status
-from latentlab.sweeps.progress import Progress
-from latentlab.sweeps.runner import Runner
-from latentlab.sweeps.settings import Settings
+from latentlab.sweeps.jobs import directory
+from latentlab.sweeps.jobs.job import Job, Outcome, Status
+from latentlab.sweeps.jobs.progress import Progress
+from latentlab.sweeps.jobs.runner import Runner
+from latentlab.sweeps.jobs.settings import Settings
 
 SCRIPT = Path(__file__).parent / "fake_job.py"
 COMMAND = (sys.executable, "-S", str(SCRIPT))

@@ -12,11 +12,11 @@ import yaml
 from optuna.trial import TrialState
 
 from latentlab.errors import UserError
-from latentlab.sweeps.job import Job, Outcome, Status
-from latentlab.sweeps.search import BatchedSearch, SearchSettings, WatchedSearch
-from latentlab.sweeps.search_space import Space, read_space
-from latentlab.sweeps.search_storage import journal, sqlite
-from latentlab.sweeps.search_study import Trials, open_study
+from latentlab.sweeps.jobs.job import Job, Outcome, Status
+from latentlab.sweeps.search.search import BatchedSearch, SearchSettings, WatchedSearch
+from latentlab.sweeps.search.space import Space, read_space
+from latentlab.sweeps.search.storage import journal, sqlite
+from latentlab.sweeps.search.study import Trials, open_study
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 SPACE = read_space({"lr": "tag(log, interval(1e-4, 1e-2))", "width": "range(1, 9)"}, ["model=vae"])
@@ -328,7 +328,7 @@ def test_workers_of_one_storage_share_a_directory(tmp_path):
 
 
 def test_the_report_names_the_best_trial_and_draws_the_search(tmp_path, capsys):
-    from latentlab.sweeps.search_report import best_first, report
+    from latentlab.sweeps.search.report import best_first, report
 
     owned = trials(tmp_path, 12)
     run(owned)
@@ -344,7 +344,7 @@ def test_the_report_names_the_best_trial_and_draws_the_search(tmp_path, capsys):
 
 
 def test_a_search_of_nothing_reports_nothing(tmp_path, capsys):
-    from latentlab.sweeps.search_report import report
+    from latentlab.sweeps.search.report import report
 
     report(trials(tmp_path), "val/elbo", maximises=True)
     assert "0 finished" in capsys.readouterr().out and not (tmp_path / "figures").exists()
@@ -357,7 +357,7 @@ SAMPLERS = sorted((Path(__file__).parents[2] / "conf" / "hydra" / "sweeper" / "s
 
 @pytest.mark.parametrize("path", SAMPLERS, ids=lambda path: path.stem)
 def test_every_sampler_proposes_trials_that_differ(tmp_path, path):
-    from latentlab.sweeps.search_run import open_trials, quiet
+    from latentlab.sweeps.search.command import open_trials, quiet
 
     if path.stem == "cmaes":
         pytest.importorskip("cmaes")
@@ -367,7 +367,7 @@ def test_every_sampler_proposes_trials_that_differ(tmp_path, path):
         reseed=path.stem != "qmc",
         sampler=yaml.safe_load(path.read_text()),
         pruner={"_target_": "optuna.pruners.HyperbandPruner", "max_resource": 3},
-        storage={"_target_": "latentlab.sweeps.search_storage.journal", "path": str(tmp_path / "search.db")},
+        storage={"_target_": "latentlab.sweeps.search.storage.journal", "path": str(tmp_path / "search.db")},
     )
     with quiet():
         owned = open_trials(settings, space, tmp_path)

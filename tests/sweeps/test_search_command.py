@@ -9,10 +9,10 @@ from commands import QUICK, call, refusal
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from latentlab.errors import UserError
-from latentlab.sweeps.job import Job, Status
-from latentlab.sweeps.search import SearchSettings, check_metric
-from latentlab.sweeps.search_run import Batches, read_settings
-from latentlab.sweeps.search_space import read_space
+from latentlab.sweeps.jobs.job import Job, Status
+from latentlab.sweeps.search.command import Batches, read_settings
+from latentlab.sweeps.search.search import SearchSettings, check_metric
+from latentlab.sweeps.search.space import read_space
 
 SEARCH = ("-m", "sweep=optuna", *QUICK)
 

@@ -10,10 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
 from latentlab.errors import UserError
-from latentlab.sweeps import directory, table
-from latentlab.sweeps.devices import Need, Pool, need
-from latentlab.sweeps.job import Job, Outcome, Status
-from latentlab.sweeps.naming import LIMIT, command_name, directory_name, quoted
+from latentlab.sweeps.jobs import directory, table
+from latentlab.sweeps.jobs.job import Job, Outcome, Status
+from latentlab.sweeps.jobs.naming import LIMIT, command_name, directory_name, quoted
+from latentlab.sweeps.jobs.pool import Need, Pool, need
 
 NAMES = {
     ("model=vae", "seed=1"): "model-vae_seed-1",

@@ -17,11 +17,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from records import gather, records, runs, summary
 from toy import ToyData, ToyModule, trainer_in
 
-from latentlab.callbacks import BestCheckpoint, Latents
+from latentlab.callbacks import BestCheckpoint
 from latentlab.errors import UserError
+from latentlab.figures import Latents
 from latentlab.tracking import finish, log_figure, log_summary
 from latentlab.tracking.wandb import STEP, add_results, wandb_logger
-from latentlab.wandb_key import choose_mode, has_key
+from latentlab.tracking.wandb_key import choose_mode, has_key
 
 CONFIG = {"model": {"latent_dim": 2, "prior": {"name": "standard_normal"}}, "seed": 1, "tags": ["a", "b"]}
 

@@ -9,8 +9,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 
 from latentlab.callbacks.displays import Bar, Display, Lines, Silence
-from latentlab.callbacks.headline import headline
 from latentlab.callbacks.timing import batch_examples
+from latentlab.figures.headline import headline
 
 
 class Progress(ProgressBar):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.wandb_key import WAY_OUT, has_key
+from latentlab.tracking.wandb_key import WAY_OUT, has_key
 
 USAGE = (
     "usage: python -m latentlab.dashboards workspace|report ENTITY/PROJECT [--dry-run] [out=FILE.json] [name=TITLE] "

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent
 
 from latentlab.errors import UserError
 from latentlab.nn import NetworkFactory, Shape
-from latentlab.precision import full_precision
+from latentlab.nn.precision import full_precision
 from latentlab.protocols import PROTOCOLS, Protocol
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from latentlab.data.loader import BLOCK, FIRST, Batch, TrainingLoader, blocks, seeded
-from latentlab.devices import shares
 from latentlab.errors import Diverged, UserError
 from latentlab.evaluation import Tally, reproducible
 from latentlab.models.base import GenerativeModel
 from latentlab.objectives import Clock, Objective
+from latentlab.processes.places import shares
 
 log = logging.getLogger(__name__)
 

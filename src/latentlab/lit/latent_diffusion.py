@@ -1,8 +1,8 @@
 """The family of models whose prior is a diffusion."""
 
-from latentlab.checkpoints import read_checkpoint
 from latentlab.lit.diffusion import DiffusionModule
-from latentlab.models.latent_diffusion import LatentVDM
+from latentlab.models.latent_vdm import LatentVDM
+from latentlab.run.checkpoints import read_checkpoint
 
 
 class LatentDiffusionModule(DiffusionModule):

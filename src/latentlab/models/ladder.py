@@ -16,8 +16,8 @@ from latentlab.likelihoods import LikelihoodFactory
 from latentlab.models.hierarchy import Hierarchy
 from latentlab.nn import NetworkFactory, Shape
 from latentlab.nn.ladder import RungsFactory
+from latentlab.nn.precision import full_precision
 from latentlab.posteriors import Posterior, PosteriorFactory
-from latentlab.precision import full_precision
 from latentlab.priors import PriorFactory
 from latentlab.trace import Layer, Trace, draw
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from latentlab.nn import Shape
 from latentlab.nn.embed import EmbeddingWidth, NoiseEmbedding
+from latentlab.nn.precision import full_precision
 from latentlab.nn.unet import zeroed
-from latentlab.precision import full_precision
 
 
 class ConditionedLayer(nn.Module):

@@ -12,7 +12,7 @@ from latentlab.nn import Shape
 from latentlab.nn.conv import Channels, halving
 from latentlab.nn.embed import EmbeddingWidth, FourierFeatures, NoiseEmbedding
 from latentlab.nn.layers import GroupNorm
-from latentlab.precision import full_precision
+from latentlab.nn.precision import full_precision
 
 # Makes a residual block of two numbers of channels.
 Block = Callable[[int, int], "ConditionedBlock"]

@@ -23,7 +23,7 @@ from latentlab.tracking.record import (
     record_summary,
     record_table,
 )
-from latentlab.wandb_key import Mode, Offline, choose_mode, has_key
+from latentlab.tracking.wandb_key import Mode, Offline, choose_mode, has_key
 
 if TYPE_CHECKING:
     from wandb import Run

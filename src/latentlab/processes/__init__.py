@@ -1,0 +1,1 @@
+"""Places and ranks: the processes of a job on several devices."""

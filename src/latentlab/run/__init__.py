@@ -1,0 +1,1 @@
+"""A run directory: its file names, readers and writers."""

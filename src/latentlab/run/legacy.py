@@ -1,0 +1,64 @@
+"""Runs of older versions: their class names, configs and weights, translated to today's."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+Config = dict[str, Any]
+Weights = dict[str, Tensor]
+
+# The old dotted name of each class that moved, and its name today.
+TARGETS: dict[str, str] = {
+    "latentlab.callbacks.ClassSamples": "latentlab.figures.ClassSamples",
+    "latentlab.callbacks.DenoisingChain": "latentlab.figures.DenoisingChain",
+    "latentlab.callbacks.SamplingSteps": "latentlab.figures.SamplingSteps",
+    "latentlab.callbacks.FrozenLayers": "latentlab.figures.FrozenLayers",
+    "latentlab.callbacks.Latents": "latentlab.figures.Latents",
+    "latentlab.callbacks.LayerKL": "latentlab.figures.LayerKL",
+    "latentlab.callbacks.LayerLatents": "latentlab.figures.LayerLatents",
+    "latentlab.callbacks.LossByTime": "latentlab.figures.LossByTime",
+    "latentlab.callbacks.Manifold": "latentlab.figures.Manifold",
+    "latentlab.callbacks.Reconstructions": "latentlab.figures.Reconstructions",
+    "latentlab.callbacks.Samples": "latentlab.figures.Samples",
+    "latentlab.callbacks.LatentUsage": "latentlab.figures.LatentUsage",
+    "latentlab.callbacks.classical.BBVIFigures": "latentlab.figures.classical.BBVIFigures",
+    "latentlab.callbacks.classical.EarthquakeFigures": "latentlab.figures.classical.EarthquakeFigures",
+    "latentlab.callbacks.classical.GammaFigures": "latentlab.figures.classical.GammaFigures",
+    "latentlab.callbacks.classical.MeanFieldFigures": "latentlab.figures.classical.MeanFieldFigures",
+    "latentlab.callbacks.classical.NormalGammaFigures": "latentlab.figures.classical.NormalGammaFigures",
+    "latentlab.callbacks.classical.PPCAFigures": "latentlab.figures.classical.PPCAFigures",
+    "latentlab.optim.IWAEStages": "latentlab.lit.schedulers.IWAEStages",
+    "latentlab.models.latent_diffusion.LatentVDM": "latentlab.models.latent_vdm.LatentVDM",
+}
+
+# Changes to the structure of a config, applied in order after the targets are renamed.
+CONFIG_CHANGES: list[Callable[[Config], Config]] = []
+
+# Changes to the names of parameters: each gets the weights and today's config of the run.
+WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = []
+
+
+def today(config: Config) -> Config:
+    """Translate the resolved config of a run to today's names and structure."""
+    config = _renamed(config)
+    for change in CONFIG_CHANGES:
+        config = change(config)
+    return config
+
+
+def todays_weights(weights: Mapping[str, Tensor], config: Config) -> Weights:
+    """Translate the `state_dict` of a checkpoint to today's parameter names."""
+    found = dict(weights)
+    for change in WEIGHT_CHANGES:
+        found = change(found, config)
+    return found
+
+
+def _renamed(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {
+            key: TARGETS.get(value, value) if key == "_target_" else _renamed(value)
+            for key, value in node.items()
+        }
+    return [_renamed(each) for each in node] if isinstance(node, list | tuple) else node

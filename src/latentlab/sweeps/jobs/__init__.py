@@ -1,0 +1,1 @@
+"""The jobs of a sweep, each in its own process."""
