@@ -12,8 +12,8 @@ from torch.distributions import Distribution
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ConstantLR
 
+from latentlab.batch import BLOCK, Batch
 from latentlab.data import Digits, Images, Splits, Threshold
-from latentlab.data.loader import BLOCK, Batch
 from latentlab.errors import Diverged, UserError
 from latentlab.evaluation import reproducible
 from latentlab.lit import EVALUATION_SEED, VAEModule

@@ -1,18 +1,27 @@
-"""What a loader yields and a model of labels observes."""
+"""Batches of labelled images."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+# Evaluation draws latents for this many examples at a time, so that draws do not depend on the batch size.
+BLOCK = 50
+
 
 class Batch(NamedTuple):
-    """Images x, float32 (B, 1, 28, 28), and labels y, int64 (B,), -1 where there are none."""
+    """Images x, float32 (B, 1, 28, 28), and labels y, int64 (B,); a missing label is -1."""
 
     x: Tensor
     y: Tensor
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
         return self.x.device
+
+
+def blocks(batch: Batch) -> Iterator[Batch]:
+    """Split a batch into blocks of at most BLOCK examples; an empty batch has none."""
+    parts = zip(batch.x.split(BLOCK), batch.y.split(BLOCK), strict=True)
+    return (Batch(x, y) for x, y in parts if len(y))

@@ -32,18 +32,22 @@ class Tally:
         self.count += columns.shape[1]
 
     def means(
-        self, expected: int, add_ranks: Callable[[Tensor], Tensor] = lambda sums: sums
+        self,
+        expected: int,
+        bound: str = "elbo",
+        add_ranks: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> dict[str, float]:
-        r"""The mean of each term over the dataset, the error of the first as `elbo_stderr`, and `num_examples`.
+        r"""The mean of each term, the standard error of `bound` as `<bound>_stderr`, and `num_examples`.
 
-        $\mathrm{stderr} = s / \sqrt n$ with s the standard deviation of the first term, a bound as a rule.
+        $\mathrm{stderr} = s / \sqrt n$ with the standard deviation s of the bound over examples.
 
         Args:
             expected: the number of examples in the dataset.
-            add_ranks: adds a float64 tensor over all processes.
+            bound: the name of the term that is the model's score.
+            add_ranks: adds a float64 tensor over all ranks.
 
         Raises:
-            UserError: when not every example was counted exactly once.
+            UserError: if not every example was counted exactly once.
         """
         sums = add_ranks(
             torch.tensor([self.count, *self.totals.values(), *self.squares.values()], dtype=torch.float64)
@@ -55,9 +59,9 @@ class Tally:
                 "(remove trainer.limit_val_batches and trainer.limit_test_batches)"
             )
         means = dict(zip(self.totals, (total / count for total in rest), strict=False))
-        first = next(iter(means))
-        variance = rest[len(self.totals)] / count - means[first] ** 2
-        return {**means, f"{first}_stderr": sqrt(max(variance, 0.0) / count), "num_examples": int(count)}
+        squares = dict(zip(self.squares, rest[len(self.totals) :], strict=True))
+        variance = squares[bound] / count - means[bound] ** 2
+        return {**means, f"{bound}_stderr": sqrt(max(variance, 0.0) / count), "num_examples": int(count)}
 
 
 @contextmanager

@@ -13,9 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from latentlab.errors import UserError
 from latentlab.gradients import frozen, leave_one_out, with_value
-from latentlab.models.base import GenerativeModel
-from latentlab.models.vdm import DiffusionModel
-from latentlab.trace import Trace, Traced
+from latentlab.trace import Scored, Trace, Traced
 
 
 @dataclass(frozen=True)
@@ -309,17 +307,17 @@ class VLB(Objective):
     see `Diffusion.loss_at`.
     """
 
-    def __call__(self, model: DiffusionModel, x: Any) -> Tensor:
+    def __call__(self, model: Scored, x: Any) -> Tensor:
         """The bound for each example, (B,)."""
         return model.terms(x, samples=self.samples)["elbo"]
 
-    def parts(self, model: DiffusionModel, x: Any) -> dict[str, Tensor]:
+    def parts(self, model: Scored, x: Any) -> dict[str, Tensor]:
         """The bound with its terms, each (B,)."""
         return model.terms(x, samples=self.samples)
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model without a diffusion."""
-        if not isinstance(model, DiffusionModel):
+        if isinstance(model, Traced) or not (isinstance(model, Scored) and model.bounded):
             raise UserError(
                 f"VLB is the bound of a diffusion, and {type(model).__name__} has none: leave objective to what the "
                 "model brings along (objective=analytic_elbo for a VAE), or choose model=vdm"
@@ -331,13 +329,13 @@ class Reconstruction(Objective):
 
     bound = "reconstruction"
 
-    def __call__(self, model: GenerativeModel, x: Any) -> Tensor:
+    def __call__(self, model: Scored, x: Any) -> Tensor:
         """The score of each example, (B,)."""
         return model.terms(x, samples=self.samples)["reconstruction"]
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model that has a bound, of which this would leave out the KL."""
-        if not isinstance(model, GenerativeModel) or model.bounded:
+        if not isinstance(model, Scored) or model.bounded:
             raise UserError(
                 f"Reconstruction is no bound, and {type(model).__name__} has one: leave objective to what the model "
                 "brings along (objective=beta_elbo objective.beta=0 leaves the KL of a VAE out of the gradient), "

@@ -1,4 +1,4 @@
-"""One draw of all latents, scored: what every objective and every figure of a model with latents is made of.
+"""The trace of a model: one draw of all latents with its log-densities.
 
 A hierarchy is a VAE whose latent is a list: layer 1 is next to the data, layer L is the top.
 With K samples of a batch of B examples every score has shape (K, B).
@@ -7,7 +7,7 @@ With K samples of a batch of B examples every score has shape (K, B).
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -109,25 +109,45 @@ class Trace:
         return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl, **per_layer}
 
 
-class Traced(nn.Module, ABC):
-    """A model whose latents are drawn and scored as a trace: what the objectives and the NLL estimate work on."""
+class Scored(nn.Module, ABC):
+    """A model that scores examples.
+
+    Attributes:
+        bounded: True if the score is a bound on log p(x).
+        bound: the name of the term that is the model's score.
+    """
+
+    bounded: ClassVar[bool] = True
+    bound: ClassVar[str] = "elbo"
+
+    @abstractmethod
+    def terms(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
+        """The score `bound` and its parts for each example, each (B,), in nats, from `samples` draws of the latents."""
+
+
+class Traced(Scored, ABC):
+    """A model whose call returns a trace."""
 
     @abstractmethod
     def forward(self, x: Any, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
-        """The trace of x with `samples` draws of the latents (see `draw`), or with the given `zs`, a list of layers.
+        """The trace of x, with `samples` draws of the latents (see `draw`) or with the given `zs`, a list of layers.
 
-        Given `zs`, the model scores them as they are: paths that they carry stay, and no others are added.
+        Given latents keep the gradient paths that they carry, and get no others.
         """
 
     @property
     @abstractmethod
     def reparametrised(self) -> bool:
-        """Whether draws carry a path to the parameters of q; pathwise objectives are refused where they do not."""
+        """True if draws carry a gradient path to the parameters of q. Pathwise objectives need one."""
 
     @property
     @abstractmethod
     def discrete(self) -> bool:
-        """Whether latents are discrete; a path is then that of a relaxation, whose draws have no density here."""
+        """True if latents are discrete. A gradient path then leads through a relaxed draw, which has no density."""
+
+    def terms(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
+        """The terms of the trace, see `Trace.terms`."""
+        return self(x, samples=samples).terms()
 
     @abstractmethod
     def inference_parameters(self) -> Iterator[nn.Parameter]:

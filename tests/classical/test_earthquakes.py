@@ -157,7 +157,7 @@ def test_bad_hyperparameters_are_refused(arguments, words):
 
 def test_more_components_than_earthquakes_are_refused():
     with pytest.raises(UserError, match="num_components=4 is more than the 3 earthquakes"):
-        CAVIEarthquakes(4).observe([torch.zeros(3, 3).double()])
+        CAVIEarthquakes(4).set_data([torch.zeros(3, 3).double()])
 
 
 def write(path, text):

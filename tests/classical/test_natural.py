@@ -73,7 +73,7 @@ def test_the_truth_is_recovered_within_the_error_that_the_fisher_matrix_gives():
     errors = []
     for seed in range(60):
         model = GammaMLE()
-        model.observe([GammaDraws(seed=seed).x])
+        model.set_data([GammaDraws(seed=seed).x])
         errors.append(model.optimum() - torch.tensor([3.0, 2.0]).double())
     errors = torch.stack(errors)
     cov = torch.linalg.inv(fisher(torch.tensor([3.0, 2.0]).double())) / 1000
@@ -84,7 +84,7 @@ def test_the_truth_is_recovered_within_the_error_that_the_fisher_matrix_gives():
 
 def test_a_start_within_1_percent_is_reported_as_no_iterations():
     model = GammaMLE()
-    model.observe([X])
+    model.set_data([X])
     near = run(GammaMLE(start=model.optimum().tolist()), X, 10).estimates()
     assert near["estimate/iterations_to_1_percent_natural"] == 0
 
@@ -116,4 +116,4 @@ def test_observations_must_be_positive_and_differ():
         ([[1.0]], "all equal"),
     ):
         with pytest.raises(UserError, match=words):
-            GammaMLE().observe([torch.tensor(x).double()])
+            GammaMLE().set_data([torch.tensor(x).double()])

@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from latentlab.batch import BLOCK, blocks
 from latentlab.data import Batch, Dequantised, EvaluationLoader, TrainingLoader
-from latentlab.data.loader import BLOCK, blocks
 
 N = 103
 

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from latentlab.batch import BLOCK
 from latentlab.data import (
     Batch,
     Continuous,
@@ -22,7 +23,6 @@ from latentlab.data import (
     Threshold,
     TorchvisionData,
 )
-from latentlab.data.loader import BLOCK
 from latentlab.errors import UserError
 
 

@@ -317,7 +317,7 @@ def test_shapes_of_the_convolutional_form(layers, sizes):
         codes = model.encode(x)
         assert codes.shape == model.posterior_mean(x).shape == (3, model.latent_dim)
         means = model.posterior_means(x)
-        torch.testing.assert_close(model.decode(model.posterior_mean(x)), model.observe(means).mean)
+        torch.testing.assert_close(model.decode(model.posterior_mean(x)), model.px(means).mean)
 
 
 @pytest.mark.parametrize("make", [dense, partial(conv, normalisation=partial(GroupNorm, groups=2))])

@@ -79,7 +79,7 @@ class Inference(nn.Module, ABC):
             )
 
     @abstractmethod
-    def observe(self, batches: Iterable[Tensor]) -> None:
+    def set_data(self, batches: Iterable[Tensor]) -> None:
         """Take in the whole data set; UserError where it does not fit."""
 
     @abstractmethod
@@ -119,7 +119,7 @@ class Inference(nn.Module, ABC):
     def begin(self, batches: Iterable[Tensor]) -> None:
         """Observe the data once, and start, unless the state was restored."""
         if not self.observed:
-            self.observe(batches)
+            self.set_data(batches)
             self.observed = True
         if len(self.history) == 0:
             self.start()

@@ -142,7 +142,7 @@ class CAVIEarthquakes(Inference):
         for name, shape in {"m": (2,), "rho": (), "a": (), "b": ()}.items():
             self.register_buffer(name, state(restarts, num_components, *shape))
 
-    def observe(self, batches: Iterable[Tensor]) -> None:
+    def set_data(self, batches: Iterable[Tensor]) -> None:
         """Take in the catalogue, (N, 3)."""
         data = torch.cat([batch.double() for batch in batches]).cpu()
         if len(data) < self.num_components:

@@ -87,7 +87,7 @@ class GammaMLE(Inference):
         self.natural_size = natural_size
         self.register_buffer("theta", state(2, 2))
 
-    def observe(self, batches: Iterable[Tensor]) -> None:
+    def set_data(self, batches: Iterable[Tensor]) -> None:
         """Take in the observations, (N, 1), all positive."""
         x = torch.cat([batch.double().flatten() for batch in batches]).cpu()
         if not (x.isfinite() & (x > 0)).all():

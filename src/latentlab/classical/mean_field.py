@@ -71,7 +71,7 @@ class MeanFieldGaussian(Inference):
         self.register_buffer("m", state(dimension))
         self.register_buffer("v", state(dimension))
 
-    def observe(self, batches: Iterable[Tensor]) -> None:
+    def set_data(self, batches: Iterable[Tensor]) -> None:
         """Nothing: the target is given."""
 
     def start(self) -> None:

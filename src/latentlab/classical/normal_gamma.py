@@ -45,7 +45,7 @@ class NormalGammaInference(Inference):
     def q(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The parameters m, l, a, b of q, each ()."""
 
-    def observe(self, batches: Iterable[Tensor]) -> None:
+    def set_data(self, batches: Iterable[Tensor]) -> None:
         """Take in the observations, (N, 1)."""
         x = torch.cat([batch.double().flatten() for batch in batches])
         if not x.isfinite().all():

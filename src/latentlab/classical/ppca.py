@@ -115,7 +115,7 @@ class PPCA(Inference, GenerativeModel):
         self.register_buffer("b", state(size))
         self.register_buffer("noise", state())
 
-    def observe(self, batches: Iterable[Tensor]) -> None:
+    def set_data(self, batches: Iterable[Tensor]) -> None:
         """Take in the mean and the covariance of the examples, (N, *x_shape)."""
         self.mean, self.cov, self.n = moments(batches)
         rank = int(torch.linalg.matrix_rank(self.cov, hermitian=True))

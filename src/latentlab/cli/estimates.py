@@ -7,8 +7,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from latentlab.batch import blocks
 from latentlab.cli.report import protocol_of
-from latentlab.data.loader import blocks
 from latentlab.errors import UserError
 from latentlab.evaluation import active_units, bits_per_dim, nll
 from latentlab.models.base import GenerativeModel

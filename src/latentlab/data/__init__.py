@@ -1,9 +1,10 @@
 """Data: protocols, sources (MNIST and its relatives, static MNIST, digits), loaders in memory."""
 
+from latentlab.batch import Batch
 from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, Protocol, Static, Threshold
 
 from .digits import Digits
-from .loader import Batch, EvaluationLoader, TensorLoader, TrainingLoader
+from .loader import EvaluationLoader, TensorLoader, TrainingLoader
 from .mnist import TorchvisionData
 from .module import ImageData, Images, Splits
 from .static import StaticMNIST

@@ -9,12 +9,10 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Sampler, SequentialSampler
 
-from latentlab.batch import Batch
+from latentlab.batch import BLOCK, Batch
 from latentlab.protocols import Protocol
 
 ORDER, NOISE, FIXED, FIRST = range(4)
-# Evaluation draws for this many examples at a time, whatever the size of the batches they come in.
-BLOCK = 50
 
 
 def seeded(*words: int, device: torch.device | str = "cpu") -> Generator:
@@ -143,9 +141,3 @@ class EvaluationLoader(TensorLoader):
     def __iter__(self) -> Iterator[Batch]:
         starts = range(0, len(self) * self.batch_size, self.batch_size)
         return (Batch(self.x[i : i + self.batch_size], self.y[i : i + self.batch_size]) for i in starts)
-
-
-def blocks(batch: Batch) -> Iterator[Batch]:
-    """The batch in parts of BLOCK examples, each of which gets draws of its own in evaluation; none if it is empty."""
-    parts = zip(batch.x.split(BLOCK), batch.y.split(BLOCK), strict=True)
-    return (Batch(x, y) for x, y in parts if len(y))

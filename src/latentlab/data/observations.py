@@ -6,9 +6,8 @@ import pytorch_lightning as pl
 import torch
 from pydantic import PositiveInt
 
+from latentlab.batch import Batch
 from latentlab.classical.sources import Source
-
-from .loader import Batch
 
 
 class Repeated:

@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from latentlab.data.loader import Batch
+from latentlab.batch import Batch
 
 
 def batches(trainer: Trainer) -> Iterator[tuple[Any, Tensor]]:

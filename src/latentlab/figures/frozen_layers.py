@@ -51,7 +51,7 @@ def frozen_rows(model: Hierarchy, kept: list[int], columns: int) -> Tensor:
     pictures = []
     for k in kept:
         top = [z.expand(columns, *z.shape[1:]) for z in one[len(one) - k :]]  # z_1 first
-        pictures.append(model.observe(model.descend(columns, top)).mean)
+        pictures.append(model.px(model.descend(columns, top)).mean)
     return torch.cat(pictures)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from latentlab.data.loader import BLOCK, FIRST, Batch, TrainingLoader, blocks, seeded
+from latentlab.batch import BLOCK, Batch, blocks
+from latentlab.data.loader import FIRST, TrainingLoader, seeded
 from latentlab.errors import Diverged, UserError
 from latentlab.evaluation import Tally, reproducible
 from latentlab.models.base import GenerativeModel
@@ -55,7 +56,7 @@ class ScoringModule(pl.LightningModule, ABC):
 
     def observed(self, batch: Batch) -> Any:
         """What the model observes of a batch."""
-        return batch.x
+        return self.model.observe(batch)
 
     def on_validation_epoch_start(self) -> None:
         """Empty the sums."""
@@ -91,7 +92,7 @@ class ScoringModule(pl.LightningModule, ABC):
 
     def _log_means(self, split: str) -> None:
         expected = self.trainer.datamodule.num_examples[split]  # type: ignore[attr-defined]
-        means = self.tally.means(expected, add_ranks=self._add_ranks)
+        means = self.tally.means(expected, self.model.bound, self._add_ranks)
         named = {f"{split}/{name}": value for name, value in means.items()}
         self.results.update(named)
         # The same on all ranks already.

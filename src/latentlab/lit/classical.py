@@ -10,9 +10,9 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.optim import Optimizer
 
+from latentlab.batch import Batch
 from latentlab.classical.base import Inference
 from latentlab.classical.sources import Source
-from latentlab.data.loader import Batch
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import ScoringModule
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from latentlab.data.loader import Batch
 from latentlab.errors import UserError
 from latentlab.lit.base import BaseModule
 from latentlab.models.conditional import ConditionalVAE
@@ -51,7 +50,3 @@ class ConditionalModule(BaseModule):
                 f"model.num_classes={self.model.num_classes}: {data.name} has labels from 0 to {largest}: "
                 f"model.num_classes={largest + 1} has room for them"
             )
-
-    def observed(self, batch: Batch) -> Batch:
-        """Images and labels."""
-        return batch

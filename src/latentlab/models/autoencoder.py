@@ -27,6 +27,7 @@ class Autoencoder(GenerativeModel):
     """
 
     bounded = False
+    bound = "reconstruction"
 
     def __init__(
         self,

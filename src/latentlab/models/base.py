@@ -1,43 +1,41 @@
-"""What every generative model offers, whatever its latents."""
+"""The interface of all generative models."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from latentlab.batch import Batch
 from latentlab.protocols import Protocol
+from latentlab.trace import Scored
 
 
-class GenerativeModel(nn.Module, ABC):
+class GenerativeModel(Scored, ABC):
     """A generative model of images of shape `x_shape`.
 
-    What it observes, x everywhere below, is a batch of images (B, *x_shape), with their labels where it models those.
+    In every method, x is the observation: a tensor of images (B, *x_shape), or what `observe` returns instead.
 
     Attributes:
-        bounded: whether it has a bound on the log-density of what it observes.
+        weighted: True if the call returns a trace, whose importance weights estimate log p(x).
+        labelled: True if the observation includes labels.
+        learned_inference: True if q(z|x) is learned.
         x_shape: the shape of one image.
-        latent_dim: the number of latents that `encode` returns for one image.
-        weighted: whether log p(x) is estimated by importance weights, those of the model's trace.
-        learned_inference: whether q(z|x) is learned, so that it means something which latents it uses.
+        latent_dim: the number of latents that `encode` returns for each image.
     """
 
-    bounded: ClassVar[bool] = True
     weighted: ClassVar[bool] = True
+    labelled: ClassVar[bool] = False
     learned_inference: bool = True
     x_shape: tuple[int, ...]
     latent_dim: int
 
     @abstractmethod
-    def terms(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
-        """The bound `elbo`, first, and its parts for each example, (B,), in nats, by `samples` draws of the latents."""
-
-    @abstractmethod
     def generate(self, n: int, mean: bool = False) -> Tensor:
-        """n draws x ~ p(x), or with `mean` the means of p(x|z) of the same z under the same seed, (n, *x_shape)."""
+        """Draw n images from p(x), or the means of p(x|z) for the same z under the same seed, (n, *x_shape)."""
 
     @abstractmethod
     def encode(self, x: Any) -> Tensor:
-        """A draw z ~ q(z|x) for each image, flat, (B, latent_dim)."""
+        """Draw z ~ q(z|x) for each image, flat, (B, latent_dim)."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
@@ -49,25 +47,29 @@ class GenerativeModel(nn.Module, ABC):
 
     @abstractmethod
     def check(self, protocol: Protocol) -> None:
-        """Refuse data that the model's likelihood does not score.
+        """Refuse data that the likelihood does not score.
 
         Raises:
             UserError: with the reason and the protocols that work.
         """
 
+    def observe(self, batch: Batch) -> Any:
+        """The part of a batch that the model observes."""
+        return batch.x
+
     def scored_as(self, protocol: Protocol) -> Protocol:
-        """The protocol that the model's numbers are to be read under, for data of `protocol`: that one, as a rule."""
+        """The protocol that the model's scores refer to, for data of `protocol`."""
         return protocol
 
     def report(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
-        """What is summed over the test set: the terms, and what else a model has to say of its bound, each (B,)."""
+        """The terms that are averaged over the test set, each (B,)."""
         return self.terms(x, samples=samples)
 
     def initialise(self, x: Any) -> None:
-        """Adapt to training examples, as the model observes them, before training starts; draws nothing."""
+        """Adapt to training examples before training starts; draws nothing."""
 
     def anneal(self, step: int) -> None:
-        """Set what changes with the training step; called before each."""
+        """Set everything that changes with the training step; called before each step."""
 
     def reconstruct(self, x: Any) -> Tensor:
         """The means of p(x|z) for z ~ q(z|x), (B, *x_shape)."""

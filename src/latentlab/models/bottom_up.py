@@ -215,7 +215,7 @@ class BottomUp(Hierarchy, ABC):
             zs.insert(0, self.transitions(zs[0], step).sample())
         return zs
 
-    def observe(self, zs: Sequence[Tensor]) -> Distribution:
+    def px(self, zs: Sequence[Tensor]) -> Distribution:
         """p(x|z_1) for latents of every layer, each (*, *z_shape), batch shape *."""
         return self.likelihood(zs[0])
 

@@ -43,6 +43,8 @@ class ConditionalVAE(SingleLayer):
         x_shape: the shape (channels, height, width) of one image.
     """
 
+    labelled = True
+
     def __init__(
         self,
         latent_dim: PositiveInt,
@@ -68,6 +70,9 @@ class ConditionalVAE(SingleLayer):
         code = (self.latent_dim + num_classes,)
         self.likelihood = likelihood(network=decoder, in_shape=code, x_shape=self.x_shape)
         self.prior = prior(event_shape=self.z_shape, posterior=self.posterior)
+
+    def observe(self, batch: Batch) -> Batch:
+        return batch
 
     def forward(self, x: Batch, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
         """The trace of images and labels with `samples` draws of z, or with the given `zs`, one (K, B, *z_shape).
@@ -104,7 +109,7 @@ class ConditionalVAE(SingleLayer):
 
         `elbo_x_given_y` = elbo - log_py is the bound of log p(x|y).
         """
-        terms = self(x, samples=samples).terms()
+        terms = super().terms(x, samples)
         log_py = self.labels.log_prob(x.y)
         return {
             **terms,

@@ -39,7 +39,7 @@ class Hierarchy(GenerativeModel, Traced, ABC):
         """n ancestral draws of every layer, each (n, *z_shape); the topmost that are `given` are kept as they are."""
 
     @abstractmethod
-    def observe(self, zs: Sequence[Tensor]) -> Distribution:
+    def px(self, zs: Sequence[Tensor]) -> Distribution:
         """p(x|z) for latents of every layer, each (*, *z_shape), batch shape *."""
 
     @abstractmethod
@@ -56,13 +56,9 @@ class Hierarchy(GenerativeModel, Traced, ABC):
         """False: all latents are real."""
         return False
 
-    def terms(self, x: Tensor, samples: int = 1) -> dict[str, Tensor]:
-        """The bound and its parts for each example, see `Trace.terms`."""
-        return self(x, samples=samples).terms()
-
     def generate(self, n: int, mean: bool = False) -> Tensor:
         """n draws x ~ p(x), or the means of p(x|z), (n, *x_shape)."""
-        px = self.observe(self.descend(n))
+        px = self.px(self.descend(n))
         return px.mean if mean else px.sample()
 
     def encode(self, x: Tensor) -> Tensor:
@@ -73,7 +69,7 @@ class Hierarchy(GenerativeModel, Traced, ABC):
         """The means of p(x|z) for flat z (B, latent_dim), (B, *x_shape)."""
         parts = z.split([prod(shape) for shape in self.z_shapes], dim=-1)
         zs = [part.unflatten(-1, shape) for part, shape in zip(parts, self.z_shapes, strict=True)]
-        return self.observe(zs).mean
+        return self.px(zs).mean
 
     def posterior_mean(self, x: Tensor) -> Tensor:
         """`posterior_means`, flat, (B, latent_dim)."""

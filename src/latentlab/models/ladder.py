@@ -189,7 +189,7 @@ class LadderVAE(Hierarchy):
         self._walk(choose)
         return drawn[::-1]
 
-    def observe(self, zs: Sequence[Tensor]) -> Distribution:
+    def px(self, zs: Sequence[Tensor]) -> Distribution:
         """p(x|z) for latents of every layer, each (*, *z_shape), batch shape *."""
         return self.likelihood(self._walk(lambda index, h: zs[index]))
 

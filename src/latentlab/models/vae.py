@@ -92,10 +92,6 @@ class VAE(SingleLayer):
         """The parameters of q(z|x)."""
         return self.posterior.parameters()
 
-    def terms(self, x: Tensor, samples: int = 1) -> dict[str, Tensor]:
-        """The bound and its parts for each example, see `Trace.terms`."""
-        return self(x, samples=samples).terms()
-
     def generate(self, n: int, mean: bool = False) -> Tensor:
         """n draws x ~ p(x), or the means of p(x|z), (n, *x_shape)."""
         px = self.likelihood(self.prior().sample((n,)))
