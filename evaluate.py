@@ -31,12 +31,12 @@ def main(cfg: DictConfig) -> None:
     from latentlab.cli.checks import check_types
     from latentlab.cli.training import quieten_lightning
     from latentlab.figures import FigureCallback
-    from latentlab.run.checkpoints import load_state, read_checkpoint, read_config
+    from latentlab.run.checkpoints import config_of, load_state, read_checkpoint
     from latentlab.tracking.wandb import add_results, check_joinable
 
     check_types(cfg, SETTINGS)
     state = read_checkpoint(cfg.ckpt_path)
-    config = read_config(cfg.ckpt_path)
+    config = config_of(cfg.ckpt_path)
     run_directory = Path(cfg.ckpt_path).parent.parent
     directory = Path(cfg.output_dir or run_directory)
     if cfg.wandb:

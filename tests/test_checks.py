@@ -8,17 +8,15 @@ import pytest
 from pydantic import PositiveInt
 
 from latentlab.cli.checks import (
-    TRUSTED,
     check_call,
     check_config,
-    check_trusted,
     check_types,
     check_used,
     check_value,
     did_you_mean,
-    locate,
 )
 from latentlab.errors import UserError
+from latentlab.run.trust import TRUSTED, check_trusted, locate
 
 
 class Layer:

@@ -8,8 +8,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from latentlab.cli.checks import check_config, check_trusted
+from latentlab.cli.checks import check_config
 from latentlab.objectives import AnalyticELBO
+from latentlab.run.trust import check_trusted
 
 CONF = Path(__file__).parent.parent / "conf"
 LIKELIHOODS = [

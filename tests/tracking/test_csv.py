@@ -5,8 +5,8 @@ import torch
 from toy import ToyData, ToyModule, trainer_in
 
 from latentlab.callbacks import LastCheckpoint
+from latentlab.run.metrics import MetricsFile
 from latentlab.tracking import CSVMetrics
-from latentlab.tracking.csv import rewind
 
 
 def rows(folder):
@@ -46,12 +46,12 @@ def test_a_run_that_goes_on_writes_no_row_twice(tmp_path):
     logger = CSVMetrics(str(tmp_path))
     for step in (0, 1, 1, 2, 3, None):
         logger.log_metrics({"a": 1.0}, step)
-    rewind(tmp_path / "metrics.csv", 2)
+    MetricsFile(tmp_path / "metrics.csv").rewind(2)
     CSVMetrics(str(tmp_path)).log_metrics({"a": 2.0}, step=2)
     assert [(row["step"], row["a"]) for row in rows(tmp_path)] == [
         *(("0", "1.0"), ("1", "1.0"), ("1", "1.0"), ("2", "2.0"))
     ]
-    rewind(tmp_path / "none.csv", 2)
+    MetricsFile(tmp_path / "none.csv").rewind(2)
     assert not (tmp_path / "none.csv").exists()
 
 

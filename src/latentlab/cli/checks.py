@@ -9,17 +9,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import reduce
-from importlib import import_module
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from latentlab.errors import UserError
+from latentlab.run.trust import locate
 
 Config = Mapping[str, Any]
-# A config that comes with a checkpoint may build nothing but parts of these.
-TRUSTED = ("latentlab", "torch.nn", "torch.optim", "pytorch_lightning.callbacks", "zuko.flows")
 
 # What a run is built from; every other group is a part of these, or of no use to the experiment.
 ROOTS = ("module", "data", "trainer", "callbacks", "logger")
@@ -29,20 +27,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean X?' when some known word is close, else ''."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def locate(target: str, where: str) -> Callable[..., Any]:
-    """The class or function of a dotted name.
-
-    Raises:
-        UserError: when there is none.
-    """
-    module_name, _, name = target.rpartition(".")
-    try:
-        found = getattr(import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{where}._target_={target}: there is no such class ({error})") from error
-    return found
 
 
 def check_config(raw: Any, resolved: Any, where: str = "") -> None:
@@ -148,33 +132,6 @@ def check_types(config: Config, hints: Mapping[str, Any]) -> None:
         node = reduce(lambda inner, part: inner.get(part, {}), path, config)
         if last in node:
             check_value(node[last], hint, key)
-
-
-def check_trusted(node: Any, where: str = "") -> None:
-    """Check that a configuration names nothing but parts of this package and of the libraries it builds on.
-
-    Raises:
-        UserError: for the first `_target_` from elsewhere.
-    """
-    if isinstance(node, Mapping):
-        target = node.get("_target_")
-        if target and not _is_trusted(target, where):
-            raise UserError(
-                f"{where}._target_={target}: not a class of {', '.join(TRUSTED)}, so that it is not built"
-            )
-        for key, value in node.items():
-            check_trusted(value, f"{where}.{key}".lstrip("."))
-    elif isinstance(node, list | tuple):
-        for index, value in enumerate(node):
-            check_trusted(value, f"{where}[{index}]")
-
-
-def _is_trusted(target: str, where: str) -> bool:
-    # By name before anything is imported, and by where it is defined after: a module's imports are not its parts.
-    def within(name: str) -> bool:
-        return any(name == package or name.startswith(f"{package}.") for package in TRUSTED)
-
-    return within(target) and inspect.isclass(found := locate(target, where)) and within(found.__module__)
 
 
 def _is_taken_as_is(value: Any, validated: Any) -> bool:

@@ -1,6 +1,5 @@
 """What is written and shown of a run: summary.json, evaluation.json, and a table."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from rich.table import Table
 from latentlab.callbacks import BestCheckpoint, Timing
 from latentlab.lit import IterativeModule
 from latentlab.models.base import GenerativeModel
+from latentlab.run.directory import RunDirectory
+from latentlab.run.results import write_results
 from latentlab.tracking import log_summary
 
-SUMMARY, EVALUATION = "summary.json", "evaluation.json"
 # What is shown of a summary: scores on the test set, and what a classical inference reports.
 SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")
 
@@ -34,7 +34,7 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
         **_scale(trainer),
     }
     log_summary(trainer.loggers, summary, trainer.global_step)
-    write_json(directory / SUMMARY, summary)
+    write_results(RunDirectory(directory).summary, summary)
     return summary
 
 
@@ -43,15 +43,9 @@ def conclude_evaluation(
 ) -> dict[str, Any]:
     """Write evaluation.json and print it as a table."""
     results = {**_described(trainer, names), **estimates}
-    write_json(directory / EVALUATION, results)
+    write_results(RunDirectory(directory).evaluation, results)
     show(results, directory)
     return results
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write plain numbers and words."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def show(summary: Mapping[str, Any], directory: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
-from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
+from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributions import Distribution
 
@@ -22,10 +22,12 @@ from latentlab.cli.checks import check_config, check_types, check_used
 from latentlab.errors import UserError
 from latentlab.processes import places as devices
 from latentlab.run.checkpoints import read_checkpoint
-from latentlab.run.config import CONFIG
+from latentlab.run.config import write_config
+from latentlab.run.directory import RunDirectory
+from latentlab.run.metrics import MetricsFile
 from latentlab.run.resuming import check_resumed
 from latentlab.tracking import finish
-from latentlab.tracking.csv import CSVMetrics, rewind
+from latentlab.tracking.csv import CSVMetrics
 
 # What Lightning would take, and stumble over later.
 SETTINGS = {
@@ -85,14 +87,23 @@ def begin(
     pl.seed_everything(seed, workers=True, verbose=False)
     Distribution.set_default_validate_args(validate_args)
     if rank == 0:
-        (directory / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        rewind(directory / "metrics.csv", done)
+        write_config(RunDirectory(directory).config, config)
+        MetricsFile(RunDirectory(directory).metrics).rewind(done)
 
 
-def plugins(trainer: Mapping[str, Any]) -> list[ClusterEnvironment]:
-    """What Lightning is to be told of where it runs: nothing, but where tasks of SLURM are runs of their own."""
+class Checkpoints(TorchCheckpointIO):
+    """Lightning's reader and writer of checkpoints; it reads those of older versions too."""
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return read_checkpoint(path)
+
+
+def plugins(trainer: Mapping[str, Any]) -> list[ClusterEnvironment | CheckpointIO]:
+    """Return the plugins of the trainer."""
     tasks = int(os.environ.get("SLURM_NTASKS", 1))
-    return [LightningEnvironment()] if tasks > 1 and not devices.has_peers(trainer) else []
+    # Lightning would take tasks of SLURM for the ranks of one run, where each task runs an experiment.
+    alone = [LightningEnvironment()] if tasks > 1 and not devices.has_peers(trainer) else []
+    return [*alone, Checkpoints()]
 
 
 def check_callbacks(callbacks: Sequence[pl.Callback], validates: bool) -> None:

@@ -1,1 +1,1 @@
-"""A run directory: its file names, readers and writers."""
+"""A run directory on disk: its file names, and one reader and one writer for each file."""

@@ -1,26 +1,36 @@
-"""Checkpoints, read back, and the config of the run that they belong to."""
+"""The reader of checkpoints, and the config of the run that a checkpoint belongs to."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from latentlab.cli.checks import check_trusted
 from latentlab.errors import UserError
-from latentlab.run.config import CONFIG, read_yaml
+from latentlab.run import legacy
+from latentlab.run.config import read_config
+from latentlab.run.directory import RunDirectory
+from latentlab.run.trust import check_trusted
 
-# What is rebuilt from a run's config, and what names it.
-PARTS = ("module", "data", "callbacks", "names", "seed")
+if TYPE_CHECKING:
+    from torch import nn
+
+# The parts that are built again from a saved config, and the values that name the run.
+BUILT, NAMED = ("module", "data", "callbacks"), ("names", "seed")
+# The two sets of weights in a checkpoint; with an EMA, the first is the average and the second is what trains.
+WEIGHTS = ("state_dict", "current_model_state")
 
 
 def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
-    """The state in the checkpoint that was given under `key`, tensors and plain values only, on the CPU.
+    """Return the state in a checkpoint: tensors on the CPU and plain values, under today's parameter names.
+
+    Args:
+        path: the file.
+        key: the key under which the user gave it.
 
     Raises:
-        UserError: when the file is missing, cut short, or not a checkpoint.
+        UserError: if the file is missing, truncated or not a checkpoint.
     """
+    import torch
+
     path = Path(path)
     if not path.is_file():
         raise UserError(
@@ -30,19 +40,19 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or "state_dict" not in state:
             raise ValueError("no state_dict")
-        return state
-    except Exception as error:  # bytes that are no checkpoint can make torch raise anything
+    except Exception as error:  # torch raises almost any exception for a file that is no checkpoint
         raise UserError(
             f"{key}={path}: not a whole checkpoint ({path.stat().st_size:,} bytes); "
-            "it was cut short or is of another kind: take the run's other checkpoint"
+            "it is truncated or of another kind: take the run's other checkpoint"
         ) from error
+    return _translated(state, RunDirectory.of_checkpoint(path))
 
 
-def load_state(module: nn.Module, state: Mapping[str, Any], ckpt_path: str) -> None:
-    """Put the weights of a checkpoint into a module.
+def load_state(module: "nn.Module", state: Mapping[str, Any], ckpt_path: str) -> None:
+    """Load the weights of a checkpoint into a module.
 
     Raises:
-        UserError: when they are another model's.
+        UserError: if they belong to another model.
     """
     try:
         module.load_state_dict(state["state_dict"])
@@ -53,29 +63,25 @@ def load_state(module: nn.Module, state: Mapping[str, Any], ckpt_path: str) -> N
         ) from error
 
 
-def read_config(ckpt_path: str) -> dict[str, Any]:
-    """The resolved config of the run that a checkpoint belongs to.
+def config_of(ckpt_path: str | Path) -> dict[str, Any]:
+    """Return the resolved config of the run that a checkpoint belongs to, safe to build from.
 
     Raises:
-        UserError: when there is none, it is damaged, or it names classes from elsewhere.
+        UserError: if it is missing or damaged, or names classes that are not trusted.
     """
-    path = config_path(ckpt_path)
-    config = read_yaml(path)
-    missing = [part for part in PARTS if part not in config]
+    path = RunDirectory.of_checkpoint(ckpt_path).config
+    config = read_config(path)
+    missing = [part for part in (*BUILT, *NAMED) if part not in config]
     if missing:
-        raise UserError(f"{path} is not a whole config of a run: it lacks {', '.join(missing)}")
-    for part in PARTS[:3]:
+        raise UserError(f"{path} is damaged: it lacks {', '.join(missing)}")
+    for part in BUILT:
         check_trusted(config[part], part)
     return config
 
 
-def config_path(ckpt_path: str) -> Path:
-    """The config of the run that a checkpoint belongs to.
-
-    Raises:
-        UserError: when there is none.
-    """
-    path = Path(ckpt_path).parent.parent / CONFIG
-    if not path.exists():
-        raise UserError(f"{path} is missing: a checkpoint is read together with the config.yaml of its run")
-    return path
+def _translated(state: dict[str, Any], run: RunDirectory) -> dict[str, Any]:
+    if not run.config.exists():
+        return state
+    config = read_config(run.config)
+    found = {name: legacy.todays_weights(state[name], config) for name in WEIGHTS if name in state}
+    return {**state, **found}

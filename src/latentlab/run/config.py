@@ -1,38 +1,50 @@
-"""The config that a run leaves in its directory: read back, and compared with another, key by key."""
+"""config.yaml: the resolved config that a run leaves in its directory."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from latentlab.errors import UserError
+from latentlab.run import legacy
 
-CONFIG = "config.yaml"
-# Where a run finds its data, which leaves its result alone.
+# The keys that say where a run finds its data. They do not change its result.
 PLACES = ("data.root", "data.source.path")
 
 
-def read_yaml(path: Path, way_out: str = "") -> dict[str, Any]:
-    """A config as plain values.
+def read_config(path: Path, remedy: str = "") -> dict[str, Any]:
+    """Return the config of a run as plain values, under today's names if an older version wrote it.
 
     Args:
-        path: its file.
-        way_out: what to do about a damaged one; "" to say what is wrong with it instead.
+        path: the file.
+        remedy: what the user can do if the file is damaged; by default the message says what is wrong with it.
 
     Raises:
-        UserError: when it is damaged.
+        UserError: if the file is missing or damaged.
     """
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except YAMLError as error:
-        raise UserError(f"{path} is damaged: {way_out or error}") from error
-    return config
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} is missing: a checkpoint is read together with the config.yaml of its run"
+        ) from error
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged: {remedy or ' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged: {remedy or 'it holds no mapping of keys to values'}")
+    return legacy.today(config)
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a resolved config."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
 def leaves(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a config, each with its dotted key, which begins with `where`."""
+    """Yield each value of a config with its dotted key, which begins with `where`."""
     if not isinstance(node, Mapping):
         yield where, list(node) if isinstance(node, tuple) else node
         return
@@ -41,5 +53,5 @@ def leaves(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def shown(value: Any) -> Any:
-    """A value as the command line has it."""
+    """Return a value as the command line spells it."""
     return "null" if value is None else value

@@ -1,7 +1,10 @@
-"""A run directory: the name of every file in it, each written once here."""
+"""The names of all files in a run directory, each written once."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from latentlab.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,19 @@ class RunDirectory:
     def of_checkpoint(cls, checkpoint: str | Path) -> "RunDirectory":
         """Return the directory of the run that wrote RUN/checkpoints/NAME.ckpt."""
         return cls(Path(checkpoint).parent.parent)
+
+    @classmethod
+    def find(cls, folder: Path) -> list["RunDirectory"]:
+        """Return all run directories at or below `folder`, sorted.
+
+        Raises:
+            UserError: if there are none.
+        """
+        name = cls(folder).metrics.name
+        found = [cls(path.parent) for path in sorted(folder.rglob(name)) if cls(path.parent).config.exists()]
+        if not found:
+            raise UserError(f"{folder}: no run here (a run directory holds config.yaml and metrics.csv)")
+        return found
 
     @property
     def config(self) -> Path:
@@ -70,3 +86,13 @@ class RunDirectory:
     @property
     def hydra(self) -> Path:
         return self.path / ".hydra"
+
+    def clear(self) -> None:
+        """Remove everything that a run wrote, except the id of its W&B run."""
+        files = (self.config, self.summary, self.evaluation, self.metrics, self.log)
+        folders = (self.checkpoints, self.figures, self.wandb, self.tensorboard, self.hydra)
+        for path in (*files, *folders):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)

@@ -1,12 +1,16 @@
-"""Runs of older versions: their class names, configs and weights, translated to today's."""
+"""Translations of runs that an older version wrote: class names, the structure of configs, parameter names.
+
+Every config and checkpoint passes through here when it is read. A change must therefore leave today's names alone.
+"""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Config = dict[str, Any]
-Weights = dict[str, Tensor]
+Weights = dict[str, "Tensor"]
 
 # The old dotted name of each class that moved, and its name today.
 TARGETS: dict[str, str] = {
@@ -32,10 +36,10 @@ TARGETS: dict[str, str] = {
     "latentlab.models.latent_diffusion.LatentVDM": "latentlab.models.latent_vdm.LatentVDM",
 }
 
-# Changes to the structure of a config, applied in order after the targets are renamed.
+# Changes to the structure of a config, applied in order to a config whose targets are renamed already.
 CONFIG_CHANGES: list[Callable[[Config], Config]] = []
 
-# Changes to the names of parameters: each gets the weights and today's config of the run.
+# Changes to the names of parameters, applied in order. Each gets the weights and the translated config of the run.
 WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = []
 
 
@@ -47,7 +51,7 @@ def today(config: Config) -> Config:
     return config
 
 
-def todays_weights(weights: Mapping[str, Tensor], config: Config) -> Weights:
+def todays_weights(weights: Mapping[str, "Tensor"], config: Config) -> Weights:
     """Translate the `state_dict` of a checkpoint to today's parameter names."""
     found = dict(weights)
     for change in WEIGHT_CHANGES:

@@ -1,35 +1,36 @@
-"""Whether a run may go on from a checkpoint: what it shares with the run that made it."""
+"""The settings that a resumed run shares with the run that wrote its checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.run.checkpoints import config_path
-from latentlab.run.config import PLACES, leaves, read_yaml, shown
+from latentlab.run.config import PLACES, leaves, read_config, shown
+from latentlab.run.directory import RunDirectory
 
-# What a resumed run shares with the run that it goes on from, for a checkpoint holds its state; and what may differ.
+# A checkpoint holds the state of these parts, so they must be the same. FREE lists the exceptions.
 HELD = ("seed", "names", "data", "model", "objective", "optimizer", "scheduler")
 FREE = (*PLACES, "data.eval_batch_size", "data.on_device", "model.tolerance")
 
 
 def check_resumed(config: Mapping[str, Any], ckpt_path: str) -> None:
-    """Refuse to resume a run with another model, other data or another optimiser than it had.
+    """Refuse to resume a run with another model, other data or another optimiser.
 
-    The optimiser's and the scheduler's settings come back with their states: others would pass without effect.
+    The settings of the optimiser and the learning-rate scheduler come back with their states, so new ones would have
+    no effect.
 
     Raises:
         UserError: for the first setting that differs.
     """
-    path = config_path(ckpt_path)
-    asked, known = _held(config), _held(read_yaml(path))
+    path = RunDirectory.of_checkpoint(ckpt_path).config
+    asked, known = _held(config), _held(read_config(path))
     for key in [*asked, *(key for key in known if key not in asked)]:
         if asked.get(key) != known.get(key) and key not in FREE:
             inner = key.partition(".")[2]
-            # As it is given: prior.x, not model.prior.x.
+            # The user's key: prior.x instead of model.prior.x.
             name = inner if inner.partition(".")[0] in config else key
             raise UserError(
                 f"{name}={shown(asked.get(key))}: the run of ckpt_path={ckpt_path} has {shown(known.get(key))}, "
-                f"and goes on with that: give its own options again ({path} holds them)"
+                f"and resumes with that: give its own options again ({path} holds them)"
             )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.run.config import CONFIG, PLACES, leaves, read_yaml, shown
+from latentlab.run.config import PLACES, leaves, read_config, shown
+from latentlab.run.directory import RunDirectory
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
 
 RECORD, LOG, LOCK = "job.json", "job.log", ".lock"
@@ -94,10 +95,10 @@ def check_same(job: Job) -> None:
     Raises:
         UserError: for the first key that differs.
     """
-    path = job.directory / CONFIG
+    path = RunDirectory(job.directory).config
     if not job.config or not path.exists() or not (settled(job) or checkpoint(job)):
         return
-    known = dict(leaves(read_yaml(path, way_out=f"delete {path.parent} to run the job anew")))
+    known = dict(leaves(read_config(path, remedy=f"delete {path.parent} to run the job anew")))
     asked = dict(leaves(job.config))
     for key in {**asked, **known}:
         if asked.get(key, _ABSENT) != known.get(key, _ABSENT) and not key.startswith(FREE):

@@ -1,0 +1,134 @@
+"""metrics.csv: one row for each call of a logger."""
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from latentlab.errors import UserError
+
+Row = Mapping[str, str]
+
+
+class MetricsFile:
+    """The writer of a metrics.csv.
+
+    A row is on disk once it is appended, so a crash loses nothing. A metric that appears later adds a column.
+
+    Args:
+        path: the file, which may not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.columns: list[str] = []
+
+    def append(self, metrics: Mapping[str, float], step: int | None) -> None:
+        """Append one row; `epoch` and `step` are the first columns."""
+        row: dict[str, Any] = {name: float(value) for name, value in metrics.items()}
+        epoch = row.pop("epoch", None)
+        row = {"epoch": None if epoch is None else int(epoch), "step": step, **row}
+        self._extend_columns(row)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    def rewind(self, steps: int) -> None:
+        """Remove the rows after the first `steps` steps: the resumed run writes them again."""
+        if not self.path.exists():
+            return
+        rows = read_rows(self.path)
+        with _explained(self.path):
+            kept = [row for row in rows if row.get("step") and int(row["step"]) < steps]
+        _replace(self.path, _read_columns(self.path), kept)
+
+    def _extend_columns(self, names: Iterable[str]) -> None:
+        first = not self.columns
+        known = _read_columns(self.path) if first else self.columns
+        self.columns = [*known, *(name for name in names if name not in known)]
+        # A crash may have cut the last line short, so the file is rewritten at first.
+        if first or len(self.columns) > len(known):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(self.path, self.columns, read_rows(self.path))
+
+
+class NewRows:
+    """A reader that follows a metrics.csv while a run writes it.
+
+    Args:
+        path: the file, which may not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen = 0
+
+    def read(self) -> list[Row]:
+        """Return the rows since the last call."""
+        try:
+            text = self.path.read_text()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind("\n") + 1]  # the last line may be half written
+        # A new column rewrites the file, so rows are counted instead of bytes.
+        rows: list[Row] = list(csv.DictReader(StringIO(whole)))
+        seen = self._seen if self._seen <= len(rows) else 0  # a resumed run rewinds the file
+        self._seen = len(rows)
+        return rows[seen:]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return all rows, [] if there is no file.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    with _explained(path):
+        return list(csv.DictReader(StringIO(_text(path))))
+
+
+def read_curve(path: Path, metric: str) -> dict[int, float]:
+    """Return a metric by epoch, counted from 1; the mean if an epoch has several values.
+
+    Raises:
+        UserError: if the metric was not logged, or the file is damaged.
+    """
+    values: defaultdict[int, list[float]] = defaultdict(list)
+    rows = read_rows(path)
+    with _explained(path):
+        for row in rows:
+            if row["epoch"] and row.get(metric):
+                values[int(row["epoch"]) + 1].append(float(row[metric]))
+    if not values:
+        known = [name for name in _read_columns(path) if name.startswith(("train/", "val/"))]
+        raise UserError(f"{path}: {metric} was not logged; choose metric= one of {', '.join(known)}")
+    return {epoch: fmean(found) for epoch, found in sorted(values.items())}
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (csv.Error, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): run the experiment again") from error
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _read_columns(path: Path) -> list[str]:
+    return next(csv.reader(StringIO(_text(path))), [])
+
+
+def _replace(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    draft = path.with_suffix(".csv.part")
+    with draft.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(draft, path)
