@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     """Rebuild the model of a run, load the checkpoint's weights and write evaluation.json."""
     import pytorch_lightning as pl  # late, as importing Lightning takes seconds: --help answers at once
 
-    from latentlab.cli import estimates
+    from latentlab import evaluation
     from latentlab.cli import report as reports
     from latentlab.cli.checks import check_types
     from latentlab.cli.training import quieten_lightning
@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> None:
     moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
     data = cli.build(config["data"], eval_batch_size=cfg.batch_size, **moved)
     module = cli.build(config["module"], eval_samples=cfg.samples)
-    nll_samples = estimates.choose_nll_samples(module, cfg.nll.samples)
+    nll_samples = evaluation.choose_nll_samples(module.model, cfg.nll.samples)
     load_state(module, state, cfg.ckpt_path)
     quieten_lightning()
     callbacks = cli.build_each(config["callbacks"])
@@ -60,7 +60,16 @@ def main(cfg: DictConfig) -> None:
         enable_model_summary=False,
     )
     trainer.test(module, data, verbose=False)
-    found = estimates.estimate(trainer, nll_samples=nll_samples, chunk=cfg.nll.chunk)
+    found = evaluation.estimate(
+        module.to(trainer.strategy.root_device).eval().model,
+        data.test_dataloader(),
+        data.num_examples["test"],
+        data.protocol,
+        module.results.get("test/elbo"),
+        nll_samples,
+        cfg.nll.chunk,
+    )
+    found = {f"test/{name}": value for name, value in found.items()}
     names = {**config["names"], "seed": config["seed"]}
     results = reports.conclude_evaluation(trainer, directory, names, found)
     if cfg.wandb:

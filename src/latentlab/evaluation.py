@@ -1,20 +1,27 @@
-"""Exact sums over a dataset, and the estimates that are reported for a trained model."""
+"""Estimates of a trained model: exact means, importance-weighted NLL, bits per dimension, active units."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
-from math import log, sqrt
+from itertools import chain
+from math import log, prod, sqrt
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from latentlab.batch import Batch, blocks
 from latentlab.errors import UserError
+from latentlab.models.base import GenerativeModel
+from latentlab.protocols import Protocol
 from latentlab.trace import Trace
+
+# Draws of the latents per example, for the NLL of a model that has one.
+NLL_SAMPLES = 100
 
 
 class Tally:
-    """Sums of named per-example terms in float64, so that a mean over a dataset does not depend on its batches."""
+    """Float64 sums of named terms, whose means over a data set do not depend on the batch size."""
 
     def __init__(self) -> None:
         self.totals: dict[str, float] = {}
@@ -22,7 +29,7 @@ class Tally:
         self.count = 0
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Add a batch of terms, each (B,)."""
+        """Add the terms of a batch, each (B,)."""
         columns = torch.stack(list(terms.values())).detach().cpu().double()  # (terms, B)
         for name, total, square in zip(
             terms, columns.sum(1).tolist(), (columns**2).sum(1).tolist(), strict=True
@@ -42,7 +49,7 @@ class Tally:
         $\mathrm{stderr} = s / \sqrt n$ with the standard deviation s of the bound over examples.
 
         Args:
-            expected: the number of examples in the dataset.
+            expected: the number of examples in the data set.
             bound: the name of the term that is the model's score.
             add_ranks: adds a float64 tensor over all ranks.
 
@@ -55,8 +62,8 @@ class Tally:
         count, *rest = sums.tolist()
         if count != expected:
             raise UserError(
-                f"the bound was summed over {count:.0f} examples of {expected}: a report needs each exactly once "
-                "(remove trainer.limit_val_batches and trainer.limit_test_batches)"
+                f"the bound was summed over {count:.0f} examples of {expected}, but a mean needs each exactly once: "
+                "remove trainer.limit_val_batches and trainer.limit_test_batches"
             )
         means = dict(zip(self.totals, (total / count for total in rest), strict=False))
         squares = dict(zip(self.squares, rest[len(self.totals) :], strict=True))
@@ -65,17 +72,25 @@ class Tally:
 
 
 @contextmanager
-def reproducible(seed: int, device: torch.device) -> Any:
-    """Random draws that depend on `seed` alone, and leave the generators of CPU and `device` as they were."""
+def reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed all random draws in the context, and restore the generators of the CPU and of `device` after it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
+def observations(model: GenerativeModel, batches: Iterable[Batch]) -> Iterator[Any]:
+    """The observations of a data set in blocks (see `batch.blocks`), on the model's device."""
+    device = next(chain(model.parameters(), model.buffers())).device
+    for batch in batches:
+        for block in blocks(batch):
+            yield model.observe(Batch(block.x.to(device), block.y.to(device)))
+
+
 def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int = 50) -> Tensor:
     r"""The importance-weighted estimate of log p(x), $\log \frac{1}{K}\sum_k w_k$ (Burda et al. 2016, eq. 8), (B,).
 
-    Draws `samples` latents `chunk` at a time, so that memory does not grow with their number.
+    Draws K = `samples` latents, `chunk` at a time, so that memory does not grow with K.
     """
     sizes = [min(chunk, samples - start) for start in range(0, samples, chunk)]
     # A running sum: a list of results, allocated between the chunks, would keep the allocator from reusing their space.
@@ -84,23 +99,49 @@ def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int
 
 
 def nll(
-    model: Callable[..., Trace], observations: Iterable[Tensor], samples: int, chunk: int, expected: int
+    model: Callable[..., Trace], observations: Iterable[Any], samples: int, chunk: int, expected: int
 ) -> dict[str, float]:
-    """The importance-weighted negative log-likelihood over a dataset, as `nll`, with its `nll_stderr`, in nats.
+    """The importance-weighted negative log-likelihood `nll` and its standard error `nll_stderr`, in nats per example.
 
     Args:
-        model: a model with a trace.
-        observations: the dataset in batches.
-        samples: draws of the latents per example.
-        chunk: draws held in memory at a time.
-        expected: the number of examples in the dataset.
+        model: a model whose call returns a trace.
+        observations: the data set in blocks. Each block is drawn with a seed of its position.
+        samples: the draws of the latents per example.
+        chunk: the draws held in memory at a time.
+        expected: the number of examples in the data set.
     """
     tally = Tally()
     for index, x in enumerate(observations):
         with torch.inference_mode(), reproducible(index, x.device):
-            tally.add({"elbo": log_likelihood(model, x, samples, chunk)})
-    means = tally.means(expected)
-    return {"nll": -means["elbo"], "nll_stderr": means["elbo_stderr"], "nll_samples": samples}
+            tally.add({"log_px": log_likelihood(model, x, samples, chunk)})
+    means = tally.means(expected, bound="log_px")
+    return {"nll": -means["log_px"], "nll_stderr": means["log_px_stderr"], "nll_samples": samples}
+
+
+def choose_nll_samples(model: nn.Module, asked: int | None) -> int:
+    """The draws per example for the NLL: `asked`, or by default NLL_SAMPLES if the model has an NLL, else 0.
+
+    Raises:
+        UserError: if draws are asked for, but the model has no NLL to estimate.
+    """
+    missing = _without_nll(model)
+    if asked and missing:
+        raise UserError(f"nll.samples={asked}: {type(model).__name__} {missing}")
+    return (0 if missing else NLL_SAMPLES) if asked is None else asked
+
+
+def _without_nll(model: nn.Module) -> str | None:
+    # The reason why a model has no NLL, with the remedy; None if it has one.
+    if not isinstance(model, GenerativeModel):
+        return "brings its own data and has no test set: set nll.samples=0"
+    if not model.bounded:
+        return "has no bound on log p(x): set nll.samples=0, or train another model, such as model=vae"
+    if not model.weighted:
+        return (
+            "has no importance weights, and its bound is test/elbo: set nll.samples=0, or train another model, "
+            "such as model=vae"
+        )
+    return None
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> int:
@@ -109,8 +150,45 @@ def active_units(means: Tensor, threshold: float = 0.01) -> int:
 
 
 def bits_per_dim(nats: float, dimensions: int, offset: float) -> float:
-    r"""Bits per dimension of a bound (or log-likelihood) in nats per example, $-\frac{b}{D \ln 2} + \mathrm{offset}$.
+    r"""Bits per dimension of a bound or log-likelihood b in nats per example, $-\frac{b}{D \ln 2} + \mathrm{offset}$.
 
-    The offset is log2 of the cell's width in data units: 8 for 8-bit pixels dequantised to [0, 1), 0 for discrete ones.
+    The offset is `Protocol.bits_offset`: 8 for 8-bit pixels dequantised to [0, 1), 0 for discrete pixels.
     """
     return -nats / (dimensions * log(2)) + offset
+
+
+def estimate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    num_examples: int,
+    protocol: Protocol,
+    bound: float | None = None,
+    nll_samples: int = 0,
+    chunk: int = 50,
+) -> dict[str, float]:
+    """Estimate `active_units`, `nll` and `bits_per_dim` over a data set, each if the model has it.
+
+    A classical inference that brings its own data has none of them.
+
+    Args:
+        model: the trained model, in evaluation mode.
+        batches: the data set, an iterable that can be iterated again.
+        num_examples: the number of examples in the data set.
+        protocol: the protocol of the data.
+        bound: the bound in nats per example over the same data set, for the bits per dimension.
+        nll_samples: the draws of the latents per example for the NLL; 0 for no NLL.
+        chunk: the draws held in memory at a time.
+    """
+    if not isinstance(model, GenerativeModel):
+        return {}
+    found: dict[str, float] = {}
+    if model.learned_inference:
+        with torch.inference_mode():
+            means = torch.cat([model.posterior_mean(x).cpu() for x in observations(model, batches)])
+        found["active_units"] = active_units(means)
+    if nll_samples > 0:
+        found |= nll(model, observations(model, batches), nll_samples, chunk, num_examples)
+    offset = model.scored_as(protocol).bits_offset
+    if bound is not None and model.bounded and offset is not None:
+        found["bits_per_dim"] = bits_per_dim(bound, prod(model.x_shape), offset)
+    return found

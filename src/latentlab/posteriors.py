@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from latentlab.distributions import GumbelSoftmax
-from latentlab.nn import NetworkFactory, Shape
-from latentlab.nn.precision import full_precision
+from latentlab.nn import NetworkFactory, Shape, full_precision
 
 
 class Posterior(nn.Module, ABC):

@@ -12,8 +12,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from latentlab.distributions import Mixture, OneHot
 from latentlab.errors import UserError
-from latentlab.nn import Shape
-from latentlab.nn.precision import full_precision
+from latentlab.nn import Shape, full_precision
 from latentlab.posteriors import Posterior
 
 

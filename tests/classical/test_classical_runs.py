@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
+from latentlab import evaluation
 from latentlab.classical.cavi import CAVINormalGamma
-from latentlab.cli import estimates
 from latentlab.cli import report as reports
 from latentlab.cli import training as runs
 from latentlab.cli.checks import check_config
@@ -191,7 +191,7 @@ def test_parameters_are_those_that_are_inferred(model, number):
 
 
 def test_a_likelihood_of_a_test_set_that_there_is_not_is_refused():
-    module = instantiate(composed("model=cavi_normal_gamma")[0].module)
-    estimates.check_estimates(module, 0)
-    with pytest.raises(UserError, match=r"nll\.samples=10: CAVINormalGamma is about its own data"):
-        estimates.check_estimates(module, 10)
+    model = instantiate(composed("model=cavi_normal_gamma")[0].module).model
+    assert evaluation.choose_nll_samples(model, None) == evaluation.choose_nll_samples(model, 0) == 0
+    with pytest.raises(UserError, match=r"nll\.samples=10: CAVINormalGamma"):
+        evaluation.choose_nll_samples(model, 10)

@@ -43,7 +43,7 @@ def test_evaluation_gives_the_same_and_refuses_a_likelihood(run, tmp_path):
     assert found["test/reconstruction"] == summary["test/reconstruction"]
     assert "test/bits_per_dim" not in found
     said = refusal(call("evaluate.py", checkpoint, "nll.samples=5", "figures=false"))
-    assert "nll.samples=5: Autoencoder has no bound on log p(x), nor an estimate of it" in said
+    assert "nll.samples=5: Autoencoder has no bound" in said
 
 
 @pytest.mark.parametrize("objective", ["elbo", "iwae", "stl", "beta_elbo"])

@@ -29,7 +29,7 @@ class Peak(TorchDispatchMode):
 @pytest.mark.parametrize("model", MODELS)
 def test_the_largest_tensor_does_not_depend_on_the_number_of_samples(model):
     module = instantiate(smaller(composed(f"model={model}", "data=binarised_digits")).module).eval()
-    x = module.observed(examples(instantiate(composed().protocol), n=20))
+    x = module.model.observe(examples(instantiate(composed().protocol), n=20))
     peaks = []
     for samples in (20, 200):
         with Peak() as peak:

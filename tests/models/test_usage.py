@@ -10,7 +10,7 @@ from latentlab.figures.usage import bars, kl_per_latent
 
 def model_and_x(name):
     module = instantiate(smaller(composed(f"model={name}", "data=binarised_digits")).module).eval()
-    return module.model, module.observed(examples(instantiate(composed().protocol)))
+    return module.model, module.model.observe(examples(instantiate(composed().protocol)))
 
 
 @pytest.mark.parametrize("name, parts", [("vae", 3), ("conditional_vae", 3), ("categorical_vae", 3)])

@@ -13,7 +13,7 @@ from torch.distributions import Independent, Normal
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ConstantLR
 
-from latentlab.cli import estimates
+from latentlab import evaluation
 from latentlab.cli import report as reports
 from latentlab.data import Digits, Images, Splits
 from latentlab.distributions import LevelNormal
@@ -280,15 +280,17 @@ def test_more_draws_of_an_example_have_less_error():
 def test_what_is_reported_beside_the_bound(tmp_path):
     """Continuous data as the discrete ones that they are, with bits; no active units, for nothing is inferred."""
     trainer = scored_by(130, protocol=Continuous())
-    found = estimates.estimate(trainer, nll_samples=0, chunk=50)
-    bound = trainer.lightning_module.results["test/elbo"]
-    assert found == {"test/bits_per_dim": pytest.approx(-bound / (784 * log(2)))}
+    bound, data = trainer.lightning_module.results["test/elbo"], trainer.datamodule
+    found = evaluation.estimate(
+        trainer.lightning_module.model, data.test_dataloader(), 130, data.protocol, bound
+    )
+    assert found == {"bits_per_dim": pytest.approx(-bound / (784 * log(2)))}
     written = reports.conclude_evaluation(trainer, tmp_path, {"model": "vdm", "data": "digits"}, found)
     assert written["protocol"] == "discrete"
 
 
 def test_there_is_no_likelihood_by_importance_weights():
-    module = scored_by(130).lightning_module
-    assert estimates.choose_nll_samples(module, None) == 0
-    with pytest.raises(UserError, match=r"nll.samples=5: .* VDM has none: leave nll.samples at 0"):
-        estimates.choose_nll_samples(module, 5)
+    model = scored_by(130).lightning_module.model
+    assert evaluation.choose_nll_samples(model, None) == 0
+    with pytest.raises(UserError, match=r"nll.samples=5: VDM .* set nll.samples=0"):
+        evaluation.choose_nll_samples(model, 5)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from latentlab.errors import UserError
-from latentlab.nn import NetworkFactory, Shape
-from latentlab.nn.precision import full_precision
+from latentlab.nn import NetworkFactory, Shape, full_precision
 from latentlab.protocols import PROTOCOLS, Protocol
 
 logger = logging.getLogger(__name__)

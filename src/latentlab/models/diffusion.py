@@ -16,8 +16,7 @@ from torch.nn.functional import softplus
 from tqdm import tqdm
 
 from latentlab.errors import UserError
-from latentlab.nn import Shape
-from latentlab.nn.precision import full_precision
+from latentlab.nn import Shape, full_precision
 from latentlab.schedules import Schedule, alpha, sigma
 
 # denoiser(event_shape, gamma_min=..., gamma_max=...): a module that is called with z_t (N, *event_shape) and gamma_t

@@ -14,9 +14,8 @@ from torch.nn.functional import softplus
 from latentlab.errors import UserError
 from latentlab.likelihoods import LikelihoodFactory
 from latentlab.models.hierarchy import Hierarchy
-from latentlab.nn import NetworkFactory, Shape
+from latentlab.nn import NetworkFactory, Shape, full_precision
 from latentlab.nn.ladder import RungsFactory
-from latentlab.nn.precision import full_precision
 from latentlab.posteriors import Posterior, PosteriorFactory
 from latentlab.priors import PriorFactory
 from latentlab.trace import Layer, Trace, draw

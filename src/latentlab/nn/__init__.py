@@ -1,12 +1,21 @@
-"""Networks: tensors to tensors, without any probability.
+"""Networks: modules that map tensors to tensors, without any probability.
 
-A network is made by its user, who knows its shapes: `network(in_shape, out_shape)` maps (*, *in_shape) to
-(*, *out_shape) for any leading shape *.
+The user of a network makes it by `network(in_shape, out_shape)`. It maps (*, *in_shape) to (*, *out_shape) for any
+leading shape *.
 """
 
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Shape = tuple[int, ...]
 NetworkFactory = Callable[[Shape, Shape], nn.Module]
+
+
+def full_precision(output: Tensor) -> Tensor:
+    """Convert the half-precision output of a network to float32; float32 and float64 stay as they are.
+
+    Distributions need parameters in float32 at least.
+    """
+    return output.to(torch.promote_types(output.dtype, torch.float32))

@@ -6,9 +6,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentlab.nn import Shape
+from latentlab.nn import Shape, full_precision
 from latentlab.nn.embed import EmbeddingWidth, NoiseEmbedding
-from latentlab.nn.precision import full_precision
 from latentlab.nn.unet import zeroed
 
 

@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentlab.errors import UserError
-from latentlab.nn import Shape
+from latentlab.nn import Shape, full_precision
 from latentlab.nn.conv import Channels, halving
 from latentlab.nn.embed import EmbeddingWidth, FourierFeatures, NoiseEmbedding
 from latentlab.nn.layers import GroupNorm
-from latentlab.nn.precision import full_precision
 
 # Makes a residual block of two numbers of channels.
 Block = Callable[[int, int], "ConditionedBlock"]
