@@ -6,7 +6,7 @@ from oracles import gauss_hermite
 from torch import Tensor, nn
 
 from latentlab.models.diffusion import Diffusion
-from latentlab.schedules import Schedule
+from latentlab.schedules import NoiseSchedule
 
 
 class BestDenoiser(nn.Module):
@@ -33,12 +33,14 @@ class Wavy(nn.Module):
         return z_t + torch.sin(z_t @ self.weight + gamma_t.view(-1, *[1] * (z_t.ndim - 1)))
 
 
-def gaussian(schedule: Schedule, variance: float = 1.0, event_shape: tuple[int, ...] = (1,)) -> Diffusion:
+def gaussian(
+    schedule: NoiseSchedule, variance: float = 1.0, event_shape: tuple[int, ...] = (1,)
+) -> Diffusion:
     """The diffusion of x ~ N(0, variance), in float64."""
     return Diffusion(event_shape, schedule, lambda shape, **ends: BestDenoiser(variance)).double()
 
 
-def wavy(schedule: Schedule, event_shape: tuple[int, ...] = (3,)) -> Diffusion:
+def wavy(schedule: NoiseSchedule, event_shape: tuple[int, ...] = (3,)) -> Diffusion:
     """A diffusion with a denoiser that learns, in float64."""
     return Diffusion(event_shape, schedule, lambda shape, **ends: Wavy(shape)).double()
 

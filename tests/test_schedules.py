@@ -10,9 +10,12 @@ KINDS = [LinearSchedule, CosineSchedule, LearnedSchedule]
 T = torch.linspace(0, 1, 1001, dtype=torch.float64)
 
 
+ENDS = (-13.3, 5.0)
+
+
 def scrambled(kind, *ends):
     """A schedule in float64 whose parameters, if it has any, are far from where they start."""
-    made = kind(*ends).double()
+    made = kind(*(ends or ENDS)).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(2 * torch.randn_like(parameter))
@@ -29,7 +32,7 @@ def test_gamma_rises_from_end_to_end(kind, ends):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_end_points_are_exact_in_single_precision(kind):
-    gamma, _ = kind()(torch.tensor([0.0, 1.0, 0.0]))
+    gamma, _ = kind(*ENDS)(torch.tensor([0.0, 1.0, 0.0]))
     assert gamma.tolist() == torch.tensor([-13.3, 5.0, -13.3]).tolist()
 
 
@@ -51,7 +54,7 @@ def test_cosine_is_that_of_its_authors():
 
 
 def test_learned_starts_close_to_linear():
-    difference = LearnedSchedule().double()(T).gamma - LinearSchedule()(T).gamma
+    difference = LearnedSchedule(*ENDS).double()(T).gamma - LinearSchedule(*ENDS)(T).gamma
     assert difference.abs().max() < 0.05 * 18.3
 
 
@@ -74,6 +77,19 @@ def test_every_parameter_of_gamma_and_of_slope_is_trained(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ends", [(5.0, -13.3), (1.0, 1.0)])
 def test_end_points_the_wrong_way_round_are_refused(kind, ends):
-    with pytest.raises(UserError, match=f"schedule.gamma_min={ends[0]}.* must be the smaller") as caught:
+    with pytest.raises(
+        UserError, match=f"noise_schedule.gamma_min={ends[0]}.* must be the smaller"
+    ) as caught:
         kind(*ends)
     assert "\n" not in str(caught.value)
+
+
+def test_the_models_default_is_used_if_no_gamma_min_is_given():
+    left_open = LinearSchedule(gamma_max=2.0)
+    with pytest.raises(ValueError, match="gamma_min is not set"):
+        left_open(T)
+    assert left_open.with_default(-4.0)(T).gamma[0].item() == -4.0
+    assert "gamma_min=-4.0" in repr(left_open)
+    assert LinearSchedule(-6.0).with_default(-4.0).gamma_min == -6.0
+    with pytest.raises(UserError, match="noise_schedule"):
+        LinearSchedule(gamma_max=-5.0).with_default(-4.0)

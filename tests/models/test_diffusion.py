@@ -13,6 +13,7 @@ from latentlab.models.diffusion import Diffusion
 from latentlab.schedules import CosineSchedule, LearnedSchedule, LinearSchedule, alpha, sigma
 
 KINDS = [LinearSchedule, CosineSchedule, LearnedSchedule]
+ENDS = (-13.3, 5.0)
 
 
 def forward_step(schedule, s, t):
@@ -41,7 +42,7 @@ def times(n):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_forward_steps_compose_to_the_marginal(kind):
-    schedule = kind().double()
+    schedule = kind(*ENDS).double()
     r, s, t = torch.rand(50, 3, dtype=torch.float64).sort(dim=1).values.unbind(1)
     first, second, whole = (forward_step(schedule, *pair) for pair in ((r, s), (s, t), (r, t)))
     torch.testing.assert_close(first[0] * second[0], whole[0])
@@ -62,7 +63,7 @@ def test_noised_draws_have_the_moments_of_the_marginal():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_way_back_is_the_posterior_at_the_predicted_x(kind):
-    diffusion = wavy(kind())
+    diffusion = wavy(kind(*ENDS))
     (s, t), z_t = times(30), torch.randn(30, 3, dtype=torch.float64)
     gamma_t = diffusion.schedule(t).gamma[:, None]
     x_hat = (z_t - sigma(gamma_t) * diffusion.predict(z_t, gamma_t[:, 0])) / alpha(gamma_t)
@@ -154,7 +155,7 @@ def test_the_estimate_is_unbiased(steps):
 
 
 def test_times_are_uniform_and_spread_over_the_batch():
-    diffusion, x = wavy(LinearSchedule()), torch.zeros(8, 3, dtype=torch.float64)
+    diffusion, x = wavy(LinearSchedule(*ENDS)), torch.zeros(8, 3, dtype=torch.float64)
     u = torch.stack([diffusion.draw(x).u for _ in range(4000)])
     assert ((u > 0) & (u <= 1)).all()
     moments = torch.stack([u, u**2])
@@ -213,7 +214,7 @@ def test_the_chain_ends_in_the_distribution_of_the_data():
 
 
 def test_samples_are_the_ends_of_paths(capsys):
-    diffusion = gaussian(LinearSchedule(), event_shape=(1, 2, 2))
+    diffusion = gaussian(LinearSchedule(*ENDS), event_shape=(1, 2, 2))
     torch.manual_seed(3)
     *_, last = diffusion.path(4, steps=6)
     torch.manual_seed(3)
@@ -225,7 +226,7 @@ def test_samples_are_the_ends_of_paths(capsys):
 
 def test_less_than_one_step_is_refused():
     with pytest.raises(UserError, match="steps=0: a path takes one step at least"):
-        gaussian(LinearSchedule()).sample(1, steps=0)
+        gaussian(LinearSchedule(*ENDS)).sample(1, steps=0)
 
 
 # -- The learned schedule
@@ -286,7 +287,7 @@ def test_training_the_schedule_lowers_the_variance_and_leaves_the_bound():
 
 
 def test_a_fixed_schedule_has_nothing_to_train():
-    diffusion = Diffusion((3,), CosineSchedule(), lambda shape, **ends: torch.nn.Identity())
+    diffusion = Diffusion((3,), CosineSchedule(*ENDS), lambda shape, **ends: torch.nn.Identity())
     assert not list(diffusion.parameters()) and not diffusion.state_dict()
 
 
@@ -302,7 +303,7 @@ def test_the_denoiser_is_told_the_end_points():
 
 
 def test_single_precision_keeps_the_weights_of_a_thousand_steps():
-    one, other = (wavy(LinearSchedule()) for _ in range(2))
+    one, other = (wavy(LinearSchedule(*ENDS)) for _ in range(2))
     other.load_state_dict(one.state_dict())
     x, eps = torch.randn(2, 1000, 3, dtype=torch.float64)
     t = torch.arange(1, 1001).double() / 1000

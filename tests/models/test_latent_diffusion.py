@@ -41,7 +41,7 @@ def latent_vdm(gamma_min=GAMMA, gamma_max=4.0, **options):
     """Its denoiser starts as the best one of standard normal latents."""
     schedule = LinearSchedule(gamma_min, gamma_max)
     denoiser = partial(MLPDenoiser, width=8, blocks=1, embedding=8)
-    return LatentVDM(schedule=schedule, denoiser=denoiser, **PARTS | options).double()
+    return LatentVDM(noise_schedule=schedule, denoiser=denoiser, **PARTS | options).double()
 
 
 def twin(model):

@@ -37,14 +37,17 @@ def network(in_shape, out_shape):
 SEPARATE, SHARED = (partial(steps, network=network) for steps in (SeparateSteps, SharedSteps))
 LEARNED = partial(LearnedInference, encoder=network, posterior=DiagonalNormalPosterior)
 LATENTS = partial(
-    NoisedLatents, encoder=network, posterior=DiagonalNormalPosterior, schedule=LinearSchedule(-3.0, 3.0)
+    NoisedLatents,
+    encoder=network,
+    posterior=DiagonalNormalPosterior,
+    noise_schedule=LinearSchedule(-3.0, 3.0),
 )
 CHAINS = {
     "learned": (partial(LEARNED, steps=SEPARATE), SEPARATE),
     "shared": (partial(LEARNED, steps=SHARED), SHARED),
     "noising": (LATENTS, SHARED),
     "noised_data": (
-        partial(NoisedData, schedule=CosineSchedule(-3.0, 3.0)),
+        partial(NoisedData, noise_schedule=CosineSchedule(-3.0, 3.0)),
         partial(DenoisingSteps, denoiser=partial(MLPDenoiser, width=8, blocks=1, embedding=8)),
     ),
 }
@@ -101,7 +104,7 @@ def diffusion(steps=4):
         network,
         lambda network, in_shape, x_shape: vdm.likelihood,
         StandardNormalPrior,
-        partial(NoisedData, schedule=vdm.diffusion.schedule),
+        partial(NoisedData, noise_schedule=vdm.diffusion.schedule),
         partial(DenoisingSteps, denoiser=lambda *shape, **range: vdm.diffusion.denoiser),
         SHAPE,
     ).double()

@@ -11,7 +11,7 @@ from latentlab.figures.data import observed, spread
 from latentlab.figures.drawing import Drawing, FigureCallback, Table
 from latentlab.models.base import GenerativeModel
 from latentlab.models.vdm import DiffusionModel
-from latentlab.schedules import Schedule
+from latentlab.schedules import NoiseSchedule
 
 # Examples that the network sees at a time.
 CHUNK = 250
@@ -67,7 +67,7 @@ def binned(t: Tensor, loss: Tensor, bins: int) -> Tensor:
     return rows[count > 0]
 
 
-def curves(rows: Tensor, schedule: Schedule) -> Figure:
+def curves(rows: Tensor, schedule: NoiseSchedule) -> Figure:
     """The loss with its standard error, and the schedule under the same axis."""
     figure = Figure(figsize=(6.4, 5.2))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])

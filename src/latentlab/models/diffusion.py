@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from latentlab.errors import UserError
 from latentlab.nn import Shape, full_precision
-from latentlab.schedules import Schedule, alpha, sigma
+from latentlab.schedules import NoiseSchedule, alpha, sigma
 
 # denoiser(event_shape, gamma_min=..., gamma_max=...): a module that is called with z_t (N, *event_shape) and gamma_t
 # (N,), in nats as it is, and returns eps_hat (N, *event_shape). It scales gamma_t to the range it was told itself.
@@ -47,7 +47,7 @@ class Diffusion(nn.Module):
 
     origin: Tensor
 
-    def __init__(self, event_shape: Shape, schedule: Schedule, denoiser: DenoiserFactory) -> None:
+    def __init__(self, event_shape: Shape, schedule: NoiseSchedule, denoiser: DenoiserFactory) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
         self.schedule = schedule

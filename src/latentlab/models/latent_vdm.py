@@ -14,11 +14,14 @@ from latentlab.models.vdm import Diffused, DiffusionModel
 from latentlab.nn import NetworkFactory
 from latentlab.posteriors import PosteriorFactory
 from latentlab.protocols import Protocol
-from latentlab.schedules import Schedule, alpha
+from latentlab.schedules import NoiseSchedule, alpha
 from latentlab.trace import draw
 
 # What a pre-trained VAE has under the same names, and a prior is trained for.
 AUTOENCODER = ("posterior", "likelihood")
+
+# The default gamma(0): latents are resolved to exp(-5) = 0.007.
+LEAST_NOISE = -10.0
 
 
 class LatentVDM(DiffusionModel):
@@ -41,7 +44,7 @@ class LatentVDM(DiffusionModel):
         decoder: makes the likelihood's network.
         posterior: makes q(z|x), of real latents.
         likelihood: makes p(x|z).
-        schedule: gamma(t).
+        noise_schedule: gamma(t).
         denoiser: makes the diffusion's network.
         steps: the number T of steps of the bound that is trained and reported as `elbo`; None: T to infinity.
         eval_steps: the T of further forms that are reported of the test set.
@@ -62,7 +65,7 @@ class LatentVDM(DiffusionModel):
         decoder: NetworkFactory,
         posterior: PosteriorFactory,
         likelihood: LikelihoodFactory,
-        schedule: Schedule,
+        noise_schedule: NoiseSchedule,
         denoiser: DenoiserFactory,
         steps: PositiveInt | None = None,
         eval_steps: Sequence[PositiveInt] = (10, 100, 1000),
@@ -87,7 +90,7 @@ class LatentVDM(DiffusionModel):
         z_shape = self.posterior.event_shape
         self.latent_dim = prod(z_shape)
         self.likelihood = likelihood(network=decoder, in_shape=z_shape, x_shape=self.x_shape)
-        self.diffusion = Diffusion(z_shape, schedule, denoiser)
+        self.diffusion = Diffusion(z_shape, noise_schedule.with_default(LEAST_NOISE), denoiser)
         self.steps = steps
         self.eval_steps = tuple(eval_steps)
         self.sample_steps = sample_steps

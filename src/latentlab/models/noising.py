@@ -20,8 +20,11 @@ from latentlab.models.diffusion import DenoiserFactory, Diffusion
 from latentlab.models.steps import Steps
 from latentlab.nn import NetworkFactory, Shape
 from latentlab.posteriors import PosteriorFactory
-from latentlab.schedules import Schedule, alpha, sigma
+from latentlab.schedules import NoiseSchedule, alpha, sigma
 from latentlab.trace import draw
+
+# The default gamma(0) of noised data. It need not be less, for p(x|z_1) is learned.
+LEAST_NOISE = -4.0
 
 
 class NoisingChain(nn.Module):
@@ -35,7 +38,7 @@ class NoisingChain(nn.Module):
 
     times: Tensor
 
-    def __init__(self, schedule: Schedule, times: Tensor, dims: int) -> None:
+    def __init__(self, schedule: NoiseSchedule, times: Tensor, dims: int) -> None:
         super().__init__()
         self.schedule = schedule
         self.dims = dims
@@ -79,7 +82,7 @@ class NoisedData(Inference):
     Args:
         x_shape: the shape of one image.
         latent_dims: their number is the number L of layers; each has as many latents as there are pixels.
-        schedule: gamma(t).
+        noise_schedule: gamma(t).
 
     Raises:
         UserError: for less than two layers.
@@ -87,7 +90,7 @@ class NoisedData(Inference):
 
     learned = False
 
-    def __init__(self, x_shape: Shape, latent_dims: Sequence[int], schedule: Schedule) -> None:
+    def __init__(self, x_shape: Shape, latent_dims: Sequence[int], noise_schedule: NoiseSchedule) -> None:
         layers = len(latent_dims)
         super().__init__(x_shape, [x_shape] * layers, below_top=0)
         if layers < 2:
@@ -95,6 +98,7 @@ class NoisedData(Inference):
                 f"model.levels={layers}: noised data runs from least to most noise, which takes two layers: "
                 "choose model.levels=2 or more, or chain=learned"
             )
+        schedule = noise_schedule.with_default(LEAST_NOISE)
         self.chain = NoisingChain(schedule, torch.arange(layers) / (layers - 1), len(self.x_shape))
 
     def forward(self, x: Tensor, samples: int, zs: Sequence[Tensor] | None = None) -> list[Inferred]:
@@ -120,7 +124,7 @@ class NoisedLatents(Inference):
         latent_dims: the number of latents of each layer, all the same.
         encoder: makes the posterior's network.
         posterior: makes q(z_1|x).
-        schedule: gamma(t).
+        noise_schedule: gamma(t).
 
     Raises:
         UserError: for a posterior of one-hot latents, and for less than two layers.
@@ -132,7 +136,7 @@ class NoisedLatents(Inference):
         latent_dims: Sequence[int],
         encoder: NetworkFactory,
         posterior: PosteriorFactory,
-        schedule: Schedule,
+        noise_schedule: NoiseSchedule,
     ) -> None:
         above = len(latent_dims) - 1
         super().__init__(x_shape, [(dim,) for dim in latent_dims], below_top=1)
@@ -141,7 +145,7 @@ class NoisedLatents(Inference):
                 "model.levels=1: noise is added above the first layer: choose model.levels=2 or more, or chain=learned"
             )
         self.posterior = real(posterior(network=encoder, in_shape=self.x_shape, latent_dim=latent_dims[0]))
-        self.chain = NoisingChain(schedule, torch.arange(1, above + 1) / above, 1)
+        self.chain = NoisingChain(noise_schedule, torch.arange(1, above + 1) / above, 1)
 
     def forward(self, x: Tensor, samples: int, zs: Sequence[Tensor] | None = None) -> list[Inferred]:
         """The draws, z_1 first and the others from z_L downwards."""

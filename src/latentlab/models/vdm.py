@@ -16,7 +16,10 @@ from latentlab.models.base import GenerativeModel
 from latentlab.models.diffusion import DenoiserFactory, Diffusion, Draws
 from latentlab.nn.signs import SignDenoiser
 from latentlab.protocols import Protocol
-from latentlab.schedules import Schedule, alpha, sigma
+from latentlab.schedules import NoiseSchedule, alpha, sigma
+
+# The default gamma(0) by the number of values of a pixel: two are told apart at far more noise than 256.
+LEAST_NOISE = {2: -4.0, 256: -13.3}
 
 
 class Diffused(NamedTuple):
@@ -116,7 +119,7 @@ class VDM(DiffusionModel):
     Latents, where there are to be any, are z_0: next to x itself.
 
     Args:
-        schedule: gamma(t).
+        noise_schedule: gamma(t).
         denoiser: makes the network eps_hat(z_t, gamma_t), see `Diffusion`.
         protocol: the protocol of the data, by which the values of a pixel are counted.
         levels: how many values a pixel takes; None: as many as the protocol gives.
@@ -135,7 +138,7 @@ class VDM(DiffusionModel):
 
     def __init__(
         self,
-        schedule: Schedule,
+        noise_schedule: NoiseSchedule,
         denoiser: DenoiserFactory,
         protocol: Protocol,
         levels: Literal[2, 256] | None = None,
@@ -152,6 +155,7 @@ class VDM(DiffusionModel):
         self.steps = steps
         self.eval_steps = tuple(eval_steps)
         self.sample_steps = sample_steps
+        schedule = noise_schedule.with_default(LEAST_NOISE[self.levels])
         self.diffusion = Diffusion(self.x_shape, schedule, denoiser)
         if log_odds and self.levels == 2:
             self.diffusion.denoiser = SignDenoiser(self.diffusion.denoiser)

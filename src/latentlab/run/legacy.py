@@ -36,8 +36,38 @@ TARGETS: dict[str, str] = {
     "latentlab.models.latent_diffusion.LatentVDM": "latentlab.models.latent_vdm.LatentVDM",
 }
 
+# The gamma_min that the configs of these models once held, and that is their default today.
+LEAST_NOISE = {"LatentVDM": -10.0, "NoisedData": -4.0}
+
+
+def rename_noise_schedules(node: Any) -> Any:
+    """Rename `schedule` to `noise_schedule`, and write a default `gamma_min` as null."""
+    if isinstance(node, list):
+        return [rename_noise_schedules(each) for each in node]
+    if not isinstance(node, Mapping):
+        return node
+    renamed = {key: rename_noise_schedules(value) for key, value in node.items() if key != "least_noise"}
+    if _is_noise_schedule(renamed.get("schedule")):
+        found = renamed.pop("schedule")
+        default = found["gamma_min"] == _least_noise(renamed)
+        renamed["noise_schedule"] = found | {"gamma_min": None} if default else found
+    return renamed
+
+
+def _is_noise_schedule(value: Any) -> bool:
+    return isinstance(value, dict) and str(value.get("_target_")).startswith("latentlab.schedules.")
+
+
+def _least_noise(model: Config) -> float | None:
+    _, _, name = str(model.get("_target_")).rpartition(".")
+    if name != "VDM":
+        return LEAST_NOISE.get(name)
+    grey = ("Continuous", "Discrete")
+    return -13.3 if str(model["protocol"]["_target_"]).endswith(grey) else -4.0
+
+
 # Changes to the structure of a config, applied in order to a config whose targets are renamed already.
-CONFIG_CHANGES: list[Callable[[Config], Config]] = []
+CONFIG_CHANGES: list[Callable[[Config], Config]] = [rename_noise_schedules]
 
 # Changes to the names of parameters, applied in order. Each gets the weights and the translated config of the run.
 WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = []
