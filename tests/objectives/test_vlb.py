@@ -16,7 +16,9 @@ X = torch.ones(6, 1, 1, 2).double()
 
 
 def vdm():
-    return VDM(LinearSchedule(-13.3), lambda shape, **ends: Wavy(shape), Threshold(), x_shape=(1, 1, 2)).double()
+    return VDM(
+        LinearSchedule(-13.3), lambda shape, **ends: Wavy(shape), Threshold(), x_shape=(1, 1, 2)
+    ).double()
 
 
 @pytest.mark.parametrize("samples", [1, 4])
