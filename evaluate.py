@@ -7,7 +7,8 @@ import hydra
 from omegaconf import DictConfig
 from pydantic import NonNegativeInt, PositiveInt
 
-from latentlab import cli
+from latentlab.cli.command import one_line_errors, run
+from latentlab.cli.compose import build, build_each
 
 SETTINGS = {
     "batch_size": PositiveInt,
@@ -21,7 +22,7 @@ SETTINGS = {
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
-@cli.one_line_errors()
+@one_line_errors()
 def main(cfg: DictConfig) -> None:
     """Rebuild the model of a run, load the checkpoint's weights and write evaluation.json."""
     import pytorch_lightning as pl  # late, as importing Lightning takes seconds: --help answers at once
@@ -42,12 +43,12 @@ def main(cfg: DictConfig) -> None:
     if cfg.wandb:
         check_joinable(run_directory, config["logger"])
     moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
-    data = cli.build(config["data"], eval_batch_size=cfg.batch_size, **moved)
-    module = cli.build(config["module"], eval_samples=cfg.samples)
+    data = build(config["data"], eval_batch_size=cfg.batch_size, **moved)
+    module = build(config["module"], eval_samples=cfg.samples)
     nll_samples = evaluation.choose_nll_samples(module.model, cfg.nll.samples)
     load_state(module, state, cfg.ckpt_path)
     quieten_lightning()
-    callbacks = cli.build_each(config["callbacks"])
+    callbacks = build_each(config["callbacks"])
     drawn = cfg.figures
     figures: list[pl.Callback] = [each for each in callbacks if drawn and isinstance(each, FigureCallback)]
     trainer = pl.Trainer(
@@ -77,4 +78,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "evaluate")
+    run(main)

@@ -13,9 +13,8 @@ from latentlab.cli.checks import (
     check_types,
     check_used,
     check_value,
-    did_you_mean,
 )
-from latentlab.errors import UserError
+from latentlab.errors import UserError, did_you_mean
 from latentlab.run.trust import TRUSTED, check_trusted, locate
 
 

@@ -18,16 +18,15 @@ from commands import call as call_here
 from omegaconf import OmegaConf
 from test_lit import data, module, trainer
 
-from latentlab import cli
 from latentlab.callbacks import OwnSignals
+from latentlab.cli.compose import rank_command
 from latentlab.data import Digits, Threshold
 from latentlab.errors import UserError
 from latentlab.lit import VAEModule
 from latentlab.nn.compiled import compile_networks, networks
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import STL, AnalyticELBO
-from latentlab.processes import places as devices
-from latentlab.processes import ranks
+from latentlab.processes import devices, ranks
 
 LAUNCHED = (
     devices.RANK,
@@ -169,7 +168,7 @@ def test_a_rank_runs_the_overrides_of_its_job_alone():
         overrides=overrides,
         job=SimpleNamespace(config_name="train"),
     )
-    assert cli._again(job) == [
+    assert rank_command(job) == [
         *(sys.executable, "/p/train.py", "--config-path=/p/conf", "--config-name=train"),
         *("model=vae", "logger.notes='a, b'", "hydra.verbose=true"),
         *(r"hydra.run.dir='/out/seed=1,model=\'v\''", "hydra.output_subdir=null"),

@@ -1,19 +1,26 @@
-"""Mistakes that a user can mend: shown as one line, never as a traceback."""
+"""The errors that a user can correct; the command line shows them as one line without a traceback."""
 
-from typing import ClassVar
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake of the user, in one line that names what is wrong and the remedy.
+    """A mistake of the user, in one line that names the key and the remedy.
 
     Attributes:
         status: the exit status of a command that ends with this error.
     """
 
-    status: ClassVar[int] = 1
+    status: int = 1
 
 
 class Diverged(UserError):
     """The bound became NaN or infinite during training."""
 
     status = 76
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" for the closest known word, "" if none is close."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -8,11 +8,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from latentlab import cli
+from latentlab.cli import command
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-@cli.one_line_errors()
+@command.one_line_errors()
 def main(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
@@ -22,4 +22,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "train")
+    command.run(main)

@@ -9,10 +9,11 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
+from latentlab.cli.overrides import quoted
 from latentlab.errors import UserError
 from latentlab.sweeps.jobs import directory, table
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
-from latentlab.sweeps.jobs.naming import LIMIT, command_name, directory_name, quoted
+from latentlab.sweeps.jobs.naming import LIMIT, command_name, directory_name
 from latentlab.sweeps.jobs.pool import Need, Pool, need
 
 NAMES = {

@@ -9,7 +9,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from latentlab.processes.places import check_started_once
+from latentlab.processes.devices import check_started_once
 from latentlab.sweeps.jobs.naming import command_name, directory_name
 
 if TYPE_CHECKING:

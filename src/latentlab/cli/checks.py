@@ -7,26 +7,19 @@ parameter. A range is an annotation too: `latent_dim: PositiveInt`.
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import reduce
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from latentlab.errors import UserError
+from latentlab.errors import UserError, did_you_mean
 from latentlab.run.trust import locate
 
 Config = Mapping[str, Any]
 
 # What a run is built from; every other group is a part of these, or of no use to the experiment.
 ROOTS = ("module", "data", "trainer", "callbacks", "logger")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' when some known word is close, else ''."""
-    close = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def check_config(raw: Any, resolved: Any, where: str = "") -> None:

@@ -20,7 +20,7 @@ from torch.distributions import Distribution
 from latentlab.callbacks import BestCheckpoint, LastCheckpoint, Timing
 from latentlab.cli.checks import check_config, check_types, check_used
 from latentlab.errors import UserError
-from latentlab.processes import places as devices
+from latentlab.processes import devices
 from latentlab.run.checkpoints import read_checkpoint
 from latentlab.run.config import write_config
 from latentlab.run.directory import RunDirectory

@@ -20,7 +20,7 @@ from latentlab.errors import Diverged, UserError
 from latentlab.evaluation import Tally, reproducible
 from latentlab.models.base import GenerativeModel
 from latentlab.objectives import Clock, Objective
-from latentlab.processes.places import shares
+from latentlab.processes.devices import shares
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Places and ranks: the processes of a job on several devices."""
+"""A job on several devices: how many processes it needs, which rank this one is, and how ranks start and end."""

@@ -1,7 +1,7 @@
-"""The processes of a job on several devices of this machine: started together, looked after, and ended together.
+"""The ranks of a job on several devices of this machine: they start together and end together.
 
-The process that the user started trains nothing itself. So whichever rank dies, however it dies, it sees that, ends
-the others and says why; and where it dies itself, the ranks notice.
+The parent process does not train. If a rank dies, however it dies, the parent ends the others and reports the reason.
+If the parent dies, the ranks notice and end.
 """
 
 import os
@@ -18,23 +18,23 @@ from tempfile import TemporaryFile
 from typing import IO, NoReturn
 
 from latentlab.errors import UserError
-from latentlab.processes.places import PARENT, RANK, unlaunched
+from latentlab.processes.devices import PARENT, RANK, unlaunched
 
 TICK = 0.1
-# How long the others may take to notice that a rank is gone, and how long to end when they are told to.
+# The seconds that the others have to notice that a rank died, and to end after SIGTERM.
 PATIENCE, GRACE = 5.0, 20.0
-# The exit status of a rank whose own trouble is that another one is gone.
+# The exit status of a rank that ended because another rank did.
 LOST = 75
 
 
 @dataclass
-class Rank:
-    """A running rank.
+class RankProcess:
+    """The process of a rank.
 
     Attributes:
-        number: its number, from 0.
+        number: the rank, from 0.
         process: its process.
-        output: what it prints; None for the first, which prints for all of them.
+        output: its output; None for the first rank, which prints for all.
     """
 
     number: int
@@ -43,11 +43,10 @@ class Rank:
 
     @property
     def status(self) -> int | None:
-        """The exit status, -n after signal n; None while it runs."""
+        """The exit status, -n after signal n, None while the process runs."""
         return self.process.poll()
 
-    def words(self) -> str:
-        """What it has printed."""
+    def printed(self) -> str:
         if self.output is None:
             return ""
         self.output.seek(0)
@@ -55,16 +54,16 @@ class Rank:
 
 
 def run(command: Sequence[str], world: int) -> None:
-    """Run a command in `world` processes, which find one another by the environment as under torchrun.
+    """Run a command in `world` processes, with the environment that torchrun gives.
 
-    Exits with the status of the rank that failed.
+    If the first rank fails, this process exits with its status.
 
     Raises:
-        UserError: naming the rank that was killed, or failed without the first having said why.
+        UserError: if a signal ended a rank, or a rank other than the first failed.
     """
     with ExitStack() as opened:
         shared = {**_environment(), PARENT: str(os.getpid()), "WORLD_SIZE": str(world)}
-        ranks: list[Rank] = []
+        ranks: list[RankProcess] = []
         try:
             for number in range(world):
                 output = opened.enter_context(TemporaryFile()) if number else None
@@ -73,17 +72,17 @@ def run(command: Sequence[str], world: int) -> None:
                 time.sleep(TICK)
             _wait(ranks, PATIENCE)
             statuses = [rank.status for rank in ranks]
-        except KeyboardInterrupt:  # a terminal sends it to the ranks too
+        except KeyboardInterrupt:  # the terminal sends Ctrl-C to the ranks too
             _wait(ranks, GRACE)
             sys.exit(128 + signal.SIGINT)
         finally:
             _end(ranks)
         if any(statuses):
-            _explain(ranks, statuses)
+            _report(ranks, statuses)
 
 
 def follow_parent() -> None:
-    """End this process soon after the one that looks after it, if there is one, whatever it is waiting for."""
+    """End this process within a second of its parent, if `run` started it."""
     if PARENT in os.environ:
         threading.Thread(target=_follow, args=(int(os.environ[PARENT]),), daemon=True).start()
 
@@ -101,27 +100,22 @@ def _environment() -> dict[str, str]:
     return {**unlaunched(os.environ), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
 
 
-def _start(command: Sequence[str], number: int, output: IO[bytes] | None, shared: dict[str, str]) -> Rank:
-    mine = {
-        "RANK": f"{number}",
-        "LOCAL_RANK": f"{number}",
-        RANK: f"{number}/{shared['WORLD_SIZE']}",
-        **shared,
-    }
-    return Rank(
-        number,
-        subprocess.Popen(command, env=mine, stdout=output, stderr=output and subprocess.STDOUT),
-        output,
-    )
+def _start(
+    command: Sequence[str], number: int, output: IO[bytes] | None, shared: dict[str, str]
+) -> RankProcess:
+    own = {"RANK": f"{number}", "LOCAL_RANK": f"{number}", RANK: f"{number}/{shared['WORLD_SIZE']}"}
+    errors = output and subprocess.STDOUT
+    process = subprocess.Popen(command, env={**own, **shared}, stdout=output, stderr=errors)
+    return RankProcess(number, process, output)
 
 
-def _wait(ranks: Sequence[Rank], seconds: float) -> None:
+def _wait(ranks: Sequence[RankProcess], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while any(rank.status is None for rank in ranks) and time.monotonic() < deadline:
         time.sleep(TICK)
 
 
-def _end(ranks: Sequence[Rank]) -> None:
+def _end(ranks: Sequence[RankProcess]) -> None:
     for signum in (signal.SIGTERM, signal.SIGKILL):
         for rank in ranks:
             if rank.status is None:
@@ -129,26 +123,27 @@ def _end(ranks: Sequence[Rank]) -> None:
         _wait(ranks, GRACE)
 
 
-def _explain(ranks: Sequence[Rank], statuses: Sequence[int | None]) -> NoReturn:
-    """Say what became of the rank that failed, unless it is the first, which has said it."""
+def _report(ranks: Sequence[RankProcess], statuses: Sequence[int | None]) -> NoReturn:
+    """Report the rank that failed; the first rank has printed its own error."""
     world = len(ranks)
     for rank, status in zip(ranks, statuses, strict=True):
         if status is not None and status < 0:
-            raise UserError(
-                f"rank {rank.number} of {world} was killed by {signal.Signals(-status).name}, and the job ended with it"
-            )
+            name = signal.Signals(-status).name
+            raise UserError(f"rank {rank.number} of {world} was killed by {name}, and the job ended with it")
     for rank, status in zip(ranks, statuses, strict=True):
         if status not in (None, 0, LOST):
             if rank.number == 0:
                 sys.exit(status)
-            raise UserError(f"rank {rank.number} of {world}: {_reason(rank, status)}")
+            error = UserError(f"rank {rank.number} of {world}: {_reason(rank, status)}")
+            error.status = status  # e.g. that of a diverged run
+            raise error
     raise UserError(f"the {world} processes of this job lost one another: {_reason(ranks[-1], LOST)}")
 
 
-def _reason(rank: Rank, status: int | None) -> str:
-    lines = rank.words().splitlines()
+def _reason(rank: RankProcess, status: int | None) -> str:
+    lines = rank.printed().splitlines()
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:
         return errors[-1]
-    print(rank.words(), file=sys.stderr)  # a traceback
+    print(rank.printed(), file=sys.stderr)  # a traceback
     return lines[-1] if lines else f"exit status {status}"

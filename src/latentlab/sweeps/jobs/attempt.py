@@ -12,9 +12,9 @@ from datetime import datetime
 from io import StringIO
 from pathlib import Path
 
+from latentlab.cli.overrides import quoted
 from latentlab.sweeps.jobs import directory, guard
 from latentlab.sweeps.jobs.job import Job, Outcome, Row, Status, Watch
-from latentlab.sweeps.jobs.naming import quoted
 from latentlab.sweeps.jobs.table import duration
 
 WATCH_SECONDS = 1.0

@@ -196,12 +196,12 @@ def read_settings(node: DictConfig) -> Settings:
 def _check(raw: Any, config: Any, overrides: Sequence[str]) -> None:
     if "trainer" not in config:
         return check_config(raw, config)
-    from latentlab import cli
-    from latentlab.cli import training as runs  # with Lightning, which checking a trainer imports anyway
+    from latentlab.cli import training  # with Lightning, which checking a trainer imports anyway
+    from latentlab.cli.compose import build
 
-    runs.check(raw, config, overrides)
+    training.check(raw, config, overrides)
     # What does not go together is refused when it is built.
-    cli.build(config["module"]).check(cli.build(config["data"]))
+    build(config["module"]).check(build(config["data"]))
 
 
 @contextmanager

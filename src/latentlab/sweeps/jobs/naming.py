@@ -34,13 +34,6 @@ def command_name(words: Iterable[str]) -> str:
     )
 
 
-def quoted(key: str, value: object) -> str:
-    """An override with any text as its value."""
-    # Hydra takes backslashes as they are, unless a quote follows them.
-    text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(value))
-    return f"{key}='{text}'"
-
-
 def _cut(words: list[str], limit: int) -> str:
     # From the start: model and seed are nearer to the end.
     while len(words) > 1 and len("_".join(words)) > limit:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.processes.places import check_one_node, devices_per_node
+from latentlab.processes.devices import check_one_node, devices_per_node
 
 VISIBLE, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
 

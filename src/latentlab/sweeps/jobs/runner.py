@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self, final
 
 from latentlab.errors import UserError
-from latentlab.processes.places import unlaunched
+from latentlab.processes.devices import unlaunched
 from latentlab.sweeps.jobs import directory
 from latentlab.sweeps.jobs.attempt import Attempt
 from latentlab.sweeps.jobs.job import Job, Outcome, Status, Watch

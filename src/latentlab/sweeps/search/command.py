@@ -15,12 +15,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.latentlab.launcher import JobsLauncher
 from latentlab.cli.checks import check_call, check_config
+from latentlab.cli.overrides import quoted
 from latentlab.errors import UserError
 from latentlab.sweeps.jobs import directory as job_directory
 from latentlab.sweeps.jobs.attempt import DIVERGED
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
 from latentlab.sweeps.jobs.launch import Sweep
-from latentlab.sweeps.jobs.naming import quoted
 from latentlab.sweeps.search.report import report
 from latentlab.sweeps.search.search import (
     DIRECTIONS,

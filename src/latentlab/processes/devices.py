@@ -1,6 +1,6 @@
-"""Several devices: which process of a job this is, how many it needs, and what is refused before any is started.
+"""The devices of a job, the rank of this process, and the requests that are refused before a process starts.
 
-Imports no torch on the way to a single device: the command line answers at once.
+A job on a single device does not import torch here, so the command line answers at once.
 """
 
 import logging
@@ -14,20 +14,20 @@ from typing import Any
 
 from latentlab.errors import UserError
 
-# Set for the processes that `processes.ranks` starts: the process that looks after them, and RANK/WORLD (Lightning
-# deletes WORLD_SIZE after training).
+# `processes.ranks` sets these for the processes that it starts: the id of their parent, and RANK/WORLD. Lightning
+# deletes WORLD_SIZE after training, so the number of ranks is kept here.
 PARENT, RANK = "LATENTLAB_PARENT", "LATENTLAB_RANK"
 ALL = ("auto", "-1", -1)
 
 
 @dataclass(frozen=True)
-class Place:
-    """This process among those of a job.
+class Launched:
+    """A process that a launcher started, one of several.
 
     Attributes:
-        launcher: what started them.
-        rank: its number, from 0.
-        world: how many they are.
+        launcher: the launcher's name.
+        rank: the number of this process, from 0.
+        world: the number of processes.
     """
 
     launcher: str
@@ -35,50 +35,50 @@ class Place:
     world: int
 
 
-def place() -> Place | None:
-    """The place of this process, by what a launcher has left in the environment; None where none has started it."""
+def launched() -> Launched | None:
+    """Return this process as its launcher describes it in the environment, None without a launcher."""
     env = os.environ
     if RANK in env:
-        return Place("train.py", *map(int, env[RANK].split("/")))
+        return Launched("train.py", *map(int, env[RANK].split("/")))
     if "TORCHELASTIC_RUN_ID" in env:
-        return Place("torchrun", int(env["RANK"]), int(env["WORLD_SIZE"]))
-    # A batch script has SLURM_NTASKS too, but is no step of its job: it is not one of the tasks.
+        return Launched("torchrun", int(env["RANK"]), int(env["WORLD_SIZE"]))
+    # A batch script has SLURM_NTASKS as well. Only the tasks of a step have SLURM_STEP_ID.
     if "SLURM_STEP_ID" in env and int(env.get("SLURM_NTASKS", 1)) > 1:
-        return Place("srun", int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]))
+        return Launched("srun", int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]))
     return None
 
 
 def has_peers(trainer: Mapping[str, Any]) -> bool:
-    """Whether a launcher has started this process as one of those that train together.
+    """Return True if a launcher started this process as one of several that train together.
 
-    The tasks of srun need not: with one device each, they are experiments of their own, such as agents of a sweep.
+    Tasks of srun that have one device each are separate experiments, such as agents of a sweep.
     """
-    here = place()
+    here = launched()
     return here is not None and here.world > 1 and (here.launcher != "srun" or total_devices(trainer) > 1)
 
 
 def rank(trainer: Mapping[str, Any]) -> int:
-    """The number of this process among those that train together."""
-    here = place()
+    """Return the rank of this process among those that train together."""
+    here = launched()
     return here.rank if here is not None and has_peers(trainer) else 0
 
 
 def ranks_to_start(trainer: Mapping[str, Any], in_sweep: bool) -> int:
-    """How many processes this one has to start for its job; 0 where it trains itself.
+    """Return the number of processes that this one starts for its job, 0 if it trains itself.
 
     Args:
         trainer: the trainer's config.
-        in_sweep: whether this very process runs the jobs of a sweep.
+        in_sweep: True if this process itself runs the jobs of a sweep.
 
     Raises:
-        UserError: for devices that there are not, that a launcher has not provided for, or in such a sweep.
+        UserError: if devices are missing, the launcher started another number of processes, or `in_sweep` is True.
     """
-    total, here = total_devices(trainer), place()
+    total, here = total_devices(trainer), launched()
     wanted = f"trainer.devices={trainer.get('devices')}"
     if in_sweep and total > 1:
         raise UserError(
-            f"{wanted}: with several devices, each job of a sweep needs a process of its own: "
-            "leave hydra/launcher at its default, which starts one for each"
+            f"{wanted}: each job of a sweep on several devices needs its own process: "
+            "leave hydra/launcher at its default, which starts one"
         )
     if here is not None and here.launcher == "srun" and total > 1:
         _check_slurm()
@@ -86,7 +86,7 @@ def ranks_to_start(trainer: Mapping[str, Any], in_sweep: bool) -> int:
         if here.world != total:
             raise UserError(
                 f"{here.launcher} has started {here.world} processes, but {wanted} with "
-                f"trainer.num_nodes={trainer.get('num_nodes', 1)} is {total}: one process for each device is needed"
+                f"trainer.num_nodes={trainer.get('num_nodes', 1)} is {total}: start one process for each device"
             )
         return 0
     check_one_node(trainer)
@@ -94,54 +94,54 @@ def ranks_to_start(trainer: Mapping[str, Any], in_sweep: bool) -> int:
 
 
 def check_one_node(trainer: Mapping[str, Any]) -> None:
-    """Check that a job that no launcher has started needs this machine alone.
+    """Check that a job without a launcher needs only this machine.
 
     Raises:
-        UserError: when it needs several.
+        UserError: if it needs several nodes.
     """
     if trainer.get("num_nodes", 1) > 1:
         raise UserError(
-            f"trainer.num_nodes={trainer['num_nodes']}: several nodes are started with srun or torchrun, "
-            "which know of one another (docs/devices.md has the commands)"
+            f"trainer.num_nodes={trainer['num_nodes']}: start several nodes with srun or torchrun "
+            "(docs/devices.md has the commands)"
         )
 
 
 def check_started_once(many_workers: bool) -> None:
-    """Check that this process, that of a sweep, is not one of several that a launcher has started.
+    """Check that a launcher did not start this sweep several times.
 
     Args:
-        many_workers: whether the sweep is one that several workers share, as tasks of srun.
+        many_workers: True if several workers may share the sweep, as tasks of srun.
 
     Raises:
-        UserError: when each of them would run the whole sweep.
+        UserError: if each process would run the whole sweep.
     """
-    here = place()
+    here = launched()
     if here is not None and here.world > 1 and not (many_workers and here.launcher == "srun"):
         raise UserError(
-            f"{here.launcher} has started {here.world} processes, each of which would run the whole sweep: give "
-            "`python train.py -m ...` by itself, which starts the processes of its jobs"
+            f"{here.launcher} has started {here.world} processes, and each would run the whole sweep: run "
+            "`python train.py -m ...` without it, which starts the processes of its jobs"
         )
 
 
 def unlaunched(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without what makes tasks of SLURM's of the processes that a task or a batch script starts."""
+    """Return a copy of an environment without SLURM's variables, so that a child process is no SLURM task."""
     return {name: value for name, value in environment.items() if not name.startswith("SLURM_")}
 
 
 def total_devices(trainer: Mapping[str, Any]) -> int:
-    """How many devices a trainer has, over all nodes.
+    """Return the number of devices over all nodes.
 
     Raises:
-        UserError: when there are not so many, or none is asked for.
+        UserError: if no device is asked for, or more than the machine has.
     """
     return devices_per_node(trainer) * int(trainer.get("num_nodes", 1))
 
 
 def devices_per_node(trainer: Mapping[str, Any]) -> int:
-    """How many devices a trainer has on one node.
+    """Return the number of devices on one node.
 
     Raises:
-        UserError: when there are not so many, or none is asked for.
+        UserError: if no device is asked for, or more than the machine has.
     """
     asked = trainer.get("devices", "auto")
     number = _number(asked)
@@ -152,7 +152,7 @@ def devices_per_node(trainer: Mapping[str, Any]) -> int:
     there = gpus()
     if there == 0:
         raise UserError(
-            f"trainer.devices={asked}: no GPU that this build of torch can use: trainer=ddp_cpu trains in several "
+            f"trainer.devices={asked}: this build of torch finds no GPU: trainer=ddp_cpu trains in several "
             "processes on the CPU, trainer=cpu in one"
         )
     if number is not None and number > there:
@@ -161,18 +161,18 @@ def devices_per_node(trainer: Mapping[str, Any]) -> int:
 
 
 def gpus() -> int:
-    """How many GPUs torch can use."""
+    """Return the number of GPUs that torch finds."""
     import torch
 
     return torch.cuda.device_count() or int(torch.backends.mps.is_available())
 
 
 def shares(batch: int, devices: int, accumulated: int) -> str:
-    """What a step of the optimiser is made of, in words; empty for one batch on one device.
+    """Describe the examples of one optimiser step in words, "" for one batch on one device.
 
     Args:
         batch: the examples of a batch, over all devices.
-        devices: how many devices share it.
+        devices: the number of devices that share it.
         accumulated: the batches of a step.
     """
     least, more = divmod(batch, devices)
@@ -184,29 +184,30 @@ def shares(batch: int, devices: int, accumulated: int) -> str:
 
 
 def hush() -> None:
-    """Leave all there is to say to the first rank; errors stay."""
+    """Silence logging and warnings on a rank other than the first; errors still show."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
 
 
 def common_start(now: str) -> str:
-    """A name of this start of a job that all its processes agree on, on any number of nodes.
+    """Return one name for the start of this job on all its ranks, on any number of nodes.
 
     Args:
-        now: the time; the first rank's is everybody's, where the launcher offers a way to tell.
+        now: the time on this rank. With torchrun, all ranks get the first rank's time.
+
+    Raises:
+        UserError: if torchrun offers no store to share it.
     """
-    here, env = place(), os.environ
+    here, env = launched(), os.environ
     assert here is not None
     if here.launcher == "srun":
-        # The same when the job is queued again, and goes on there.
+        # A job that SLURM queues again keeps its id, so it resumes in the same directory.
         return f"slurm-{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}"
     if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        raise UserError(
-            "hydra.run.dir=DIR is needed, for this torchrun gives its processes no way to agree on one"
-        )
+        raise UserError("hydra.run.dir=DIR is needed, because this torchrun has no store for a common name")
     from torch.distributed import TCPStore
 
-    # The store of torchrun itself, which lives before the processes have found one another.
+    # The process group does not exist yet, so the ranks meet at torchrun's store.
     store = TCPStore(
         env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=120)
     )
@@ -217,14 +218,14 @@ def common_start(now: str) -> str:
 
 
 def lost_a_peer(error: BaseException) -> bool:
-    """Whether an error says that another process of the job is gone, so that this one's own is not the cause."""
+    """Return True if the cause of an error is that another rank ended."""
     return isinstance(error, RuntimeError) and bool(
         re.search(r"gloo|NCCL|TCPStore|Connection (closed|reset) by peer|Broken pipe", str(error))
     )
 
 
 def _number(asked: Any) -> int | None:
-    """How many devices `trainer.devices` names; None for all."""
+    """Return the number of devices that `trainer.devices` asks for, None for all."""
     if asked in ALL:
         return None
     if isinstance(asked, list | tuple):
@@ -232,7 +233,7 @@ def _number(asked: Any) -> int | None:
     indices = [word for word in str(asked).split(",") if word]
     if not all(word.strip().isdigit() for word in indices) or not indices:
         raise UserError(
-            f"trainer.devices={asked}: give the number of devices, a list of their indices such as [0,1], or auto"
+            f"trainer.devices={asked}: give the number of devices, a list of indices such as [0,1], or auto"
         )
     return len(indices) if "," in str(asked) else int(asked)
 
@@ -245,6 +246,6 @@ def _check_slurm() -> None:
     tasks = os.environ["SLURM_NTASKS"]
     if "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise UserError(
-            f"srun has started {tasks} tasks without saying how many on a node: "
+            f"srun has started {tasks} tasks without a number of tasks per node: "
             "ask SLURM for --nodes and --ntasks-per-node instead of --ntasks"
         )
