@@ -101,9 +101,9 @@ def untouched() -> Iterator[None]:
         GlobalHydra.instance().clear()
 
 
-def refusal(finished: Finished) -> str:
-    """The one line on standard error with which a command was refused."""
-    assert finished.status == 1, finished
+def refusal(finished: Finished, status: int = 1) -> str:
+    """Return the one line on standard error with which a command was refused."""
+    assert finished.status == status, finished
     lines = finished.err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), finished.err
     assert "Traceback" not in finished.out + finished.err

@@ -15,7 +15,7 @@ from commands import DATA, OFFLINE, QUICK, call, command, needs_mnist, refusal, 
 from omegaconf import OmegaConf
 from PIL import Image
 
-from latentlab.errors import UserError
+from latentlab.errors import Diverged, UserError
 
 FIGURES = ("latents", "samples", "sample_means", "reconstructions", "usage")
 NUMBERS = {
@@ -240,7 +240,7 @@ def test_divergence_is_one_line_and_keeps_the_last_good_epoch(tmp_path, monkeypa
     codes = []
     monkeypatch.setattr("latentlab.cli.training.finish", lambda loggers, exit_code: codes.append(exit_code))
     run = tmp_path / "run"
-    line = refusal(call("train.py", *QUICK, f"hydra.run.dir={run}", *DIVERGES))
+    line = refusal(call("train.py", *QUICK, f"hydra.run.dir={run}", *DIVERGES), Diverged.status)
     assert "training diverged" in line and "epoch 2" in line and "optimizer.lr" in line
     assert codes == [1]
     for name in ("best", "last"):
@@ -251,7 +251,7 @@ def test_divergence_is_one_line_and_keeps_the_last_good_epoch(tmp_path, monkeypa
 
 def test_divergence_is_the_same_line_with_arguments_checked(tmp_path):
     options = ("optimizer=sgd", "optimizer.lr=1e30", "validate_args=true", f"hydra.run.dir={tmp_path}/run")
-    line = refusal(call("train.py", *QUICK, *options))
+    line = refusal(call("train.py", *QUICK, *options), Diverged.status)
     assert "training diverged: parameter " in line and " of a distribution is invalid at epoch 1" in line
     assert "optimizer.lr" in line
 
