@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 from latentlab.callbacks import Progress, Timing
 from latentlab.data import ImageData, Images, Splits, Threshold, TrainingLoader
 from latentlab.likelihoods import BernoulliLikelihood
-from latentlab.lit import VAEModule
+from latentlab.lit import GradientModule
 from latentlab.models.vae import VAE
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import AnalyticELBO
@@ -117,7 +117,7 @@ class Clock(pl.Callback):
 def fit(images: Tensor, callbacks: list[pl.Callback] | None = None, **options: object) -> float:
     """Train one epoch with Lightning and return the seconds that its training took."""
     clock = Clock()
-    module = VAEModule(model(), AnalyticELBO(), adam, constant)
+    module = GradientModule(model(), AnalyticELBO(), adam, constant)
     trainer = pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=[*(callbacks or []), clock], **options)  # type: ignore[arg-type]
     trainer.fit(module, datamodule=RandomImages(images))
     return clock.seconds

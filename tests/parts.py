@@ -15,7 +15,7 @@ from latentlab.cli.checks import check_config
 from latentlab.data import Batch
 from latentlab.data.digits import Digits
 from latentlab.errors import UserError
-from latentlab.lit import BaseModule
+from latentlab.lit import GradientModule
 from latentlab.protocols import Threshold
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,16 +80,16 @@ def examples(protocol: Any, n: int = 6) -> Batch:
     return Batch(kind(x[:n], torch.Generator().manual_seed(0)), y[:n])
 
 
-def built(config: DictConfig) -> BaseModule:
+def built(config: DictConfig) -> GradientModule:
     """The module of a config, checked against its protocol."""
     module = instantiate(config.module)
     module.model.check(instantiate(config.protocol))
     return module
 
 
-def step(module: BaseModule, batch: Batch) -> dict[str, Tensor]:
+def step(module: GradientModule, batch: Batch) -> dict[str, Tensor]:
     """One step of the module's optimiser on its objective: the gradients by parameter name."""
-    x = module.observed(batch)
+    x = module.model.observe(batch)
     module.model.initialise(x)
     module.model.anneal(0)
     (optimizer,), _ = module.configure_optimizers()
@@ -110,7 +110,7 @@ def untrained(gradients: dict[str, Tensor | None]) -> list[str]:
     ]
 
 
-def never_trained(module: BaseModule, batch: Batch, steps: int = 4) -> list[str]:
+def never_trained(module: GradientModule, batch: Batch, steps: int = 4) -> list[str]:
     """The parameters that none of the first steps gave a gradient: layers that start at zero hold up those below."""
     missing = set(untrained(step(module, batch)))
     for _ in range(steps - 1):

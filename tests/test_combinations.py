@@ -181,7 +181,7 @@ def test_every_model_composes_trains_a_step_and_is_scored(model):
     module.check(instantiate(config.data))
     batch = examples(instantiate(config.protocol))
     assert never_trained(module, batch) == []
-    terms = module.model.terms(module.observed(batch), samples=2)
+    terms = module.model.terms(module.model.observe(batch), samples=2)
     assert all(term.shape == (6,) for term in terms.values())
     assert config.names.model == model
 

@@ -22,7 +22,7 @@ from latentlab.callbacks import OwnSignals
 from latentlab.cli.compose import rank_command
 from latentlab.data import Digits, Threshold
 from latentlab.errors import UserError
-from latentlab.lit import VAEModule
+from latentlab.lit import GradientModule
 from latentlab.nn.compiled import compile_networks, networks
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import STL, AnalyticELBO
@@ -149,14 +149,6 @@ def test_tasks_of_slurm_agree_on_a_directory_also_when_they_are_queued_again(mon
         assert devices.common_start(f"time {rank}") == "slurm-4711.0"
 
 
-def test_a_step_is_described():
-    assert devices.shares(128, 1, 1) == ""
-    assert devices.shares(128, 2, 1) == "batches of 128: 64 on each of 2 devices"
-    assert devices.shares(32, 3, 2).endswith(
-        "10 or 11 on each of 3 devices; 2 batches of 32 accumulated: 64 examples a step"
-    )
-
-
 def test_a_rank_runs_the_overrides_of_its_job_alone():
     sources = [SimpleNamespace(provider="main", path="/p/conf"), SimpleNamespace(provider="schema", path="")]
     overrides = SimpleNamespace(
@@ -278,7 +270,7 @@ def test_the_test_bound_is_the_same_on_any_number_of_devices(monkeypatch, world)
         made, few = module(), data()
         monkeypatch.setattr(type(few), "_rank_world", (rank, world))
         made.trainer = SimpleNamespace(world_size=world, global_rank=rank)
-        monkeypatch.setattr(VAEModule, "global_rank", rank)
+        monkeypatch.setattr(GradientModule, "global_rank", rank)
         with torch.no_grad():
             for index, batch in enumerate(few.test_dataloader()):
                 made.test_step(batch, index)

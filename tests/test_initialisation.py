@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from latentlab.data import Digits
 from latentlab.likelihoods import BernoulliLikelihood
-from latentlab.lit import VAEModule
+from latentlab.lit import GradientModule
 from latentlab.models.vae import VAE
 from latentlab.nn.mlp import Linear
 from latentlab.objectives import AnalyticELBO
@@ -22,7 +22,7 @@ def fit(tmp_path, likelihood, **options):
     prior = partial(VampPrior, num_components=5)
     model = VAE(2, Linear, Linear, DiagonalNormalPosterior, likelihood, prior)
     optimizer = partial(torch.optim.SGD, lr=0.0)
-    module = VAEModule(model, AnalyticELBO(), optimizer, partial(LambdaLR, lr_lambda=lambda epoch: 1.0))
+    module = GradientModule(model, AnalyticELBO(), optimizer, partial(LambdaLR, lr_lambda=lambda epoch: 1.0))
     trainer = pl.Trainer(
         max_steps=1,
         accelerator="cpu",

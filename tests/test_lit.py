@@ -16,7 +16,8 @@ from latentlab.batch import BLOCK, Batch
 from latentlab.data import Digits, Images, Splits, Threshold
 from latentlab.errors import Diverged, UserError
 from latentlab.evaluation import reproducible
-from latentlab.lit import EVALUATION_SEED, VAEModule
+from latentlab.lit import EVALUATION_SEED, GradientModule
+from latentlab.lit.gradient import shares
 from latentlab.lit.schedulers import IWAEStages
 from latentlab.objectives import ELBO, IWAE, AnalyticELBO, Clock
 from latentlab.tracking import CSVMetrics
@@ -42,7 +43,7 @@ def data(**options):
 def module(objective=None, optimizer=ADAM, scheduler=CONSTANT, **options):
     torch.manual_seed(0)
     vae = tiny_vae(latent_dim=2, x_shape=(1, 28, 28)).float()
-    return VAEModule(vae, objective or AnalyticELBO(), optimizer, scheduler, **options)
+    return GradientModule(vae, objective or AnalyticELBO(), optimizer, scheduler, **options)
 
 
 def trainer(logger=False, **options):
@@ -132,7 +133,7 @@ def test_the_bound_is_negated_once(monkeypatch, objective):
     trainer().validate(made, data(), verbose=False)
     x = torch.bernoulli(torch.full((6, 1, 28, 28), 0.3))
     torch.manual_seed(3)
-    monkeypatch.setattr(VAEModule, "clock", Clock(0, 1))
+    monkeypatch.setattr(GradientModule, "clock", Clock(0, 1))
     loss = made.training_step(Batch(x, torch.zeros(6)), 0)
     torch.manual_seed(3)
     assert loss.item() == pytest.approx(-objective(made.model, x).mean().item(), rel=1e-6)
@@ -166,6 +167,14 @@ def test_divergence_ends_training_before_it_is_logged(tmp_path):
 
 
 # -- Optimisers
+
+
+def test_an_optimiser_step_is_described():
+    assert shares(128, 1, 1) == ""
+    assert shares(128, 2, 1) == "batches of 128: 64 on each of 2 devices"
+    assert shares(32, 3, 2).endswith(
+        "10 or 11 on each of 3 devices; 2 batches of 32 accumulated: 64 examples a step"
+    )
 
 
 def test_gradients_are_clipped():

@@ -20,6 +20,9 @@ class Batch(NamedTuple):
     def device(self) -> torch.device:
         return self.x.device
 
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(self.x.to(device), self.y.to(device))
+
 
 def blocks(batch: Batch) -> Iterator[Batch]:
     """Split a batch into blocks of at most BLOCK examples; an empty batch has none."""

@@ -41,7 +41,7 @@ def latent_vdm(schedule=LINEAR):
 
 def drawing(figure, model, data=None):
     """What a callback draws of a model beside a test set."""
-    module = SimpleNamespace(device=torch.device("cpu"), observed=lambda batch: batch.x)
+    module = SimpleNamespace(device=torch.device("cpu"), model=model)
     trainer = SimpleNamespace(lightning_module=module, datamodule=data or ToyData())
     with undisturbed(model):
         return figure.draw(trainer, model)

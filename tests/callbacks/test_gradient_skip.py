@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ConstantLR
 from latentlab.callbacks import GradientSkip
 from latentlab.data import Digits, Threshold
 from latentlab.errors import Diverged, UserError
-from latentlab.lit import VAEModule
+from latentlab.lit import GradientModule
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import AnalyticELBO
 
@@ -49,7 +49,7 @@ def fit(folder, factors, skip=None, optimizer="adam", epochs=1, ckpt_path=None, 
     torch.manual_seed(0)
     network = partial(MLP, hidden=(8,))
     model = tiny_vae(2, x_shape=(1, 28, 28), encoder=network, decoder=network).float()
-    module = VAEModule(model, AnalyticELBO(), OPTIMIZERS[optimizer], partial(ConstantLR, factor=1.0))
+    module = GradientModule(model, AnalyticELBO(), OPTIMIZERS[optimizer], partial(ConstantLR, factor=1.0))
     spoiled = Spoiled(factors)
     settings = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
     settings |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1}

@@ -14,7 +14,7 @@ from latentlab.callbacks import GradientVariance
 from latentlab.callbacks.gradient_variance import gradient_noise
 from latentlab.data import Digits, Threshold
 from latentlab.errors import UserError
-from latentlab.lit import VAEModule
+from latentlab.lit import GradientModule
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import ELBO, STL, AnalyticELBO, ScoreFunction
 
@@ -54,7 +54,7 @@ def train(folder, callbacks=(), objective=None, epochs=3):
     network = partial(MLP, hidden=(8,))
     model = tiny_vae(2, x_shape=(1, 28, 28), encoder=network, decoder=network).float()
     optimizer = partial(torch.optim.Adam, lr=1e-3)
-    module = VAEModule(model, objective or AnalyticELBO(), optimizer, partial(ConstantLR, factor=1.0))
+    module = GradientModule(model, objective or AnalyticELBO(), optimizer, partial(ConstantLR, factor=1.0))
     trainer = pl.Trainer(
         max_epochs=epochs,
         default_root_dir=folder,

@@ -33,6 +33,9 @@ class ToyVAE(nn.Module):
     def logits(self, z):
         return self.decoder(z).unflatten(-1, (1, 28, 28))
 
+    def observe(self, batch):
+        return batch.x
+
     def elbo(self, x):
         mean, log_scale = self.encoder(self.dropout(x)).chunk(2, -1)
         z = mean + log_scale.exp() * torch.randn_like(mean)
@@ -65,9 +68,6 @@ class ToyModule(pl.LightningModule):
         self.diverge_at = diverge_at
         self.fail_at = fail_at
         self.error: type[BaseException] = RuntimeError
-
-    def observed(self, batch):
-        return batch.x
 
     def training_step(self, batch, batch_idx):
         if self.global_step >= self.fail_at:

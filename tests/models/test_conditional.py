@@ -122,11 +122,11 @@ def test_the_label_changes_the_samples():
 def test_what_it_refuses(tmp_path):
     quick = ("logger=none", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
     said = refusal(call("train.py", "model=conditional_vae", "data=static_mnist", *quick))
-    assert "ConditionalVAE observes labels, and BinarizedMNIST has none: choose another data set" in said
+    assert "BinarizedMNIST has none" in said
     said = refusal(
         call("train.py", "model=conditional_vae", "data=binarised_digits", "model.num_classes=9", *quick)
     )
-    assert "labels from 0 to 9: model.num_classes=10 has room" in said
+    assert "set model.num_classes=10" in said
     said = refusal(
         call("train.py", "callbacks=conditional", "data=binarised_digits", *quick[1:], "logger=csv")
     )

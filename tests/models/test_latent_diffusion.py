@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ConstantLR
 from latentlab.data import Digits, Images, Splits, Threshold
 from latentlab.errors import UserError
 from latentlab.likelihoods import BernoulliLikelihood
-from latentlab.lit import LatentDiffusionModule
+from latentlab.lit import GradientModule
 from latentlab.models.latent_vdm import LatentVDM
 from latentlab.models.vae import VAE
 from latentlab.nn.denoiser import MLPDenoiser
@@ -176,7 +176,7 @@ def test_a_resumed_run_needs_the_pretrained_vae_no_more(tmp_path):
 
     def trained(epochs, **resumed):
         model = latent_vdm(pretrained=str(tmp_path / "vae.ckpt"), freeze=True, **whole).float()
-        module = LatentDiffusionModule(model, VLB(), partial(SGD, lr=1e-4), partial(ConstantLR, factor=1.0))
+        module = GradientModule(model, VLB(), partial(SGD, lr=1e-4), partial(ConstantLR, factor=1.0))
         trainer = pl.Trainer(max_epochs=epochs, use_distributed_sampler=False, log_every_n_steps=1, **options)
         trainer.fit(module, FewDigits(Threshold(), batch_size=16, val_size=16), **resumed)
         return trainer, model

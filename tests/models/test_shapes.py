@@ -25,7 +25,7 @@ def module(request):
 
 @pytest.mark.parametrize("samples", [1, 2, 5])
 def test_traces(module, samples):
-    model, x = module.model, module.observed(examples(instantiate(composed().protocol), n=4))
+    model, x = module.model, module.model.observe(examples(instantiate(composed().protocol), n=4))
     with torch.no_grad():
         trace = model(x, samples=samples)
         again = model(x, samples=samples, zs=trace.z)
@@ -36,7 +36,7 @@ def test_traces(module, samples):
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_images_and_codes(module, n):
-    model, x = module.model, module.observed(examples(instantiate(composed().protocol), n=n))
+    model, x = module.model, module.model.observe(examples(instantiate(composed().protocol), n=n))
     with torch.no_grad():
         assert model.generate(n).shape == model.generate(n, mean=True).shape == (n, 1, 28, 28)
         assert model.reconstruct(x).shape == (n, 1, 28, 28)
@@ -46,7 +46,7 @@ def test_images_and_codes(module, n):
 
 
 def test_the_inference_parameters_are_those_that_q_depends_on(module):
-    model, x = module.model, module.observed(examples(instantiate(composed().protocol)))
+    model, x = module.model, module.model.observe(examples(instantiate(composed().protocol)))
     (-model(x).log_qz_x.sum()).backward()
     own = {id(parameter) for parameter in model.inference_parameters()}
     moved = {id(p) for p in model.parameters() if p.grad is not None and p.grad.any()}

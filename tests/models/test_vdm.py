@@ -19,7 +19,7 @@ from latentlab.data import Digits, Images, Splits
 from latentlab.distributions import LevelNormal
 from latentlab.errors import UserError
 from latentlab.likelihoods import NoisedLikelihood
-from latentlab.lit import DiffusionModule
+from latentlab.lit import GradientModule
 from latentlab.models.vdm import VDM
 from latentlab.objectives import VLB
 from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, Static, Threshold
@@ -254,7 +254,7 @@ def scored_by(eval_batch_size, samples=1, protocol=None):
     torch.manual_seed(0)
     protocol = protocol or Threshold()
     model = tiny(LinearSchedule(-6.0, 8.0), protocol, x_shape=(1, 28, 28)).float()
-    module = DiffusionModule(model, VLB(), Adam, partial(ConstantLR, total_iters=0), eval_samples=samples)
+    module = GradientModule(model, VLB(), Adam, partial(ConstantLR, total_iters=0), eval_samples=samples)
     options = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = pl.Trainer(accelerator="cpu", devices=1, **options)
     trainer.test(module, FewDigits(protocol, eval_batch_size=eval_batch_size), verbose=False)

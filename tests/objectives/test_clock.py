@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ConstantLR
 
 from latentlab.data import Digits, Threshold
 from latentlab.errors import UserError
-from latentlab.lit import VAEModule
+from latentlab.lit import GradientModule
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import ELBO, STL, Clock
 
@@ -29,7 +29,9 @@ class Timed(ELBO):
 def module_with(objective, model=None):
     network = partial(MLP, hidden=(4,))
     model = model or tiny_vae(x_shape=(1, 28, 28), encoder=network, decoder=network).float()
-    return VAEModule(model, objective, partial(torch.optim.SGD, lr=1e-3), partial(ConstantLR, factor=1.0))
+    return GradientModule(
+        model, objective, partial(torch.optim.SGD, lr=1e-3), partial(ConstantLR, factor=1.0)
+    )
 
 
 def train(objective, folder, epochs, ckpt=None, **options):

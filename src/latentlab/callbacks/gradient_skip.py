@@ -12,7 +12,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from latentlab.errors import Diverged, UserError
-from latentlab.lit import BaseModule
+from latentlab.lit import LitModule
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class GradientSkip(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hand the count to the run's summary."""
-        cast(BaseModule, pl_module).results["train/skipped_steps"] = self.skipped
+        LitModule.of(pl_module).results["train/skipped_steps"] = self.skipped
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, in plain numbers."""

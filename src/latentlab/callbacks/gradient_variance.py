@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from latentlab.errors import UserError
-from latentlab.lit import BaseModule
+from latentlab.lit import GradientModule
 from latentlab.objectives import Objective
 from latentlab.trace import Traced
 
@@ -71,7 +71,7 @@ class GradientVariance(Callback):
         Raises:
             UserError: with the reason.
         """
-        model = cast(BaseModule, pl_module).model
+        model = GradientModule.of(pl_module).model
         if not isinstance(model, Traced) or not list(model.inference_parameters()):
             raise UserError(
                 f"callbacks.gradient_variance needs the gradient of q(z|x), and {type(model).__name__} has no "
@@ -88,16 +88,16 @@ class GradientVariance(Callback):
         """Measure when it is time, on rank zero."""
         epoch = trainer.current_epoch + 1
         if trainer.is_global_zero and (epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs):
-            noises = self.measure(trainer, cast(BaseModule, pl_module))
+            noises = self.measure(trainer, GradientModule.of(pl_module))
             for name, noise in noises.items():
                 values = {f"train/gradient_{key}{name}": value for key, value in asdict(noise).items()}
                 pl_module.log_dict(values, rank_zero_only=True)
             log.info("gradient variance %s", _described(noises))
 
-    def measure(self, trainer: Trainer, module: BaseModule) -> dict[str, Noise]:
+    def measure(self, trainer: Trainer, module: GradientModule) -> dict[str, Noise]:
         """The noise under the trained objective, named '', and under the others, named '_NAME'."""
         others = {f"_{name}": objective for name, objective in self.compare.items()}
-        x = module.observed(self._first_batch(trainer))
+        x = module.model.observe(self._first_batch(trainer))
         parameters = [p for p in cast(Traced, module.model).inference_parameters() if p.requires_grad]
         noises = {}
         for name, objective in {"": module.objective, **others}.items():
@@ -108,7 +108,7 @@ class GradientVariance(Callback):
 
     def _first_batch(self, trainer: Trainer) -> Any:
         if self._batch is None:
-            loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+            loader = GradientModule.of(trainer.lightning_module).data.training_set()
             self._batch = trainer.strategy.batch_to_device(next(iter(loader)))
         return self._batch
 

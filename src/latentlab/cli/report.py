@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentlab.callbacks import BestCheckpoint, Timing
-from latentlab.lit import IterativeModule
+from latentlab.lit import ClassicalModule
 from latentlab.models.base import GenerativeModel
 from latentlab.run.directory import RunDirectory
 from latentlab.run.results import write_results
@@ -87,21 +87,21 @@ def _described(trainer: pl.Trainer, names: Mapping[str, Any]) -> dict[str, Any]:
 
 def _validated(trainer: pl.Trainer, best: BestCheckpoint) -> dict[str, float]:
     module: Any = trainer.lightning_module
-    if isinstance(module, IterativeModule):  # best.ckpt is chosen by the training set
+    if isinstance(module, ClassicalModule):  # best.ckpt is chosen by the training set
         return {name: value for name, value in module.results.items() if name == "val/elbo"}
     return {} if best.best_score is None else {best.monitor: best.best_score}
 
 
 def _rates(trainer: pl.Trainer, timing: Timing) -> dict[str, float]:
     if isinstance(
-        trainer.lightning_module, IterativeModule
+        trainer.lightning_module, ClassicalModule
     ):  # an iteration sees all examples, whatever the batch
         return {"time/iterations_per_second": trainer.global_step / max(timing.train_seconds, 1e-9)}
     return {"time/examples_per_second": timing.examples_per_second}
 
 
 def _scale(trainer: pl.Trainer) -> dict[str, int]:
-    if isinstance(trainer.lightning_module, IterativeModule):
+    if isinstance(trainer.lightning_module, ClassicalModule):
         return {}
     batch = trainer.datamodule.total_batch_size * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
     return {"trainer/devices": trainer.world_size, "trainer/examples_per_step": batch}

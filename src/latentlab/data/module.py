@@ -1,6 +1,7 @@
 """The data of an experiment, as Lightning wants them."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, NamedTuple
 
 import pytorch_lightning as pl
@@ -8,12 +9,57 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from latentlab.batch import Batch
+from latentlab.classical.sources import Source
 from latentlab.errors import UserError
 from latentlab.protocols import Protocol
 
-from .loader import FIXED, EvaluationLoader, TrainingLoader, seeded
+from .loader import FIRST, FIXED, EvaluationLoader, TrainingLoader, seeded
 
 VAL, TEST = range(2)
+
+
+class DataModule(pl.LightningDataModule, ABC):
+    """The data set of a run: its protocol, its splits and its loaders.
+
+    Attributes:
+        name: the name of the data set.
+        protocol: the rule that makes x of the stored pixels; the source of a classical inference's own data.
+        labelled: True if every example has a class label.
+        val_size: the number of validation examples.
+    """
+
+    name: str
+    protocol: Protocol | Source
+    labelled: bool
+    val_size: int
+
+    @property
+    @abstractmethod
+    def num_examples(self) -> Mapping[str, int]:
+        """The sizes of "train", "val" and "test", over all ranks."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """The largest label plus one; 0 if there are no labels."""
+
+    @property
+    @abstractmethod
+    def total_batch_size(self) -> int:
+        """The number of examples in a training batch, over all devices."""
+
+    @abstractmethod
+    def training_set(self) -> Iterable[Batch]:
+        """All training examples once, in batches."""
+
+    @abstractmethod
+    def training_sample(self, n: int) -> Batch:
+        """At most n random training examples on the CPU, the same on every rank."""
+
+    @abstractmethod
+    def whole_test_set(self) -> Iterable[Batch]:
+        """The test set in batches, whole on every rank."""
 
 
 class Images(NamedTuple):
@@ -30,7 +76,7 @@ class Splits(NamedTuple):
     test: Images
 
 
-class ImageData(pl.LightningDataModule):
+class ImageData(DataModule):
     """Images of 28 x 28 pixels under a protocol: a source (`read`), split, transformed and batched here.
 
     The last `val_size` training images are for validation; 0 trains on all of them and skips validation.
@@ -41,10 +87,10 @@ class ImageData(pl.LightningDataModule):
     that trains. Raises UserError where the protocol contradicts the source.
     """
 
-    name: str
+    protocol: Protocol
     shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
     binary: ClassVar[bool] = False
-    labelled: ClassVar[bool] = True
+    labelled = True
 
     def __init__(
         self,
@@ -131,6 +177,19 @@ class ImageData(pl.LightningDataModule):
                 f"give {world} or more, or data.batch_size_per_device"
             )
         return total
+
+    @property
+    def num_classes(self) -> int:
+        return int(max(self.train.y.max(), self.test.y.max())) + 1
+
+    def training_set(self) -> TrainingLoader:
+        return self.train_dataloader()
+
+    def training_sample(self, n: int) -> Batch:
+        x, y = self.train
+        draws = seeded(FIRST, self.seed)  # private, so that the draws of training do not change
+        chosen = torch.randperm(len(x), generator=draws)[:n]
+        return Batch(self.protocol(x[chosen], draws), y[chosen])
 
     def train_dataloader(self) -> TrainingLoader:
         """Shuffled batches of this rank; with the trainer's `overfit_batches`, the same ones every epoch."""

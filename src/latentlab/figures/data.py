@@ -27,7 +27,7 @@ def spread(trainer: Trainer, n: int) -> Batch:
 def observed(trainer: Trainer, batch: Batch) -> Any:
     """What the model observes of a batch."""
     module: Any = trainer.lightning_module
-    return module.observed(batch)
+    return module.model.observe(batch)
 
 
 def _images(trainer: Trainer) -> Iterator[Batch]:

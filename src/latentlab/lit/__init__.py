@@ -1,22 +1,14 @@
-"""The Lightning side: one base module, and a thin class for each family."""
+"""The Lightning modules: one for models trained by gradients, two for classical inference."""
 
-from latentlab.lit.base import EVALUATION_SEED, BaseModule, ScoringModule
-from latentlab.lit.classical import ClassicalModule, IterativeModule, LikelihoodModule
-from latentlab.lit.diffusion import DiffusionModule
-from latentlab.lit.families import AutoencoderModule, ConditionalModule, HierarchicalModule, VAEModule
-from latentlab.lit.latent_diffusion import LatentDiffusionModule
+from latentlab.lit.base import EVALUATION_SEED, LitModule, ScoringModule
+from latentlab.lit.classical import ClassicalLikelihoodModule, ClassicalModule
+from latentlab.lit.gradient import GradientModule
 
 __all__ = [
     "EVALUATION_SEED",
-    "AutoencoderModule",
-    "BaseModule",
+    "ClassicalLikelihoodModule",
     "ClassicalModule",
-    "ConditionalModule",
-    "DiffusionModule",
-    "HierarchicalModule",
-    "IterativeModule",
-    "LatentDiffusionModule",
-    "LikelihoodModule",
+    "GradientModule",
+    "LitModule",
     "ScoringModule",
-    "VAEModule",
 ]

@@ -1,6 +1,7 @@
 """The interface of all generative models."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -21,6 +22,7 @@ class GenerativeModel(Scored, ABC):
         learned_inference: True if q(z|x) is learned.
         x_shape: the shape of one image.
         latent_dim: the number of latents that `encode` returns for each image.
+        pretrained: the checkpoint whose weights the model adopts before training; None for none.
     """
 
     weighted: ClassVar[bool] = True
@@ -28,6 +30,7 @@ class GenerativeModel(Scored, ABC):
     learned_inference: bool = True
     x_shape: tuple[int, ...]
     latent_dim: int
+    pretrained: str | None = None
 
     @abstractmethod
     def generate(self, n: int, mean: bool = False) -> Tensor:
@@ -51,6 +54,20 @@ class GenerativeModel(Scored, ABC):
 
         Raises:
             UserError: with the reason and the protocols that work.
+        """
+
+    def check_classes(self, n: int) -> None:
+        """Refuse labels 0 to n - 1 that the model has no classes for.
+
+        Raises:
+            UserError: with the number of classes that is needed.
+        """
+
+    def adopt(self, state: Mapping[str, Tensor]) -> None:
+        """Adopt weights of the model whose checkpoint is `pretrained`.
+
+        Raises:
+            UserError: if they do not fit.
         """
 
     def observe(self, batch: Batch) -> Any:

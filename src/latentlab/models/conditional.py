@@ -12,6 +12,7 @@ from torch.distributions import Categorical
 from torch.nn.functional import one_hot
 
 from latentlab.batch import Batch
+from latentlab.errors import UserError
 from latentlab.likelihoods import LikelihoodFactory
 from latentlab.models.vae import SingleLayer
 from latentlab.nn import NetworkFactory
@@ -70,6 +71,13 @@ class ConditionalVAE(SingleLayer):
         code = (self.latent_dim + num_classes,)
         self.likelihood = likelihood(network=decoder, in_shape=code, x_shape=self.x_shape)
         self.prior = prior(event_shape=self.z_shape, posterior=self.posterior)
+
+    def check_classes(self, n: int) -> None:
+        if n > self.num_classes:
+            raise UserError(
+                f"model.num_classes={self.num_classes}: the data have labels from 0 to {n - 1}: "
+                f"set model.num_classes={n}"
+            )
 
     def observe(self, batch: Batch) -> Batch:
         return batch

@@ -167,22 +167,6 @@ def gpus() -> int:
     return torch.cuda.device_count() or int(torch.backends.mps.is_available())
 
 
-def shares(batch: int, devices: int, accumulated: int) -> str:
-    """Describe the examples of one optimiser step in words, "" for one batch on one device.
-
-    Args:
-        batch: the examples of a batch, over all devices.
-        devices: the number of devices that share it.
-        accumulated: the batches of a step.
-    """
-    least, more = divmod(batch, devices)
-    each = f"{least} or {least + 1}" if more else f"{least}"
-    parts = [f"batches of {batch}: {each} on each of {devices} devices"] if devices > 1 else []
-    if accumulated > 1:
-        parts.append(f"{accumulated} batches of {batch} accumulated: {accumulated * batch} examples a step")
-    return "; ".join(parts)
-
-
 def hush() -> None:
     """Silence logging and warnings on a rank other than the first; errors still show."""
     logging.disable(logging.WARNING)

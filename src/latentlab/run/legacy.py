@@ -32,6 +32,13 @@ TARGETS: dict[str, str] = {
     "latentlab.callbacks.classical.MeanFieldFigures": "latentlab.figures.classical.MeanFieldFigures",
     "latentlab.callbacks.classical.NormalGammaFigures": "latentlab.figures.classical.NormalGammaFigures",
     "latentlab.callbacks.classical.PPCAFigures": "latentlab.figures.classical.PPCAFigures",
+    "latentlab.lit.VAEModule": "latentlab.lit.GradientModule",
+    "latentlab.lit.HierarchicalModule": "latentlab.lit.GradientModule",
+    "latentlab.lit.AutoencoderModule": "latentlab.lit.GradientModule",
+    "latentlab.lit.ConditionalModule": "latentlab.lit.GradientModule",
+    "latentlab.lit.DiffusionModule": "latentlab.lit.GradientModule",
+    "latentlab.lit.LatentDiffusionModule": "latentlab.lit.GradientModule",
+    "latentlab.lit.LikelihoodModule": "latentlab.lit.ClassicalLikelihoodModule",
     "latentlab.optim.IWAEStages": "latentlab.lit.schedulers.IWAEStages",
     "latentlab.models.latent_diffusion.LatentVDM": "latentlab.models.latent_vdm.LatentVDM",
 }

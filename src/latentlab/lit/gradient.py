@@ -1,0 +1,185 @@
+"""The Lightning module of every model that is trained by gradients."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from math import ceil
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from latentlab.batch import Batch
+from latentlab.data.loader import TrainingLoader
+from latentlab.data.module import DataModule
+from latentlab.errors import Diverged, UserError
+from latentlab.lit.base import ScoringModule
+from latentlab.models.base import GenerativeModel
+from latentlab.objectives import Clock, Objective
+from latentlab.run.checkpoints import read_checkpoint
+
+log = logging.getLogger(__name__)
+
+# The number of training examples that a model is initialised with.
+FIRST_EXAMPLES = 10_000
+
+
+class GradientModule(ScoringModule):
+    """A model trained to maximise an objective.
+
+    Logs the parts of the objective, such as `train/elbo`, every `trainer.log_every_n_steps` steps.
+
+    Args:
+        model: the generative model with its inference network.
+        objective: the bound to maximise.
+        optimizer: makes the optimiser of the given parameters.
+        scheduler: makes the learning-rate scheduler of the given optimiser, stepped once an epoch.
+        eval_samples: the number of draws of the latents per example in evaluation.
+
+    Raises:
+        UserError: if the objective is not defined for the model.
+    """
+
+    def __init__(
+        self,
+        model: GenerativeModel,
+        objective: Objective,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler],
+        eval_samples: PositiveInt = 1,
+    ) -> None:
+        super().__init__(model, eval_samples)
+        objective.check(model)
+        self.objective = objective
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+
+    def check(self, data: DataModule) -> None:
+        super().check(data)
+        if self.model.labelled and not data.labelled:
+            raise UserError(
+                f"{type(self.model).__name__} observes labels, and {data.name} has none: choose a labelled data set, "
+                "such as data=binarised_mnist or data=dynamic_mnist, or model=vae"
+            )
+
+    def setup(self, stage: str) -> None:
+        if self.model.labelled:
+            self.model.check_classes(self.data.num_classes)
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        try:
+            optimizer = self.make_optimizer(self.parameters())
+            return [optimizer], [self.make_scheduler(optimizer)]
+        except ValueError as error:
+            raise UserError(f"optimizer or scheduler: {error}") from error
+
+    def on_fit_start(self) -> None:
+        self._check_clipping()
+        shared = shares(
+            self.data.total_batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches
+        )
+        if shared and self.trainer.is_global_zero:
+            log.info(shared)
+        if self.trainer.ckpt_path is None:  # a resumed model is initialised already
+            self._initialise()
+
+    def _initialise(self) -> None:
+        if self.model.pretrained is not None:
+            state = read_checkpoint(self.model.pretrained, "model.pretrained")["state_dict"]
+            self.model.adopt({name.removeprefix("model."): value for name, value in state.items()})
+        examples = self.data.training_sample(FIRST_EXAMPLES).to(self.device)
+        self.model.initialise(self.model.observe(examples))
+
+    def _check_clipping(self) -> None:
+        [optimizer] = self.trainer.optimizers
+        mixed = self.trainer.precision.endswith("-mixed")
+        if mixed and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
+            raise UserError(
+                f"trainer.gradient_clip_val={self.trainer.gradient_clip_val} with trainer.precision="
+                f"{self.trainer.precision}: gradients of a fused optimiser cannot be clipped: "
+                "set optimizer.fused=false"
+            )
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.model.anneal(self.global_step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss. The bound is negated here and nowhere else."""
+        objective = self.objective.at(self.clock)
+        with self._valid_parameters():
+            parts = objective.parts(self.model, self.model.observe(batch))
+        # Lightning averages the gradients of the ranks, whose shares of a batch may differ by one example.
+        weight = 1.0 if self.trainer.world_size == 1 else self._loader.weight(batch_idx)
+        bound = weight * parts[objective.bound].mean()
+        self._report({name: weight * part.detach().mean() for name, part in parts.items()})
+        return -bound
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        with self._valid_parameters():
+            super().validation_step(batch, batch_idx)
+
+    @property
+    def clock(self) -> Clock:
+        """The progress of training, which schedules of the objective depend on."""
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        return Clock(self.global_step, ceil(batches))
+
+    @property
+    def _loader(self) -> TrainingLoader:
+        loader = self.trainer.train_dataloader
+        assert isinstance(loader, TrainingLoader)
+        return loader
+
+    def _report(self, parts: Mapping[str, Tensor]) -> None:
+        every = self.log_every_n_steps
+        due = every > 0 and (self.global_step + 1) % every == 0
+        alone = self.trainer.world_size == 1
+        # Reading a value synchronises with the GPU and with the other ranks. There, only the steps that log check it.
+        if not (due or every == 0 or (alone and parts[self.objective.bound].device.type == "cpu")):
+            return
+        means = parts if alone else self._mean_over_ranks(parts)
+        if not torch.isfinite(bound := means[self.objective.bound]):
+            raise self._diverged(f"the bound is {bound.item()}")
+        if due:
+            self.log_dict({f"train/{name}": mean for name, mean in means.items()})
+
+    def _mean_over_ranks(self, parts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        means = self.trainer.strategy.reduce(torch.stack(list(parts.values())), reduce_op="mean")
+        return dict(zip(parts, means, strict=True))
+
+    def _diverged(self, reason: str) -> Diverged:
+        return Diverged(
+            f"training diverged: {reason} at epoch {self.current_epoch + 1}, step {self.global_step}; "
+            "lower optimizer.lr or set trainer.gradient_clip_val (the checkpoints of earlier epochs are kept)"
+        )
+
+    @contextmanager
+    def _valid_parameters(self) -> Iterator[None]:
+        # With validate_args=true, torch refuses invalid parameters of a distribution before there is a bound.
+        try:
+            yield
+        except ValueError as error:
+            refused, _, _ = str(error).partition(" (Tensor")
+            if not refused.startswith("Expected parameter "):
+                raise
+            raise self._diverged(
+                f"{refused.removeprefix('Expected ')} of a distribution is invalid"
+            ) from error
+
+
+def shares(batch: int, devices: int, accumulated: int) -> str:
+    """Describe the examples of an optimiser step; empty for one batch on one device.
+
+    Args:
+        batch: the size of a batch over all devices.
+        devices: the number of devices.
+        accumulated: the number of batches in a step.
+    """
+    least, more = divmod(batch, devices)
+    each = f"{least} or {least + 1}" if more else f"{least}"
+    parts = [f"batches of {batch}: {each} on each of {devices} devices"] if devices > 1 else []
+    if accumulated > 1:
+        parts.append(f"{accumulated} batches of {batch} accumulated: {accumulated * batch} examples a step")
+    return "; ".join(parts)
