@@ -1,14 +1,14 @@
-"""Checks of a composed configuration against the code it names, before anything is built.
+"""Checks of a composed config against the signatures of the classes it names, before anything is built.
 
-Every `_target_` is looked up, and each argument given to it is compared with the name and the annotation of a
-parameter. A range is an annotation too: `latent_dim: PositiveInt`.
+Each argument of a `_target_` must be a parameter and fit its annotation. A range is an annotation as well:
+`latent_dim: PositiveInt`. `**settings: Unpack[Settings]` stands for the keys of the TypedDict `Settings`.
 """
 
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from typing import Any, get_type_hints
+from typing import Any, NotRequired, Required, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -18,14 +18,19 @@ from latentlab.run.trust import locate
 
 Config = Mapping[str, Any]
 
-# What a run is built from; every other group is a part of these, or of no use to the experiment.
+# The groups that a run builds. Every other group must be part of one of these.
 ROOTS = ("module", "data", "trainer", "callbacks", "logger")
 
 
 def check_config(raw: Any, resolved: Any, where: str = "") -> None:
-    """Check every call in a configuration, `raw` with its interpolations and `resolved` without.
+    """Check every call in a config.
 
-    What is an interpolation in `raw` stands elsewhere too, and is reported under its own name.
+    A value that is an interpolation in `raw` is checked at the key that it points to.
+
+    Args:
+        raw: the config with interpolations.
+        resolved: the config without interpolations.
+        where: the dotted key of both.
 
     Raises:
         UserError: for the first unknown, missing or ill-typed argument.
@@ -43,38 +48,36 @@ def check_config(raw: Any, resolved: Any, where: str = "") -> None:
 
 
 def check_call(node: Config, where: str, raw: Config | None = None) -> None:
-    """Check the arguments of one call, `node` with its `_target_`, `raw` with its interpolations.
+    """Check the arguments of one call: `node` with its `_target_`, `raw` the same with interpolations.
 
     Raises:
         UserError: for the first unknown or ill-typed argument.
     """
     target = locate(node["_target_"], where)
-    parameters = inspect.signature(target).parameters
+    names, open_ended = _parameters(target)
     hints = _hints(target)
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in node.items():
         if key.startswith("_") and key.endswith("_"):
             continue
-        if key not in parameters and not open_ended:
-            known = [name for name in parameters if name not in ("args", "kwargs")]
+        if key not in names and not open_ended:
             raise UserError(
-                f"{where}.{key}: {target.__name__} takes no such argument{did_you_mean(key, known)} "
-                f"(it takes {', '.join(known)})"
+                f"{where}.{key}: {target.__name__} takes no such argument{did_you_mean(key, names)} "
+                f"(it takes {', '.join(names)})"
             )
         if key in hints and not _holds_call(value):
-            check_value(value, hints[key], _own_name((raw or {}).get(key)) or f"{where}.{key}")
+            check_value(value, hints[key], _pointed_to((raw or {}).get(key)) or f"{where}.{key}")
 
 
 def check_used(raw: Config, overrides: Iterable[str], model: str) -> None:
-    """Check that every group that the command line names takes part in the experiment.
+    """Check that every group on the command line is part of the experiment.
 
     Args:
-        raw: the configuration with its interpolations, by which the groups are joined.
+        raw: the config with interpolations, which join the groups.
         overrides: the arguments of the command line.
         model: the option of the group `model`.
 
     Raises:
-        UserError: for the first that would change nothing.
+        UserError: for the first group without an effect.
     """
     used: set[str] = set()
     for root in ROOTS:
@@ -84,27 +87,20 @@ def check_used(raw: Config, overrides: Iterable[str], model: str) -> None:
         node = raw.get(group)
         if group not in used and isinstance(node, Mapping) and _holds_call(node):
             raise UserError(
-                f"{override}: model={model} has no {group}, so that it would change nothing: leave it out"
+                f"{override}: model={model} has no {group}, so this would change nothing: leave it out"
             )
-
-
-def _reach(raw: Config, group: str, used: set[str]) -> None:
-    if group in raw and group not in used:
-        used.add(group)
-        for name in re.findall(r"\$\{(\w+)[.}]", str(raw[group])):
-            _reach(raw, name, used)
 
 
 def check_value(value: Any, hint: Any, where: str) -> None:
     """Check one value against an annotation.
 
     Raises:
-        UserError: when it does not fit.
+        UserError: if it does not fit.
     """
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticUserError, NameError, TypeError):
-        return  # an annotation of a library that says nothing checkable
+        return  # pydantic does not understand the annotation
     try:
         validated = adapter.validate_python(value)
     except ValidationError as error:
@@ -115,7 +111,7 @@ def check_value(value: Any, hint: Any, where: str) -> None:
 
 
 def check_types(config: Config, hints: Mapping[str, Any]) -> None:
-    """Check values at dotted keys of a configuration against annotations; a key that was left out is no mistake.
+    """Check the values at dotted keys of a config against annotations; a key may be missing.
 
     Raises:
         UserError: for the first value that does not fit.
@@ -127,8 +123,49 @@ def check_types(config: Config, hints: Mapping[str, Any]) -> None:
             check_value(node[last], hint, key)
 
 
+def _parameters(target: Callable[..., Any]) -> tuple[list[str], bool]:
+    """Return the names of a call's keyword arguments, and True if it takes any others as well."""
+    parameters = inspect.signature(target).parameters.values()
+    names = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    settings = _settings(target)
+    rest = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    return [*names, *settings], rest and not settings
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    return {**_annotations(target), **_settings(target)}
+
+
+def _settings(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations in `**settings: Unpack[Settings]`, {} without such a parameter."""
+    packed = [hint for hint in _annotations(target).values() if get_origin(hint) is Unpack]
+    return {
+        name: _bare(hint)
+        for each in packed
+        for name, hint in get_type_hints(get_args(each)[0], include_extras=True).items()
+    }
+
+
+def _bare(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) in (NotRequired, Required) else hint
+
+
+def _annotations(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _reach(raw: Config, group: str, used: set[str]) -> None:
+    if group in raw and group not in used:
+        used.add(group)
+        for name in re.findall(r"\$\{(\w+)[.}]", str(raw[group])):
+            _reach(raw, name, used)
+
+
 def _is_taken_as_is(value: Any, validated: Any) -> bool:
-    # The class gets the value itself, not what pydantic would make of it: '3' is no number, nor 2.0 an integer.
+    # The class gets the value itself. Pydantic would convert '3' to a number and 2.0 to an integer.
     if isinstance(value, list | tuple) and isinstance(validated, list | tuple):
         return all(map(_is_taken_as_is, value, validated))
     if isinstance(validated, bool | int):
@@ -141,16 +178,9 @@ def _kind(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _own_name(value: Any) -> str | None:
+def _pointed_to(value: Any) -> str | None:
     found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
     return found.group(1) if found else None
-
-
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    except (NameError, TypeError, AttributeError):
-        return {}
 
 
 def _holds_call(value: Any) -> bool:

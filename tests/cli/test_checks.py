@@ -1,8 +1,9 @@
-"""The checker of configurations, against calls whose parameters are known."""
+"""The checker of configs, with calls whose parameters are known."""
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any, Literal, NotRequired, TypedDict, Unpack
 
 import pytest
 from pydantic import PositiveInt
@@ -30,6 +31,16 @@ class Network:
         self, layers: Sequence[Any], sizes: tuple[int, int] = (1, 2), make: Callable[..., Any] = Layer
     ) -> None:
         """Arguments that hold others."""
+
+
+class Settings(TypedDict):
+    size: PositiveInt
+    label: NotRequired[str]
+
+
+class Loader:
+    def __init__(self, root: str = "", **settings: Unpack[Settings]) -> None:
+        """Takes the keys of a TypedDict as well."""
 
 
 def anything(unannotated, *args, **kwargs):
@@ -124,6 +135,14 @@ def test_what_says_nothing_checkable_is_let_through():
     )
 
 
+def test_the_keys_of_an_unpacked_typed_dict_are_arguments():
+    check_call(node("Loader", root="x", size=3, label="y"), "data")
+    assert complaint({"data": node("Loader", size=0)}).startswith("data.size=0: ")
+    assert complaint({"data": node("Loader", size=1, label=2)}).startswith("data.label=2: ")
+    words = complaint({"data": node("Loader", sice=1)})
+    assert "did you mean size?" in words and "(it takes root, size, label)" in words
+
+
 @pytest.mark.parametrize("target", ["torch.optim.Adm", "nowhere.Adam", "Adam", ""])
 def test_a_target_that_does_not_exist(target):
     with pytest.raises(UserError, match="there is no such class"):
@@ -168,6 +187,27 @@ def test_parts_of_the_package_and_its_libraries_are_trusted(target):
     check_trusted({"module": {"_target_": target}, "list": [{"_target_": target}], "off": {"_target_": None}})
 
 
+def test_a_figure_is_trusted(stand_in):
+    """A function of latentlab.figures that returns a matplotlib Figure."""
+    check_trusted({"_target_": "latentlab.figures.stand_in.drawn"})
+    for name in ("saved", "Path", "elsewhere"):
+        with pytest.raises(UserError, match=f"stand_in.{name}"):
+            check_trusted({"_target_": f"latentlab.figures.stand_in.{name}"})
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A module of figures whose functions are known."""
+    module = ModuleType("latentlab.figures.stand_in")
+    code = (
+        "from pathlib import Path\nfrom matplotlib.figure import Figure\n"
+        "def drawn(model, data) -> Figure: ...\ndef saved(figure: Figure, path: Path) -> Path: ...\n"
+    )
+    exec(code, vars(module))
+    vars(module)["elsewhere"] = anything
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
 @pytest.mark.parametrize(
     "target",
     [
@@ -175,10 +215,10 @@ def test_parts_of_the_package_and_its_libraries_are_trusted(target):
         "builtins.eval",
         "subprocess.Popen",
         "latentlab",
-        "latentlab.cli.report.json.loads",
-        "latentlab.cli.Path",
+        "latentlab.run.results.json.loads",
+        "latentlab.cli.explain.Path",
         "latentlab.cli.report.Console",
-        "latentlab.cli.report.write_json",
+        "latentlab.run.results.write_results",
         "latentlabs.models.vae.VAE",
         "torch.load",
         "torch.nn.functional.relu",
