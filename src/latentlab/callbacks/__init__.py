@@ -2,6 +2,7 @@
 
 from latentlab.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from latentlab.callbacks.ema import EMA
+from latentlab.callbacks.figures import Figures
 from latentlab.callbacks.gradient_skip import GradientSkip
 from latentlab.callbacks.gradient_variance import GradientVariance
 from latentlab.callbacks.progress import Progress
@@ -12,6 +13,7 @@ from latentlab.callbacks.timing import Timing
 __all__ = [
     "EMA",
     "BestCheckpoint",
+    "Figures",
     "GradientSkip",
     "GradientVariance",
     "LastCheckpoint",

@@ -1,6 +1,7 @@
 """The progress of training: epoch, bounds, examples a second."""
 
 import sys
+from collections.abc import Container
 from time import perf_counter
 from typing import Any
 
@@ -10,7 +11,9 @@ from pytorch_lightning.callbacks import ProgressBar
 
 from latentlab.callbacks.displays import Bar, Display, Lines, Silence
 from latentlab.callbacks.timing import batch_examples
-from latentlab.figures.headline import headline
+
+# The bound, or the score of a model without one.
+SCORES = ("elbo", "reconstruction")
 
 
 class Progress(ProgressBar):
@@ -78,6 +81,11 @@ class Progress(ProgressBar):
         bounds = [f"{name.replace('/', ' ')} {metrics[name].item():.2f}" for name in shown]
         rate = self._examples * trainer.world_size / max(self._now - self._start, 1e-9)
         return "  ".join([*bounds, f"{rate:,.0f} examples/s"])
+
+
+def headline(metrics: Container[str], split: str) -> list[str]:
+    """Return the name of a split's score, such as val/elbo, or nothing if none was logged."""
+    return [name for name in (f"{split}/{score}" for score in SCORES) if name in metrics][:1]
 
 
 def _title(trainer: Trainer) -> str:

@@ -1,31 +1,33 @@
-"""Figures of a model and data."""
+"""Figures: functions of a model and data, such as `latents(model, data.whole_test_set())`."""
 
-from latentlab.figures.classes import ClassSamples
-from latentlab.figures.denoising import DenoisingChain, SamplingSteps
-from latentlab.figures.drawing import Drawing, FigureCallback, Table
-from latentlab.figures.frozen_layers import FrozenLayers
-from latentlab.figures.latents import Latents
-from latentlab.figures.layers import LayerKL, LayerLatents
-from latentlab.figures.loss_by_time import LossByTime
-from latentlab.figures.manifold import Manifold
-from latentlab.figures.reconstructions import Reconstructions
-from latentlab.figures.samples import Samples
-from latentlab.figures.usage import LatentUsage
+from latentlab.figures.diffusion import denoising, loss_by_time, sampling_steps
+from latentlab.figures.drawing import Table, TabledFigure, save
+from latentlab.figures.images import (
+    classes,
+    frozen_layers,
+    manifold,
+    reconstructions,
+    sample_means,
+    samples,
+)
+from latentlab.figures.kl import layer_kl, usage
+from latentlab.figures.latent_space import latents, latents_layers
 
 __all__ = [
-    "ClassSamples",
-    "DenoisingChain",
-    "Drawing",
-    "FigureCallback",
-    "FrozenLayers",
-    "LatentUsage",
-    "Latents",
-    "LayerKL",
-    "LayerLatents",
-    "LossByTime",
-    "Manifold",
-    "Reconstructions",
-    "Samples",
-    "SamplingSteps",
     "Table",
+    "TabledFigure",
+    "classes",
+    "denoising",
+    "frozen_layers",
+    "latents",
+    "latents_layers",
+    "layer_kl",
+    "loss_by_time",
+    "manifold",
+    "reconstructions",
+    "sample_means",
+    "samples",
+    "sampling_steps",
+    "save",
+    "usage",
 ]

@@ -1,135 +1,164 @@
-"""Figures of a model while it trains and once it is tested; the siblings of this file say what is drawn."""
+"""Shared parts of all figures: batches, the state that drawing leaves alone, grids of images, PNG files."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import wraps
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
-from pydantic import PositiveInt
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.seed import isolate_rng
-from torch import nn
+from torch import Tensor, nn
 
-from latentlab.callbacks.ema import averaged_weights
-from latentlab.figures.headline import headline
-from latentlab.models.base import GenerativeModel
-from latentlab.tracking import log_figure, log_table
+from latentlab.batch import Batch
 
 DPI = 160
 GREYS = 48
-# Beside matplotlib's own, room for labels at the edge.
+# Wider padding than Matplotlib's default keeps labels away from the edge.
 LAYOUT = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-# The same draws in every frame: frames differ by what the model has learned.
+# Every figure starts from this seed, so that two epochs differ only by what the model has learned.
 SEED = 2024
+
+Data = Iterable[Batch]
+P = ParamSpec("P")
+Model = TypeVar("Model", bound=nn.Module)
+Drawn = TypeVar("Drawn", bound=Figure | None)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows for a logger that shows tables."""
+    """Numbers of a figure as rows."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """What a callback drew: figures and tables by name, where a figure's name is its file's."""
+class TabledFigure(Figure):
+    """A figure that carries the numbers it shows.
 
-    figures: Mapping[str, Figure] = field(default_factory=dict)
-    tables: Mapping[str, Table] = field(default_factory=dict)
-
-
-class FigureCallback(Callback, ABC):
-    """Draws to RUN/figures/NAME.png every n epochs and once the test set is scored, on rank zero.
-
-    Drawing leaves the random number generators, the modes of the modules and the gradients as they were: the
-    numbers of a run do not depend on its figures. An error in drawing is a bug, and is raised.
-
-    Args:
-        every_n_epochs: the number of training epochs between two figures; None: only once the test set is scored.
+    Attributes:
+        tables: the numbers, by the name under which they are logged.
     """
 
-    def __init__(self, every_n_epochs: PositiveInt | None = 10) -> None:
-        self.every_n_epochs = every_n_epochs
+    def __init__(self, tables: Mapping[str, Table], **options: Any) -> None:
+        super().__init__(**options)
+        self.tables = dict(tables)
 
-    @abstractmethod
-    def draw(self, trainer: Trainer, model: GenerativeModel) -> Drawing:
-        """Draw the model, which is in evaluation mode; called without gradients under a fixed seed."""
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw every n epochs."""
-        if self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            with averaged_weights(trainer, pl_module):  # what was validated
-                self._record(trainer, pl_module, at_end=False)
+def figure(draw: Callable[Concatenate[Model, P], Drawn]) -> Callable[Concatenate[Model, P], Drawn]:
+    """Decorate a function `draw(model, data, **options)` so that it draws `undisturbed`.
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the weights that were tested, and log the tables."""
-        self._record(trainer, pl_module, at_end=True)
+    The annotation of `model` is the class of models that have this figure.
+    """
 
-    def _record(self, trainer: Trainer, pl_module: LightningModule, at_end: bool) -> None:
-        if not trainer.is_global_zero:
-            return
-        model = cast(GenerativeModel, pl_module.model)
-        caption = _caption(trainer, at_end)
+    @wraps(draw)
+    def drawn(model: Model, /, *data: P.args, **options: P.kwargs) -> Drawn:
         with undisturbed(model):
-            drawing = self.draw(trainer, model)
-        folder = Path(trainer.default_root_dir) / "figures"
-        for name, figure in drawing.figures.items():
-            path = save(figure, folder / f"{name}.png", caption)
-            key, step, epoch = f"figures/{name}", trainer.global_step, trainer.current_epoch
-            log_figure(trainer.loggers, key, path, step, epoch, caption)
-        if at_end:
-            for name, table in drawing.tables.items():
-                log_table(trainer.loggers, f"tables/{name}", table.columns, table.rows, trainer.global_step)
+            return draw(model, *data, **options)
+
+    return drawn
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients and a fixed seed inside; everything as it was outside."""
+    """Use evaluation mode, no gradients and a fixed seed; restore modes and random states afterwards."""
     modes = {module: module.training for module in model.modules()}
-    with isolate_rng(), torch.no_grad():
+    device = device_of(model)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(SEED)
         model.eval()
         try:
             yield
         finally:
-            # Module by module: a part may have been frozen in evaluation mode.
+            # Module by module, because a frozen part may have been in evaluation mode before.
             for module, training in modes.items():
                 module.training = training
 
 
-def save(figure: Figure, path: Path, caption: str) -> Path:
+def batches(model: nn.Module, data: Data) -> Iterator[Batch]:
+    """Yield the batches on the model's device."""
+    device = device_of(model)
+    return (Batch(batch.x.to(device), batch.y.to(device)) for batch in data)
+
+
+def spread(model: nn.Module, data: Data, n: int) -> Batch:
+    """Return n examples at equal steps through the data, which may be sorted by class, or all if there are fewer."""
+    xs, ys = zip(*batches(model, data), strict=True)
+    x, y = torch.cat(xs), torch.cat(ys)
+    chosen = torch.linspace(0, len(x) - 1, min(n, len(x))).long().to(x.device)
+    return Batch(x[chosen], y[chosen])
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's tensors."""
+    return next(chain(model.parameters(), model.buffers())).device
+
+
+def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
+    """Arrange images (N, 1, H, W) row by row as one picture (H', W') with a grey gap between them."""
+    rows = -(-len(images) // columns)
+    height, width = images.shape[-2:]
+    picture = torch.full((rows * (height + gap) - gap, columns * (width + gap) - gap), 0.35)
+    for index, image in enumerate(images.clamp(0, 1).cpu()):
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        picture[top : top + height, left : left + width] = image[0]
+    return picture
+
+
+def show(axes: Axes, picture: Tensor, title: str = "") -> None:
+    """Show a picture (H, W) with values from 0 (black) to 1 (white), without ticks."""
+    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title, fontsize=10)
+
+
+def grids(panels: Mapping[str, Tensor], columns: int) -> Figure:
+    """Show grids of images (N, 1, H, W) side by side, each under its title."""
+    drawn = Figure(figsize=(4.4 * len(panels), 4.8))
+    places = drawn.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, images) in zip(places, panels.items(), strict=True):
+        show(axes, tile(images, columns), title)
+    return drawn
+
+
+def name_rows(axes: Axes, picture: Tensor, names: Sequence[str]) -> None:
+    """Write a name beside each row of a picture that `tile` made with a gap of one pixel."""
+    step = (len(picture) + 1) / len(names)
+    axes.set_yticks([step * (row + 0.5) - 1 for row in range(len(names))], names)
+    axes.tick_params(length=0)
+
+
+def plain(axes: Axes) -> None:
+    """Hide the upper and the right edge of a panel."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(drawn: Figure, path: Path, caption: str = "") -> Path:
     """Write a figure as a PNG file with a small caption in its lower right corner."""
-    figure.set_layout_engine(LAYOUT)
-    FigureCanvasAgg(figure)  # without pyplot: its global state would keep every figure alive
-    figure.supxlabel(caption, x=0.99, ha="right", fontsize=7, color="0.4")
+    drawn.set_layout_engine(LAYOUT)
+    FigureCanvasAgg(drawn)  # pyplot would keep every figure alive
+    drawn.supxlabel(caption, x=0.99, ha="right", fontsize=7, color="0.4")
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = BytesIO()
-    figure.savefig(drawn, dpi=DPI, facecolor="white")
-    compact(Image.open(drawn).convert("RGB")).save(path, optimize=True)
+    pixels = BytesIO()
+    drawn.savefig(pixels, dpi=DPI, facecolor="white")
+    compact(Image.open(pixels).convert("RGB")).save(path, optimize=True)
     return path
 
 
 def compact(picture: Image.Image) -> Image.Image:
-    """The picture with a palette, which looks the same and takes a third of the space in every logger."""
+    """Reduce a picture to a palette: it looks the same and takes a third of the space."""
     red, green, blue = picture.split()
     if red == green == blue:
         return red.quantize(GREYS)
-    # Not by the numbers of pixels: the colours of a legend cover few, and must be those of the points.
+    # Coverage instead of pixel counts: the few pixels of a legend need the exact colours of the points.
     return picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-
-
-def _caption(trainer: Trainer, at_end: bool) -> str:
-    metrics = trainer.callback_metrics
-    parts = [] if at_end else [f"epoch {trainer.current_epoch + 1}"]
-    for key in headline(metrics, "test" if at_end else "val"):
-        parts.append(f"{key.replace('/', ' ')} {metrics[key].item():.2f} nats")
-    return ", ".join(parts)

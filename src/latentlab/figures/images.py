@@ -1,26 +1,170 @@
-"""Images on a figure: many images as one grid, white on black, and a grid as a panel without axes."""
+"""Images that a model makes: samples, reconstructions, means over a plane or by class."""
 
 import torch
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pydantic import PositiveInt
 from torch import Tensor
 
-
-def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
-    """One picture of the images (N, 1, H, W), row by row, with a grey gap between, (H', W')."""
-    rows = -(-len(images) // columns)
-    height, width = images.shape[-2:]
-    picture = torch.full((rows * (height + gap) - gap, columns * (width + gap) - gap), 0.35)
-    for index, image in enumerate(images.clamp(0, 1).cpu()):
-        top, left = index // columns * (height + gap), index % columns * (width + gap)
-        picture[top : top + height, left : left + width] = image[0]
-    return picture
+from latentlab.figures.drawing import SEED, Data, device_of, figure, grids, name_rows, show, spread, tile
+from latentlab.figures.latent_space import spread_over
+from latentlab.models.base import GenerativeModel
+from latentlab.models.conditional import ConditionalVAE
+from latentlab.models.hierarchy import Hierarchy
 
 
-def show(axes: Axes, picture: Tensor, title: str = "") -> None:
-    """Show a picture (H, W) with values in [0, 1], 0 black and 1 white, without ticks."""
-    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    if title:
-        axes.set_title(title, fontsize=10)
+@figure
+def samples(model: GenerativeModel, data: Data, rows: PositiveInt = 8) -> Figure:
+    """Draw `rows` times `rows` samples x ~ p(x)."""
+    return grids({"samples x ~ p(x|z), z ~ p(z)": _generate(model, rows**2, mean=False)}, rows)
+
+
+@figure
+def sample_means(model: GenerativeModel, data: Data, rows: PositiveInt = 8) -> Figure:
+    """Draw the means of p(x|z) next to samples x ~ p(x|z) for the same z, each `rows` times `rows`."""
+    panels = {
+        "means of p(x|z)": _generate(model, rows**2, mean=True),
+        "samples x ~ p(x|z), same z": _generate(model, rows**2, mean=False),
+    }
+    return grids(panels, rows)
+
+
+def _generate(model: GenerativeModel, n: int, mean: bool) -> Tensor:
+    # z is drawn first, so that the same seed gives samples and means of the same z.
+    torch.manual_seed(SEED)
+    return model.generate(n, mean=mean)
+
+
+@figure
+def reconstructions(
+    model: GenerativeModel, data: Data, pairs: PositiveInt = 4, columns: PositiveInt = 10
+) -> Figure:
+    """Draw rows of images x, each above a row with the means of p(x|z) for z ~ q(z|x).
+
+    Args:
+        model: the model.
+        data: the images.
+        pairs: the number of row pairs.
+        columns: the number of images in a row.
+    """
+    batch = spread(model, data, pairs * columns)
+    return row_pairs(batch.x, model.reconstruct(model.observe(batch)), columns)
+
+
+def row_pairs(originals: Tensor, reconstructed: Tensor, columns: int) -> Figure:
+    """Draw a panel for each row of originals (N, 1, H, W) and its row of reconstructions."""
+    upper, lower = originals.split(columns), reconstructed.split(columns)
+    height, width = originals.shape[-2:]
+    drawn = Figure(figsize=(0.62 * columns + 1.1, 1.33 * len(upper) + 0.7))
+    for axes, x, mean in zip(drawn.subplots(len(upper), 1, squeeze=False)[:, 0], upper, lower, strict=True):
+        show(axes, tile(torch.cat([x, mean]), len(x)))
+        axes.set_xlim(-0.5, columns * (width + 1) - 1.5)  # a shorter last row keeps the scale
+        axes.set_yticks([height / 2, 1.5 * height + 1], ["x", "E[x|z]"], fontsize=9)
+        axes.tick_params(length=0)
+    drawn.suptitle("test images x, and the means of p(x|z) for z ~ q(z|x)", fontsize=10)
+    return drawn
+
+
+@figure
+def manifold(model: GenerativeModel, data: Data, rows: PositiveInt = 20) -> Figure | None:
+    """Draw the means of p(x|z) over the plane of two latents, `rows` times `rows`; None for another number of latents.
+
+    z is at the quantiles of the standard normal.
+    """
+    if model.latent_dim != 2:
+        return None
+    z = quantile_grid(rows).to(device_of(model))
+    return plane(model.decode(z), rows)
+
+
+def quantile_grid(rows: int) -> Tensor:
+    """Return points (rows^2, 2) at equal steps of the standard normal's mass, z_1 to the right and z_2 upwards."""
+    z = torch.special.ndtri((torch.arange(rows) + 0.5) / rows)
+    z_2, z_1 = torch.meshgrid(z.flip(0), z, indexing="ij")
+    return torch.stack([z_1.flatten(), z_2.flatten()], dim=1)
+
+
+def plane(means: Tensor, rows: int) -> Figure:
+    """Draw images (rows^2, 1, H, W) as a square with the quantiles of z on its axes."""
+    drawn = Figure(figsize=(5.6, 5.8))
+    axes = drawn.add_subplot()
+    picture = tile(means, rows, gap=0)
+    show(axes, picture, "means of p(x|z) at the quantiles of N(0, I)")
+    quantiles = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+    names = [f"{z:.1f}" for z in torch.special.ndtri(quantiles).tolist()]
+    places = (quantiles * len(picture) - 0.5).tolist()
+    axes.set_xticks(places, names, fontsize=8)
+    axes.set_yticks(places, names[::-1], fontsize=8)
+    axes.set_xlabel("$z_1$")
+    axes.set_ylabel("$z_2$")
+    return drawn
+
+
+@figure
+def classes(model: ConditionalVAE, data: Data, columns: PositiveInt = 10) -> Figure:
+    """Draw means of p(x|y, z) next to samples: a row for each class y, a column for each z."""
+    means, drawn = (by_class(model, columns, mean) for mean in (True, False))
+    return class_grids({"means of p(x|y, z)": means, "samples x ~ p(x|y, z), same z": drawn}, columns)
+
+
+def by_class(model: ConditionalVAE, columns: int, mean: bool) -> Tensor:
+    """Return samples (or means) of every class with the same z in each, class by class, (C * columns, *x_shape)."""
+    rows = []
+    for label in range(model.num_classes):
+        torch.manual_seed(SEED)  # z is drawn first, so that every row has the same z
+        y = torch.full((columns,), label, device=model.label_logits.device)
+        rows.append(model.generate(columns, mean=mean, y=y))
+    return torch.cat(rows)
+
+
+def class_grids(panels: dict[str, Tensor], columns: int) -> Figure:
+    """Draw grids of images (C * columns, 1, H, W) side by side, with the classes beside the rows."""
+    labels = [str(label) for label in range(len(next(iter(panels.values()))) // columns)]
+    drawn = Figure(figsize=(4.6 * len(panels), 4.4 * len(labels) / columns + 0.8))
+    places = drawn.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, images) in zip(places, panels.items(), strict=True):
+        picture = tile(images, columns)
+        show(axes, picture, title)
+        name_rows(axes, picture, labels)
+        axes.tick_params(labelsize=8)
+        axes.set_ylabel("class y")
+    return drawn
+
+
+@figure
+def frozen_layers(
+    model: Hierarchy, data: Data, columns: PositiveInt = 10, max_rows: PositiveInt = 8
+) -> Figure:
+    """Draw means of p(x|z) whose top k layers are the same in row k, with new draws of the layers below.
+
+    The images of a row differ only by the layers that were drawn anew.
+
+    Args:
+        model: the hierarchy.
+        data: not used.
+        columns: the number of images in a row.
+        max_rows: the largest number of rows; with more layers, k takes values from the whole range.
+    """
+    kept = spread_over(len(model.z_shapes), max_rows)
+    return kept_rows(frozen_rows(model, kept, columns), kept, columns)
+
+
+def frozen_rows(model: Hierarchy, kept: list[int], columns: int) -> Tensor:
+    """Return a row of means for each k of `kept`, whose draws share the top k layers, (rows * columns, *x_shape)."""
+    one = model.descend(1)
+    pictures = []
+    for k in kept:
+        top = [z.expand(columns, *z.shape[1:]) for z in one[len(one) - k :]]  # z_1 first
+        pictures.append(model.px(model.descend(columns, top)).mean)
+    return torch.cat(pictures)
+
+
+def kept_rows(images: Tensor, kept: list[int], columns: int) -> Figure:
+    """Draw images (rows * columns, 1, H, W) with the number of layers kept beside each row."""
+    drawn = Figure(figsize=(0.62 * columns + 1.6, 0.62 * len(kept) + 1.0))
+    axes = drawn.add_subplot()
+    picture = tile(images, columns)
+    show(axes, picture)
+    name_rows(axes, picture, [f"top {k} kept" if k else "none kept" for k in kept])
+    axes.tick_params(labelsize=9)
+    drawn.suptitle("means of p(x|z), the layers below those kept drawn anew", fontsize=10)
+    return drawn

@@ -10,7 +10,7 @@ from torch import nn
 
 from latentlab.classical.gamma_mle import PATHS, GammaMLE, log_likelihood
 from latentlab.figures.classical.panels import BLUE, ORANGE, label, panels
-from latentlab.figures.drawing import Drawing, FigureCallback
+from latentlab.figures.classical.callback import Drawing, FigureCallback
 
 STYLES = dict(zip(PATHS, ((BLUE, "gradient"), (ORANGE, "natural gradient")), strict=True))
 # Nats per example below the maximum.

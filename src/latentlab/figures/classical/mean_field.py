@@ -5,7 +5,7 @@ from torch import nn
 
 from latentlab.classical.mean_field import MeanFieldGaussian
 from latentlab.figures.classical.panels import BLUE, EXACT, GREEN, ORANGE, ellipse, label, panels, trace
-from latentlab.figures.drawing import Drawing, FigureCallback
+from latentlab.figures.classical.callback import Drawing, FigureCallback
 
 FLOOR = 1e-14
 

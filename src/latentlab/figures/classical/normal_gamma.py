@@ -21,7 +21,7 @@ from latentlab.figures.classical.panels import (
     panels,
     trace,
 )
-from latentlab.figures.drawing import Drawing, FigureCallback
+from latentlab.figures.classical.callback import Drawing, FigureCallback
 
 GRID = 240
 

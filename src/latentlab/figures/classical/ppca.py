@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from latentlab.classical.ppca import PPCA
 from latentlab.figures.classical.panels import BLUE, EXACT, ORANGE, exact_line, label, panels, trace
-from latentlab.figures.drawing import Drawing, FigureCallback
+from latentlab.figures.classical.callback import Drawing, FigureCallback
 
 MAX_IMAGES = 20
 

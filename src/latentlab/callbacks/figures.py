@@ -1,0 +1,103 @@
+"""Figures, drawn while a model is trained and once it is tested."""
+
+from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from pydantic import PositiveInt
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.seed import isolate_rng
+
+from latentlab.callbacks.ema import averaged_weights
+from latentlab.callbacks.progress import headline
+from latentlab.errors import UserError
+from latentlab.figures.drawing import TabledFigure, save, undisturbed
+from latentlab.run.directory import RunDirectory
+from latentlab.tracking import log_figure, log_table
+
+DrawFigure = Callable[..., Figure | None]
+
+
+class Figures(Callback):
+    """Draws RUN/figures/NAME.png every n epochs and once the test set is scored, on rank zero.
+
+    A figure is a function `draw(model, data)` of the model and the batches of the test set, such as those of
+    `latentlab.figures`. It returns None if the model has no such figure. The numbers of a `TabledFigure` are logged as
+    `tables/*` at the end. A run has the same results with and without figures.
+
+    Args:
+        every_n_epochs: the number of training epochs between two drawings; None draws at the end only.
+        at_end: the names of figures that are drawn at the end only.
+        figures: the figures by name; None leaves one out.
+
+    Raises:
+        UserError: if a figure is no function, or if the model cannot have it.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: PositiveInt | None = 10,
+        at_end: Sequence[str] = (),
+        **figures: DrawFigure | None,
+    ) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.at_end = tuple(at_end)
+        self.figures = {name: draw for name, draw in figures.items() if draw is not None}
+        for name, draw in self.figures.items():
+            if not callable(draw):
+                raise UserError(
+                    f"figures.{name}={draw}: a figure is a function, such as "
+                    "{_target_: latentlab.figures.samples, _partial_: true}"
+                )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for name, draw in self.figures.items():
+            kind = next(iter(signature(draw).parameters.values())).annotation
+            if not isinstance(pl_module.model, kind):
+                raise UserError(
+                    f"figures.{name} is drawn of a {kind.__name__}, and {type(pl_module.model).__name__} is none: "
+                    f"choose figures=vae, or leave it out with ~figures.{name}"
+                )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            names = [name for name in self.figures if name not in self.at_end]
+            with averaged_weights(trainer, pl_module):  # the weights that were validated
+                self._draw(trainer, pl_module, names, at_end=False)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer, pl_module, self.figures, at_end=True)
+
+    def _draw(
+        self, trainer: Trainer, pl_module: LightningModule, names: Iterable[str], at_end: bool
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        model: Any = pl_module.model
+        data = trainer.datamodule.whole_test_set()  # type: ignore[attr-defined]
+        for name in names:
+            with isolate_rng(), undisturbed(model):
+                figure = self.figures[name](model, data)
+            if figure is not None:
+                self._record(trainer, name, figure, at_end)
+
+    def _record(self, trainer: Trainer, name: str, figure: Figure, at_end: bool) -> None:
+        caption = _caption(trainer, at_end)
+        path = save(figure, RunDirectory(Path(trainer.default_root_dir)).figures / f"{name}.png", caption)
+        step, epoch = trainer.global_step, trainer.current_epoch
+        log_figure(trainer.loggers, f"figures/{name}", path, step, epoch, caption)
+        if at_end and isinstance(figure, TabledFigure):
+            for key, table in figure.tables.items():
+                log_table(trainer.loggers, f"tables/{key}", table.columns, table.rows, step)
+
+
+def _caption(trainer: Trainer, at_end: bool) -> str:
+    metrics = trainer.callback_metrics
+    epoch = [] if at_end else [f"epoch {trainer.current_epoch + 1}"]
+    scores = [
+        f"{key.replace('/', ' ')} {metrics[key].item():.2f} nats"
+        for key in headline(metrics, "test" if at_end else "val")
+    ]
+    return ", ".join([*epoch, *scores])

@@ -1,0 +1,113 @@
+"""KL divergences by latent and by layer, and the latents that a model uses."""
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from latentlab.figures.drawing import Data, Table, TabledFigure, batches, figure, plain
+from latentlab.models.base import GenerativeModel
+from latentlab.models.hierarchy import Hierarchy
+from latentlab.trace import Layer, Traced
+
+# A latent with a larger variance counts as active (Burda et al. 2016, section 5).
+ACTIVE = 0.01
+FLOOR = 1e-6  # of the drawn variances
+
+
+@figure
+def usage(model: GenerativeModel, data: Data) -> TabledFigure:
+    r"""Draw $KL(q(z_d|x)\,\|\,p(z_d))$ of each latent and $\mathrm{Var}_x(E_{q(z|x)}[z_d])$, largest first.
+
+    A layer has a panel of KLs if its latents are independent under q and p and their KL has a closed form. Under a
+    mixture or a flow as the prior, the KL is no sum over latents.
+    """
+    observed = [model.observe(batch) for batch in batches(model, data)]
+    drawn = [(kl_per_latent(model, x), model.posterior_mean(x).cpu()) for x in observed]
+    parts, means = zip(*drawn, strict=True)
+    kls = {layer: torch.cat([part[layer] for part in parts]).double().mean(0) for layer in parts[0]}
+    variances = torch.cat(means).double().var(0)
+    tables = {"posterior_mean_variance": Table(["latent", "variance"], _rows(variances))}
+    if kls:
+        tables["kl_per_latent"] = Table(["latent", "kl"], _rows(torch.cat(list(kls.values()))))
+    return usage_bars(kls, variances, tables)
+
+
+def kl_per_latent(model: GenerativeModel, x: object) -> dict[int, Tensor]:
+    """Return the KL of each latent for each example, (B, D), for the layers that have it, by their number from 1."""
+    layers: Sequence[Layer] = model(x).layers if isinstance(model, Traced) else ()
+    found = {number: _kl(layer) for number, layer in enumerate(layers, start=1)}
+    return {number: kl.cpu() for number, kl in found.items() if kl is not None}
+
+
+def _kl(layer: Layer) -> Tensor | None:
+    q, p = layer.q, layer.p
+    if layer.coupled or not (isinstance(q, Independent) and isinstance(p, Independent)):
+        return None
+    try:
+        kl = kl_divergence(q.base_dist, p.base_dist)
+    except NotImplementedError:
+        return None
+    return kl.reshape(-1, *kl.shape[-q.reinterpreted_batch_ndims :]).flatten(1)
+
+
+def usage_bars(
+    kls: dict[int, Tensor], variances: Tensor, tables: dict[str, Table] | None = None
+) -> TabledFigure:
+    """Draw a panel of the KLs (D,) of each numbered layer and a panel of the variances, each sorted."""
+    drawn = TabledFigure(tables or {}, figsize=(4.6 * (len(kls) + 1), 3.6))
+    *first, last = drawn.subplots(1, len(kls) + 1, squeeze=False)[0]
+    for axes, (number, kl) in zip(first, kls.items(), strict=True):
+        which = "" if list(kls) == [1] else f", layer {number}"
+        _sorted_bars(axes, kl, f"KL{which}: {kl.sum():.2f} nats in all")
+        axes.set_ylabel("KL of a latent, nats")
+    active = f"active units: {int((variances > ACTIVE).sum())} of {len(variances)}"
+    _sorted_bars(last, variances.clamp(min=FLOOR), active)
+    last.set_yscale("log")
+    last.axhline(ACTIVE, color="0.2", linewidth=0.8, linestyle="--")
+    last.set_ylabel("variance of the posterior mean")
+    return drawn
+
+
+@figure
+def layer_kl(model: Hierarchy, data: Data) -> Figure:
+    """Draw the KL of each layer, averaged over the data, in nats."""
+    sums, count = torch.zeros(len(model.z_shapes), dtype=torch.float64), 0
+    for batch in batches(model, data):
+        terms = model.terms(model.observe(batch))
+        sums += torch.stack([terms[f"kl_{level + 1}"].sum().cpu() for level in range(len(sums))])
+        count += len(batch.y)
+    return layer_bars((sums / count).tolist(), model.layer_name)
+
+
+def layer_bars(kls: Sequence[float], layer_name: str) -> Figure:
+    """Draw a bar for each layer, from the one next to the data upwards."""
+    drawn = Figure(figsize=(min(3.2 + 0.35 * len(kls), 9.0), 3.6))
+    axes = drawn.add_subplot()
+    axes.bar(range(1, len(kls) + 1), kls, width=0.8)
+    if len(kls) <= 12:
+        for layer, kl in enumerate(kls, start=1):
+            axes.text(layer, max(kl, 0.0), f"{kl:.1f}", ha="center", va="bottom", fontsize=8)
+    axes.axhline(0, color="0.2", linewidth=0.8)
+    axes.set_xlim(0.3, len(kls) + 0.7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(f"{layer_name}, 1 next to the data")
+    axes.set_ylabel("KL, nats")
+    axes.set_title(f"KL of each layer, test set: {sum(kls):.2f} nats in all", fontsize=10)
+    plain(axes)
+    return drawn
+
+
+def _sorted_bars(axes: Axes, values: Tensor, title: str) -> None:
+    axes.bar(range(1, len(values) + 1), values.sort(descending=True).values.tolist(), width=0.9)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("latents, largest first")
+    plain(axes)
+
+
+def _rows(values: Tensor) -> list[list[float]]:
+    return [[index, value] for index, value in enumerate(values.tolist(), start=1)]
