@@ -28,10 +28,11 @@ def main(cfg: DictConfig) -> None:
     import pytorch_lightning as pl  # late, as importing Lightning takes seconds: --help answers at once
 
     from latentlab import evaluation
+    from latentlab.callbacks import Figures
     from latentlab.cli import report as reports
     from latentlab.cli.checks import check_types
     from latentlab.cli.training import quieten_lightning
-    from latentlab.figures import FigureCallback
+    from latentlab.figures.classical.callback import FigureCallback
     from latentlab.run.checkpoints import config_of, load_state, read_checkpoint
     from latentlab.tracking.wandb import add_results, check_joinable
 
@@ -49,8 +50,8 @@ def main(cfg: DictConfig) -> None:
     load_state(module, state, cfg.ckpt_path)
     quieten_lightning()
     callbacks = build_each(config["callbacks"])
-    drawn = cfg.figures
-    figures: list[pl.Callback] = [each for each in callbacks if drawn and isinstance(each, FigureCallback)]
+    drawn = (Figures, FigureCallback) if cfg.figures else ()
+    figures: list[pl.Callback] = [each for each in callbacks if isinstance(each, drawn)]
     trainer = pl.Trainer(
         accelerator=cfg.accelerator,
         devices=1,

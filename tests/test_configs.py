@@ -85,7 +85,7 @@ def brief(experiment: str) -> list[str]:
     chosen = HydraConfig.get().runtime.choices
     settings = ["trainer.max_epochs=1", "trainer.log_every_n_steps=1", "logger=none", "trainer=cpu"]
     settings += SMALLER.get(experiment, [])
-    if chosen.callbacks in ("default", "hierarchy", "ladder", "diffusion", "latent_diffusion"):
+    if chosen.callbacks in ("default", "gradient_skip", "ema"):
         settings.append("callbacks=none")
     if chosen.data.endswith("mnist"):
         kind = "continuous" if chosen.data.startswith("continuous") else "binarised"

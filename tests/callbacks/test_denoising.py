@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from latentlab.figures.denoising import chains, pictured
+from latentlab.figures.loss_by_time import binned, losses
 from matplotlib.image import imread
 from toy import ToyData, ToyVAE
 
 from latentlab.figures import DenoisingChain, LossByTime, SamplingSteps
-from latentlab.figures.denoising import chains, pictured
 from latentlab.figures.drawing import save, undisturbed
-from latentlab.figures.loss_by_time import binned, losses
 from latentlab.likelihoods import BernoulliLikelihood
 from latentlab.models.latent_vdm import LatentVDM
 from latentlab.models.vdm import VDM

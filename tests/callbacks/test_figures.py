@@ -3,6 +3,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from latentlab.figures.latents import palette, plot, principal_components
+from latentlab.figures.manifold import quantile_grid
 from matplotlib.image import imread
 from sklearn.decomposition import PCA
 from toy import ToyData, ToyModule, trainer_in
@@ -10,8 +12,6 @@ from toy import ToyData, ToyModule, trainer_in
 from latentlab.figures import Latents, Manifold, Reconstructions, Samples
 from latentlab.figures.drawing import undisturbed
 from latentlab.figures.images import tile
-from latentlab.figures.latents import palette, plot, principal_components
-from latentlab.figures.manifold import quantile_grid
 
 NAMES = {"latents", "samples", "sample_means", "reconstructions"}
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from commands import QUICK, call, refusal
 from hydra.utils import instantiate
+from latentlab.figures.frozen_layers import frozen_rows, rows
+from latentlab.figures.layers import bars, panels, spread_over
 from matplotlib.image import imread
 from parts import composed, smaller
 
 from latentlab.figures import usage
-from latentlab.figures.frozen_layers import frozen_rows, rows
-from latentlab.figures.layers import bars, panels, spread_over
 
 DRAWN = ("callbacks=hierarchy", "data.val_size=1400", "trainer.log_every_n_steps=1")
 FIGURES = {

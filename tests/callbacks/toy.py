@@ -1,18 +1,14 @@
 """A tiny VAE, data and Lightning module: stand-ins for the real ones, quick to train."""
 
-from typing import NamedTuple
-
 import pytorch_lightning as pl
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-
-class Batch(NamedTuple):
-    x: Tensor
-    y: Tensor
+from latentlab.batch import Batch
+from latentlab.models.base import GenerativeModel
 
 
 def collate(items):
@@ -20,7 +16,9 @@ def collate(items):
     return Batch(torch.stack(xs), torch.stack(ys))
 
 
-class ToyVAE(nn.Module):
+class ToyVAE(GenerativeModel):
+    x_shape = (1, 28, 28)
+
     def __init__(self, latent_dim=2, width=16):
         super().__init__()
         self.latent_dim = latent_dim
@@ -43,6 +41,15 @@ class ToyVAE(nn.Module):
         log_px_z = -F.binary_cross_entropy_with_logits(self.logits(z), x, reduction="none").flatten(1).sum(-1)
         return log_px_z - kl
 
+    def terms(self, x, samples=1):
+        return {"elbo": self.elbo(x)}
+
+    def check(self, protocol):
+        """Score any data."""
+
+    def posterior_mean(self, x):
+        return self.encoder(x).chunk(2, -1)[0]
+
     def encode(self, x):
         mean, log_scale = self.encoder(x).chunk(2, -1)
         return mean + log_scale.exp() * torch.randn_like(mean)
@@ -53,9 +60,6 @@ class ToyVAE(nn.Module):
     def generate(self, n, mean=False):
         p = self.decode(torch.randn(n, self.latent_dim))
         return p if mean else torch.bernoulli(p)
-
-    def reconstruct(self, x):
-        return self.decode(self.encode(x))
 
 
 class ToyModule(pl.LightningModule):

@@ -26,9 +26,9 @@ RUN = (
     "trainer.log_every_n_steps=1",
     "trainer.max_epochs=2",
     "+callbacks.skip._target_=latentlab.callbacks.GradientSkip",
-    "callbacks.samples.every_n_epochs=1",
-    "~callbacks.manifold",
-    "~callbacks.usage",
+    "figures.every_n_epochs=1",
+    "~figures.manifold",
+    "~figures.usage",
 )
 
 

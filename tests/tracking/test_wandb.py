@@ -17,9 +17,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from records import gather, records, runs, summary
 from toy import ToyData, ToyModule, trainer_in
 
-from latentlab.callbacks import BestCheckpoint
+from latentlab.callbacks import BestCheckpoint, Figures
 from latentlab.errors import UserError
-from latentlab.figures import Latents
+from latentlab.figures import latents
 from latentlab.tracking import finish, log_figure, log_summary
 from latentlab.tracking.wandb import STEP, add_results, wandb_logger
 from latentlab.tracking.wandb_key import choose_mode, has_key
@@ -32,7 +32,7 @@ def train(folder, exit_code=0, **config):
     logger = wandb_logger(str(folder), **config)
     logger.log_hyperparams(CONFIG)
     module = ToyModule()
-    trainer = trainer_in(folder, [Latents(1), BestCheckpoint()], logger, epochs=1)
+    trainer = trainer_in(folder, [Figures(1, latents=latents), BestCheckpoint()], logger, epochs=1)
     trainer.fit(module, ToyData())
     trainer.test(module, ToyData(), verbose=False)
     finish([logger], exit_code)

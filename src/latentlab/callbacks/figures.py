@@ -70,9 +70,7 @@ class Figures(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._draw(trainer, pl_module, self.figures, at_end=True)
 
-    def _draw(
-        self, trainer: Trainer, pl_module: LightningModule, names: Iterable[str], at_end: bool
-    ) -> None:
+    def _draw(self, trainer: Trainer, pl_module: LightningModule, names: Iterable[str], at_end: bool) -> None:
         if not trainer.is_global_zero:
             return
         model: Any = pl_module.model

@@ -1,6 +1,7 @@
 """Scatter plots of latents z ~ q(z|x), coloured by label."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from matplotlib import colormaps
@@ -30,7 +31,10 @@ def latents(model: GenerativeModel, data: Data, max_points: PositiveInt = 10_000
         data: the images and labels.
         max_points: the largest number of points, chosen at random from more.
     """
-    zs, labels = zip(*((model.encode(model.observe(b)).flatten(1).cpu(), b.y.cpu()) for b in batches(model, data)), strict=True)
+    zs, labels = zip(
+        *((model.encode(model.observe(b)).flatten(1).cpu(), b.y.cpu()) for b in batches(model, data)),
+        strict=True,
+    )
     z, y = torch.cat(zs), torch.cat(labels)
     order = torch.randperm(len(z))[:max_points]  # a random order, so that no class hides the others
     points, names = project(z[order])
@@ -161,7 +165,7 @@ def _write(axes: Axes, point: Tensor, text: str) -> None:
 
 def _histograms(axes: Axes, points: Tensor, labels: Tensor) -> None:
     edges = torch.linspace(points.min().item(), points.max().item() + 1e-6, 61).tolist()
-    style = {"bins": edges, "density": True, "histtype": "step", "linewidth": 1.4}
+    style: dict[str, Any] = {"bins": edges, "density": True, "histtype": "step", "linewidth": 1.4}
     for label, colour in palette(labels).items():
         axes.hist(points[labels == label, 0].numpy(), color=colour, label=_name(label), **style)
 

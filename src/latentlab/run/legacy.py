@@ -14,18 +14,6 @@ Weights = dict[str, "Tensor"]
 
 # The old dotted name of each class that moved, and its name today.
 TARGETS: dict[str, str] = {
-    "latentlab.callbacks.ClassSamples": "latentlab.figures.ClassSamples",
-    "latentlab.callbacks.DenoisingChain": "latentlab.figures.DenoisingChain",
-    "latentlab.callbacks.SamplingSteps": "latentlab.figures.SamplingSteps",
-    "latentlab.callbacks.FrozenLayers": "latentlab.figures.FrozenLayers",
-    "latentlab.callbacks.Latents": "latentlab.figures.Latents",
-    "latentlab.callbacks.LayerKL": "latentlab.figures.LayerKL",
-    "latentlab.callbacks.LayerLatents": "latentlab.figures.LayerLatents",
-    "latentlab.callbacks.LossByTime": "latentlab.figures.LossByTime",
-    "latentlab.callbacks.Manifold": "latentlab.figures.Manifold",
-    "latentlab.callbacks.Reconstructions": "latentlab.figures.Reconstructions",
-    "latentlab.callbacks.Samples": "latentlab.figures.Samples",
-    "latentlab.callbacks.LatentUsage": "latentlab.figures.LatentUsage",
     "latentlab.callbacks.classical.BBVIFigures": "latentlab.figures.classical.BBVIFigures",
     "latentlab.callbacks.classical.EarthquakeFigures": "latentlab.figures.classical.EarthquakeFigures",
     "latentlab.callbacks.classical.GammaFigures": "latentlab.figures.classical.GammaFigures",
@@ -73,8 +61,50 @@ def _least_noise(model: Config) -> float | None:
     return -13.3 if str(model["protocol"]["_target_"]).endswith(grey) else -4.0
 
 
+# The old callback classes that drew figures, and today's functions for the same PNG files.
+FIGURES: dict[str, tuple[str, ...]] = {
+    "latentlab.callbacks.ClassSamples": ("classes",),
+    "latentlab.callbacks.DenoisingChain": ("denoising",),
+    "latentlab.callbacks.FrozenLayers": ("frozen_layers",),
+    "latentlab.callbacks.LatentUsage": ("usage",),
+    "latentlab.callbacks.Latents": ("latents",),
+    "latentlab.callbacks.LayerKL": ("layer_kl",),
+    "latentlab.callbacks.LayerLatents": ("latents_layers",),
+    "latentlab.callbacks.LossByTime": ("loss_by_time",),
+    "latentlab.callbacks.Manifold": ("manifold",),
+    "latentlab.callbacks.Reconstructions": ("reconstructions",),
+    "latentlab.callbacks.Samples": ("samples", "sample_means"),
+    "latentlab.callbacks.SamplingSteps": ("sampling_steps",),
+}
+
+
+def _draw_figures_by_functions(config: Config) -> Config:
+    # Each figure was a callback with its own every_n_epochs. One callback draws all of them today.
+    callbacks = {name: entry for name, entry in config.get("callbacks", {}).items() if entry}
+    old = {name: entry for name, entry in callbacks.items() if entry.get("_target_") in FIGURES}
+    if not old:
+        return config
+    periods = [entry.get("every_n_epochs") for entry in old.values()]
+    drawn = {name: figure for entry in old.values() for name, figure in _functions(entry).items()}
+    figures = {
+        "_target_": "latentlab.callbacks.Figures",
+        "every_n_epochs": min((period for period in periods if period), default=None),
+        **drawn,
+    }
+    rest = {name: entry for name, entry in callbacks.items() if name not in old}
+    return {**config, "callbacks": {**rest, "figures": figures}}
+
+
+def _functions(callback: Config) -> dict[str, Config]:
+    options = {key: value for key, value in callback.items() if key not in ("_target_", "every_n_epochs")}
+    return {
+        name.rpartition(".")[2]: {"_target_": f"latentlab.figures.{name}", "_partial_": True, **options}
+        for name in FIGURES[callback["_target_"]]
+    }
+
+
 # Changes to the structure of a config, applied in order to a config whose targets are renamed already.
-CONFIG_CHANGES: list[Callable[[Config], Config]] = [rename_noise_schedules]
+CONFIG_CHANGES: list[Callable[[Config], Config]] = [rename_noise_schedules, _draw_figures_by_functions]
 
 # Changes to the names of parameters, applied in order. Each gets the weights and the translated config of the run.
 WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = []

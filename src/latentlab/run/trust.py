@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from latentlab.errors import UserError
 
@@ -56,11 +56,11 @@ def _is_trusted(target: str, where: str) -> bool:
 def _is_figure(found: Any) -> bool:
     from matplotlib.figure import Figure
 
-    return (
-        inspect.isfunction(found)
-        and _within(found.__module__, FIGURES)
-        and get_type_hints(found).get("return") is Figure
-    )
+    if not (inspect.isfunction(found) and _within(found.__module__, FIGURES)):
+        return False
+    returned = get_type_hints(found).get("return")
+    # A figure, one with tables, or one that not every model has.
+    return any(inspect.isclass(kind) and issubclass(kind, Figure) for kind in (returned, *get_args(returned)))
 
 
 def _within(name: str, packages: tuple[str, ...]) -> bool:

@@ -9,9 +9,9 @@ from torch import nn
 
 from latentlab.classical.bbvi import NAMES
 from latentlab.classical.normal_gamma import NormalGammaInference
+from latentlab.figures.classical.callback import Drawing, FigureCallback
 from latentlab.figures.classical.normal_gamma import draw_contours
 from latentlab.figures.classical.panels import COLOURS, exact_line, label, panels, trace
-from latentlab.figures.classical.callback import Drawing, FigureCallback
 
 SYMBOLS = dict(zip(NAMES, ("$m$", r"$\log s$", r"$\log a$", r"$\log b$"), strict=True))
 

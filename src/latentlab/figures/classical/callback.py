@@ -1,29 +1,20 @@
 """The callback of the classical figures, until they are functions too."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from PIL import Image
 from pydantic import PositiveInt
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.seed import isolate_rng
-from torch import nn
 
 from latentlab.callbacks.ema import averaged_weights
 from latentlab.callbacks.progress import headline
 from latentlab.figures.drawing import Table, save, undisturbed
 from latentlab.models.base import GenerativeModel
 from latentlab.tracking import log_figure, log_table
-
 
 
 @dataclass(frozen=True)

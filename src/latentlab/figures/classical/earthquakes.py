@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Gamma
 
 from latentlab.classical.earthquakes import CAVIEarthquakes, Globals
-from latentlab.figures.classical.panels import BLUE, COLOURS, EXACT, ellipse, label, panels
 from latentlab.figures.classical.callback import Drawing, FigureCallback
+from latentlab.figures.classical.panels import BLUE, COLOURS, EXACT, ellipse, label, panels
 
 MAX_POINTS = 5000
 FLOOR = 1e-10

@@ -9,8 +9,8 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from latentlab.classical.gamma_mle import PATHS, GammaMLE, log_likelihood
-from latentlab.figures.classical.panels import BLUE, ORANGE, label, panels
 from latentlab.figures.classical.callback import Drawing, FigureCallback
+from latentlab.figures.classical.panels import BLUE, ORANGE, label, panels
 
 STYLES = dict(zip(PATHS, ((BLUE, "gradient"), (ORANGE, "natural gradient")), strict=True))
 # Nats per example below the maximum.

@@ -4,8 +4,8 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from latentlab.classical.mean_field import MeanFieldGaussian
-from latentlab.figures.classical.panels import BLUE, EXACT, GREEN, ORANGE, ellipse, label, panels, trace
 from latentlab.figures.classical.callback import Drawing, FigureCallback
+from latentlab.figures.classical.panels import BLUE, EXACT, GREEN, ORANGE, ellipse, label, panels, trace
 
 FLOOR = 1e-14
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Gamma, Normal
 
 from latentlab.classical.normal_gamma import NormalGammaInference
+from latentlab.figures.classical.callback import Drawing, FigureCallback
 from latentlab.figures.classical.panels import (
     BLUE,
     EXACT,
@@ -21,7 +22,6 @@ from latentlab.figures.classical.panels import (
     panels,
     trace,
 )
-from latentlab.figures.classical.callback import Drawing, FigureCallback
 
 GRID = 240
 

@@ -7,8 +7,8 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from latentlab.classical.ppca import PPCA
-from latentlab.figures.classical.panels import BLUE, EXACT, ORANGE, exact_line, label, panels, trace
 from latentlab.figures.classical.callback import Drawing, FigureCallback
+from latentlab.figures.classical.panels import BLUE, EXACT, ORANGE, exact_line, label, panels, trace
 
 MAX_IMAGES = 20
 
