@@ -7,19 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from latentlab.data import (
-    Continuous,
-    Dequantised,
-    Digits,
-    Discrete,
-    Dynamic,
-    ImageData,
-    Protocol,
-    Static,
-    StaticMNIST,
-    Threshold,
-    TorchvisionData,
-)
+from latentlab.data import Digits, ImageData, StaticMNIST, TorchvisionData
+from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, Protocol, Static, Threshold
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from latentlab.callbacks import Progress, Timing
-from latentlab.data import ImageData, Images, Splits, Threshold, TrainingLoader
+from latentlab.data import ImageData, Images, Splits, TrainingLoader
 from latentlab.likelihoods import BernoulliLikelihood
 from latentlab.lit import GradientModule
 from latentlab.models.vae import VAE
@@ -28,6 +28,7 @@ from latentlab.nn.mlp import MLP
 from latentlab.objectives import AnalyticELBO
 from latentlab.posteriors import DiagonalNormalPosterior
 from latentlab.priors import StandardNormalPrior
+from latentlab.protocols import Threshold
 from latentlab.tracking.csv import CSVMetrics
 
 LATENT_DIM, BATCH = 10, 128

@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
+from latentlab.batch import Batch
 from latentlab.cli.checks import check_config
-from latentlab.data import Batch
 from latentlab.data.digits import Digits
 from latentlab.errors import UserError
 from latentlab.lit import GradientModule

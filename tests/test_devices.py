@@ -20,13 +20,14 @@ from test_lit import data, module, trainer
 
 from latentlab.callbacks import OwnSignals
 from latentlab.cli.compose import rank_command
-from latentlab.data import Digits, Threshold
+from latentlab.data import Digits
 from latentlab.errors import UserError
 from latentlab.lit import GradientModule
 from latentlab.nn.compiled import compile_networks, networks
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import STL, AnalyticELBO
 from latentlab.processes import devices, ranks
+from latentlab.protocols import Threshold
 
 LAUNCHED = (
     devices.RANK,

@@ -13,13 +13,14 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ConstantLR
 
 from latentlab.batch import BLOCK, Batch
-from latentlab.data import Digits, Images, Splits, Threshold
+from latentlab.data import Digits, Images, Splits
 from latentlab.errors import Diverged, UserError
 from latentlab.evaluation import reproducible
 from latentlab.lit import EVALUATION_SEED, GradientModule
 from latentlab.lit.gradient import shares
 from latentlab.lit.schedulers import IWAEStages
 from latentlab.objectives import ELBO, IWAE, AnalyticELBO, Clock
+from latentlab.protocols import Threshold
 from latentlab.tracking import CSVMetrics
 
 ADAM = partial(Adam, lr=1e-3)

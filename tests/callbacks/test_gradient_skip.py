@@ -11,11 +11,12 @@ from oracles import tiny_vae
 from torch.optim.lr_scheduler import ConstantLR
 
 from latentlab.callbacks import GradientSkip
-from latentlab.data import Digits, Threshold
+from latentlab.data import Digits
 from latentlab.errors import Diverged, UserError
 from latentlab.lit import GradientModule
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import AnalyticELBO
+from latentlab.protocols import Threshold
 
 OPTIMIZERS = {
     "adam": partial(torch.optim.Adam, lr=1e-2, fused=True),

@@ -12,11 +12,12 @@ from torch.optim.lr_scheduler import ConstantLR
 
 from latentlab.callbacks import GradientVariance
 from latentlab.callbacks.gradient_variance import gradient_noise
-from latentlab.data import Digits, Threshold
+from latentlab.data import Digits
 from latentlab.errors import UserError
 from latentlab.lit import GradientModule
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import ELBO, STL, AnalyticELBO, ScoreFunction
+from latentlab.protocols import Threshold
 
 
 def test_against_the_definition():

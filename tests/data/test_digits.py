@@ -6,8 +6,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import adaptive_avg_pool2d
 
-from latentlab.data import Continuous, Digits
+from latentlab.data import Digits
 from latentlab.data.digits import resize
+from latentlab.protocols import Continuous
 
 
 def test_resizing_keeps_black_white_and_the_average_of_an_image() -> None:

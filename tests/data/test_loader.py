@@ -9,8 +9,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from latentlab.batch import BLOCK, blocks
-from latentlab.data import Batch, Dequantised, EvaluationLoader, TrainingLoader
+from latentlab.batch import BLOCK, Batch, blocks
+from latentlab.data import EvaluationLoader, TrainingLoader
+from latentlab.protocols import Dequantised
 
 N = 103
 

@@ -12,18 +12,10 @@ import torch
 import torchvision.datasets.mnist
 from numpy.typing import NDArray
 
-from latentlab.data import (
-    Continuous,
-    Dequantised,
-    Discrete,
-    Dynamic,
-    EvaluationLoader,
-    Protocol,
-    Threshold,
-    TorchvisionData,
-)
+from latentlab.data import EvaluationLoader, TorchvisionData
 from latentlab.data.mnist import MNIST_MD5
 from latentlab.errors import UserError
+from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, Protocol, Threshold
 
 ROOT = Path(os.environ.get("LATENTLAB_DATA", "data"))
 needs_mnist = pytest.mark.skipif(

@@ -8,22 +8,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from latentlab.batch import BLOCK
-from latentlab.data import (
-    Batch,
-    Continuous,
-    Dequantised,
-    Digits,
-    Dynamic,
-    EvaluationLoader,
-    Images,
-    Protocol,
-    Static,
-    StaticMNIST,
-    Threshold,
-    TorchvisionData,
-)
+from latentlab.batch import BLOCK, Batch
+from latentlab.data import Digits, EvaluationLoader, Images, StaticMNIST, TorchvisionData
 from latentlab.errors import UserError
+from latentlab.protocols import Continuous, Dequantised, Dynamic, Protocol, Static, Threshold
 
 
 def whole(loader: EvaluationLoader | list[EvaluationLoader]) -> Tensor:

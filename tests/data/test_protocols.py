@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from latentlab.data import Continuous, Dequantised, Discrete, Dynamic, Protocol, Static, Threshold
 from latentlab.data.loader import seeded
+from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, Protocol, Static, Threshold
 
 LEVELS = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1)
 GREY = [Threshold(), Dynamic(), Continuous(), Dequantised(), Discrete()]

@@ -11,8 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from latentlab.data import EvaluationLoader, Static, StaticMNIST, static
+from latentlab.data import EvaluationLoader, StaticMNIST, static
 from latentlab.errors import UserError
+from latentlab.protocols import Static
 
 ROOT = Path(os.environ.get("LATENTLAB_DATA", "data"))
 needs_static = pytest.mark.skipif(

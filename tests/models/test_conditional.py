@@ -127,5 +127,5 @@ def test_what_it_refuses(tmp_path):
         call("train.py", "model=conditional_vae", "data=binarised_digits", "model.num_classes=9", *quick)
     )
     assert "set model.num_classes=10" in said
-    said = refusal(call("train.py", "figures=conditional", "data=binarised_digits", *quick[1:], "logger=csv"))
+    said = refusal(call("train.py", "figures=conditional", "data=binarised_digits", *quick))
     assert "figures.classes is drawn of a ConditionalVAE, and VAE is none: choose figures=vae" in said

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR
 
-from latentlab.data import Digits, Images, Splits, Threshold
+from latentlab.data import Digits, Images, Splits
 from latentlab.errors import UserError
 from latentlab.likelihoods import BernoulliLikelihood
 from latentlab.lit import GradientModule
@@ -23,6 +23,7 @@ from latentlab.nn.mlp import MLP
 from latentlab.objectives import IWAE, STL, VLB
 from latentlab.posteriors import DiagonalNormalPosterior, GumbelSoftmaxPosterior
 from latentlab.priors import StandardNormalPrior
+from latentlab.protocols import Threshold
 from latentlab.schedules import LinearSchedule
 
 SHAPE = (1, 3, 3)

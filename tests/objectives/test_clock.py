@@ -10,11 +10,12 @@ from linear_gaussian import LinearGaussian
 from oracles import tiny_vae
 from torch.optim.lr_scheduler import ConstantLR
 
-from latentlab.data import Digits, Threshold
+from latentlab.data import Digits
 from latentlab.errors import UserError
 from latentlab.lit import GradientModule
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import ELBO, STL, Clock
+from latentlab.protocols import Threshold
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,20 @@
-"""Data: protocols, sources (MNIST and its relatives, static MNIST, digits), loaders in memory."""
-
-from latentlab.batch import Batch
-from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, Protocol, Static, Threshold
+"""Data sets in memory: sources of images, their splits and their loaders."""
 
 from .digits import Digits
-from .loader import EvaluationLoader, TensorLoader, TrainingLoader
+from .images import ImageData, Images, Splits
+from .loader import EvaluationLoader, TrainingLoader
 from .mnist import TorchvisionData
-from .module import ImageData, Images, Splits
+from .module import DataModule
 from .static import StaticMNIST
 
 __all__ = [
-    "Batch",
-    "Continuous",
-    "Dequantised",
+    "DataModule",
     "Digits",
-    "Discrete",
-    "Dynamic",
     "EvaluationLoader",
     "ImageData",
     "Images",
-    "Protocol",
     "Splits",
-    "Static",
     "StaticMNIST",
-    "TensorLoader",
-    "Threshold",
     "TorchvisionData",
     "TrainingLoader",
 ]

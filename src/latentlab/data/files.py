@@ -1,63 +1,54 @@
-"""Files of data sets: checked before they are read, fetched without torchvision's noise."""
+"""Files of data sets: integrity checks and quiet downloads, with errors of one line."""
 
 import contextlib
-import hashlib
 import io
-import math
 import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from torchvision.datasets import utils
+from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
+
 from latentlab.errors import UserError
 
-# Bytes per value, by the third byte of an idx file: http://yann.lecun.com/exdb/mnist/
-IDX_BYTES = {8: 1, 9: 1, 11: 2, 12: 4, 13: 4, 14: 8}
-WAY_OUT = "point data.root or LATENTLAB_DATA at the folder that holds it, or use data=binarised_digits"
+REMEDY = "point data.root or LATENTLAB_DATA at the folder that holds it, or use data=binarised_digits"
 SECONDS_TO_ANSWER = 20.0
 
 
-def expand(root: str | Path) -> Path:
-    """The folder of the data sets, with `~` replaced by the user's home."""
-    return Path(root).expanduser()
+def damaged(path: Path, reason: str) -> UserError:
+    """Return the error for a damaged file."""
+    return UserError(f"{path} is damaged ({reason}): delete it to download it again")
 
 
 def check_md5(path: Path, md5: str) -> None:
-    """Raise UserError, naming the file, unless its md5 is the one given."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != md5:
-        raise UserError(f"{path} is damaged (md5 {found}, not {md5}): delete it to download it again")
+    """Check the md5 of a file.
+
+    Raises:
+        UserError: if it is another.
+    """
+    if not utils.check_md5(path, md5):
+        raise damaged(path, f"md5 {utils.calculate_md5(path)}, not {md5}")
 
 
 def check_idx(path: Path) -> None:
-    """Raise UserError, naming the file, unless it has an idx header and the size announced there."""
-    with path.open("rb") as file:
-        head = file.read(16)
-    size = path.stat().st_size
-    announced = idx_size(head)
-    if announced != size:
-        wanted = f"{announced} bytes" if announced else "an idx header"
-        raise UserError(f"{path} is damaged ({size} bytes, not {wanted}): delete it to download it again")
+    """Check that a file is a whole idx file, the format of MNIST and its relatives.
 
-
-def idx_size(head: bytes) -> int | None:
-    """How many bytes an idx file with this beginning has; None where it is no idx file.
-
-    The header is 0, 0, type, number of dimensions d <= 3, then d big-endian sizes.
+    Raises:
+        UserError: if it is not.
     """
-    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_BYTES or not 1 <= head[3] <= 3:
-        return None
-    start = 4 + 4 * head[3]
-    if len(head) < start:
-        return None
-    sizes: tuple[int, ...] = struct.unpack(f">{head[3]}I", head[4:start])
-    return start + IDX_BYTES[head[2]] * math.prod(sizes)
+    try:
+        read_sn3_pascalvincent_tensor(str(path))
+    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+        raise damaged(path, f"{path.stat().st_size} bytes are no whole idx file") from error
 
 
 @contextlib.contextmanager
 def downloading(what: str, folder: Path) -> Iterator[None]:
-    """Run a download without its noise, not waiting for servers that do not answer; UserError if it fails."""
+    """Download silently inside, with a timeout.
+
+    Raises:
+        UserError: if the download fails.
+    """
     seconds = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS_TO_ANSWER)
     try:
@@ -65,8 +56,6 @@ def downloading(what: str, folder: Path) -> Iterator[None]:
             yield
     except (OSError, RuntimeError) as error:  # urllib's URLError is an OSError
         reason = str(error).partition("\n")[0].rstrip(":")
-        raise UserError(
-            f"{what} is not in {folder} and cannot be downloaded ({reason}): {WAY_OUT}"
-        ) from error
+        raise UserError(f"{what} is not in {folder} and cannot be downloaded ({reason}): {REMEDY}") from error
     finally:
         socket.setdefaulttimeout(seconds)

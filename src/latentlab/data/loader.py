@@ -1,6 +1,5 @@
-"""Loaders over a data set in memory: a batch is an index and one vectorised transform."""
+"""Loaders of a data set in memory: one vectorised transform makes each batch."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from math import ceil
 
@@ -12,41 +11,32 @@ from torch.utils.data import Sampler, SequentialSampler
 from latentlab.batch import BLOCK, Batch
 from latentlab.protocols import Protocol
 
+# The first word of a seed: unrelated streams for unrelated draws.
 ORDER, NOISE, FIXED, FIRST = range(4)
 
 
 def seeded(*words: int, device: torch.device | str = "cpu") -> Generator:
-    """A private generator whose stream is fixed by the words; different words give unrelated streams."""
+    """Return a private generator seeded by the words; different words give unrelated streams."""
     (state,) = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return Generator(device).manual_seed(int(state))
 
 
-class TensorLoader(ABC):
-    """An iterable of batches, on one of `world` ranks; every rank yields the same number of batches."""
+class TrainingLoader:
+    """Shuffled batches with fresh noise. Both depend on seed, epoch and batch alone.
 
-    def __init__(self, batch_size: int, rank: int, world: int) -> None:
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world = world
+    So a resumed run continues with the same batches, and the global random state is not used. A batch has
+    `batch_size` examples over all ranks, the last batch of an epoch may have fewer. Rank r takes every `world`-th
+    example from the r-th on, so that the steps of an optimiser do not depend on the number of ranks.
 
-    @abstractmethod
-    def __iter__(self) -> Iterator[Batch]:
-        """The batches of one epoch."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """How many batches one epoch has, on this rank and on every other."""
-
-
-class TrainingLoader(TensorLoader):
-    """Shuffled batches with fresh noise, both functions of (seed, epoch, batch) and of nothing else.
-
-    Epoch k is therefore the same after a resumption as without one, in the middle of an epoch too, and the
-    global random state is left alone. A batch is that of all ranks together: it has `batch_size` examples, the
-    last may be short, and rank r takes every `world`-th of them from the r-th on. So every example is seen once an
-    epoch, and the steps of an optimiser are over the same examples on any number of ranks. images: uint8 (N, 1, 28,
-    28); labels: int64 (N,). With `frozen`, every epoch has the order and the noise of the first (to overfit a few
-    batches).
+    Args:
+        images: the images, uint8 (N, 1, 28, 28).
+        labels: their labels, int64 (N,).
+        protocol: the rule that makes x of the images.
+        batch_size: the number of examples in a batch, over all ranks.
+        seed: fixes order and noise.
+        rank: the rank r of this process.
+        world: the number of ranks.
+        frozen: True to repeat the order and noise of the first epoch.
     """
 
     def __init__(
@@ -60,23 +50,24 @@ class TrainingLoader(TensorLoader):
         world: int = 1,
         frozen: bool = False,
     ) -> None:
-        super().__init__(batch_size, rank, world)
         self.images = images
         self.labels = labels
         self.protocol = protocol
+        self.batch_size = batch_size
         self.seed = seed
+        self.rank = rank
+        self.world = world
         self.epoch = 0
         self.batch = 0
         self.resumed = (-1, 0)
-        # Lightning calls `sampler.set_epoch` before each epoch; SequentialSampler means a fixed order to it.
+        # Lightning calls `sampler.set_epoch` before each epoch. SequentialSampler tells it that the order is fixed.
         self.sampler: TrainingLoader | Sampler[int] = SequentialSampler(labels) if frozen else self
 
     def __len__(self) -> int:
         return ceil(len(self.labels) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator, so that the epoch is read with the first batch: Lightning makes the first iterator
-        # before it calls set_epoch.
+        # A generator reads the epoch with the first batch: Lightning makes the first iterator before set_epoch.
         device, epoch = self.images.device, self.epoch
         first = self.resumed[1] if self.resumed[0] == epoch else 0
         self.resumed = (-1, 0)
@@ -88,7 +79,7 @@ class TrainingLoader(TensorLoader):
             yield Batch(self._share(x), self._share(self.labels.index_select(0, order[batch])))
 
     def _share(self, whole: Tensor) -> Tensor:
-        # Every rank takes a step: one for which the last batch has no example takes another's, with weight 0.
+        # Every rank must take a step. One without an example in the last batch takes the first, with weight 0.
         return whole[self.rank :: self.world] if len(whole) > self.rank else whole[:1]
 
     def weight(self, batch: int) -> float:
@@ -100,39 +91,42 @@ class TrainingLoader(TensorLoader):
         return self.world * len(range(self.rank, size, self.world)) / size
 
     def order(self, epoch: int) -> Tensor:
-        """The indices (N,) of an epoch's examples in their order, the same on all ranks."""
-        # Drawn on the CPU, so that the order is the same on every device.
+        """The order (N,) of the examples in an epoch, the same on all ranks."""
+        # Drawn on the CPU, so that it is the same on every device.
         return torch.randperm(len(self.labels), generator=seeded(ORDER, self.seed, epoch))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration yields."""
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the epoch, which Lightning keeps in its checkpoints."""
         return {"epoch": self.epoch, "batch": self.batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from a place: the next iteration of that epoch skips the batches already seen."""
+        """Skip the batches of the epoch that the state has seen."""
         self.resumed = (state["epoch"], state["batch"])
 
 
-class EvaluationLoader(TensorLoader):
+class EvaluationLoader:
     """Every example once, in blocks of BLOCK: rank r holds the blocks r, r + world, r + 2 world, ..., without padding.
 
-    The shard is cut into equally many batches on every rank (what needs all ranks at once would wait for ever
-    otherwise), of at most `batch_size` and whole blocks, so that what is drawn for an example depends neither on
-    the batch size nor on the number of ranks. x: float32 (N, 1, 28, 28), already transformed; y: int64 (N,).
+    Every rank has the same number of batches, because ranks wait for one another in each. A batch consists of whole
+    blocks, so that draws for an example depend neither on the batch size nor on the number of ranks.
+
+    Args:
+        x: the transformed images, float32 (N, 1, 28, 28).
+        y: their labels, int64 (N,).
+        batch_size: the largest number of examples in a batch.
+        rank: the rank r of this process.
+        world: the number of ranks.
     """
 
     def __init__(self, x: Tensor, y: Tensor, batch_size: int, rank: int = 0, world: int = 1) -> None:
         block = min(BLOCK, batch_size)
-        super().__init__(batch_size - batch_size % block, rank, world)
+        self.batch_size = batch_size - batch_size % block
         shard = (torch.arange(len(y), device=y.device) // block) % world == rank
         self.x = x[shard]
         self.y = y[shard]
-        # The first rank holds the most.
-        blocks_of_first = ceil(ceil(len(y) / block) / world)
+        blocks_of_first = ceil(ceil(len(y) / block) / world)  # the first rank holds the most
         self.num_batches = ceil(blocks_of_first * block / self.batch_size)
 
     def __len__(self) -> int:

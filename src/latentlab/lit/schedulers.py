@@ -1,4 +1,4 @@
-"""Learning-rate schedules that torch lacks."""
+"""Learning-rate schedulers that torch lacks."""
 
 from pydantic import PositiveInt
 from torch.optim import Optimizer
@@ -6,13 +6,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class IWAEStages(LambdaLR):
-    r"""Stages i = 0, ..., n - 1 of $3^i$ epochs each at a rate of $10^{-i/(n-1)}$ times the optimiser's.
+    r"""Stages i = 0, ..., n - 1 of $3^i$ epochs each at $10^{-i/(n-1)}$ times the optimiser's learning rate.
 
-    Burda et al. 2016, section 5: n = 8 stages, 3,280 epochs. After the last stage the rate stays.
+    Burda et al. 2016, section 5: n = 8 stages, 3,280 epochs. The rate of the last stage is kept afterwards.
 
     Args:
-        optimizer: the optimiser whose rate is set, once an epoch.
-        stages: the number n of stages, at least 2.
+        optimizer: the optimiser.
+        stages: the number n of stages.
     """
 
     def __init__(self, optimizer: Optimizer, stages: PositiveInt = 8) -> None:
