@@ -6,15 +6,16 @@ For the four combinations: the variance of the gradient relative to the plain es
 optimum, and how far E[mu] and E[tau] are from the exact ones after equal numbers of draws, over seeds.
 """
 
+from functools import partial
 from itertools import product
 
 import torch
+from torch.optim import Adam
 
 from latentlab.classical.base import run
-from latentlab.classical.bbvi import NAMES, BBVINormalGamma
-from latentlab.classical.cavi import CAVINormalGamma
+from latentlab.classical.bbvi import NAMES, BBVINormalGamma, RobbinsMonro
+from latentlab.classical.normal_gamma import CAVINormalGamma
 from latentlab.classical.sources import NormalDraws
-from latentlab.classical.steps import Adam, RobbinsMonro
 
 SAMPLES, ITERATIONS, SEEDS, GRADIENTS = 10, 2000, 5, 3000
 X = NormalDraws(100).x
@@ -23,18 +24,18 @@ VARIANTS = list(product([False, True], repeat=2))
 
 def variance(theta, control_variates, rao_blackwell):
     torch.manual_seed(0)
-    model = BBVINormalGamma(RobbinsMonro(), SAMPLES, control_variates, rao_blackwell)
+    model = BBVINormalGamma(RobbinsMonro, SAMPLES, control_variates, rao_blackwell)
     model.begin([X])
     model.theta.copy_(theta)
     return torch.stack([model.contributions(SAMPLES).mean(0) for _ in range(GRADIENTS)]).var(0)
 
 
-def distances(steps, control_variates, rao_blackwell):
+def distances(step_size, control_variates, rao_blackwell):
     """Root mean square errors of E[mu] and E[tau] in posterior standard deviations, and the ELBO's mean gap."""
     best, found = run(CAVINormalGamma(), X, 100).elbo(), []
     for seed in range(SEEDS):
         torch.manual_seed(seed)
-        model = BBVINormalGamma(steps(), SAMPLES, control_variates, rao_blackwell, tolerance=0.0)
+        model = BBVINormalGamma(step_size, SAMPLES, control_variates, rao_blackwell, tolerance=0.0)
         run(model, X, ITERATIONS)
         q, exact = model.moments(), model.exact().moments()
         mu = (q.mean_mu - exact.mean_mu) / exact.var_mu**0.5
@@ -60,12 +61,12 @@ def main():
                 f"  CV {cv!s:5} RB {rb!s:5}",
                 *(f"{name} {v:.2e}" for name, v in zip(NAMES, ratio, strict=True)),
             )
-    for name, steps in {"1/(1000 + t)": RobbinsMonro, "Adam, lr 0.02": lambda: Adam(0.02)}.items():
+    for name, step_size in {"1/(1000 + t)": RobbinsMonro, "Adam, lr 0.02": partial(Adam, lr=0.02)}.items():
         print(
             f"{name}: after {ITERATIONS} x {SAMPLES} draws, {SEEDS} seeds: rms of E[mu], E[tau] in sd; ELBO gap"
         )
         for cv, rb in VARIANTS:
-            mu, tau, gap = distances(steps, cv, rb)
+            mu, tau, gap = distances(step_size, cv, rb)
             print(f"  CV {cv!s:5} RB {rb!s:5}  {mu:.3g}  {tau:.3g}  {gap:.3g}")
 
 

@@ -187,7 +187,7 @@ def test_every_model_composes_trains_a_step_and_is_scored(model):
 
 
 @pytest.mark.parametrize(
-    "group", ["data", "trainer", "callbacks", "logger", "module", "steps", "debug", "posterior"]
+    "group", ["data", "trainer", "callbacks", "logger", "module", "step_size", "debug", "posterior"]
 )
 def test_every_option_of_the_other_groups_composes_and_names_classes_that_take_its_arguments(group):
     for option in options(group):

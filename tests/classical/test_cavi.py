@@ -8,8 +8,14 @@ from oracles import Z_MAX, largest_z
 from torch.distributions import Gamma, Normal
 
 from latentlab.classical.base import run
-from latentlab.classical.cavi import CAVINormalGamma
-from latentlab.classical.conjugate import NormalGamma, Statistics, elbo, log_mean_given, log_squares_given
+from latentlab.classical.normal_gamma import (
+    CAVINormalGamma,
+    NormalGamma,
+    Statistics,
+    elbo,
+    log_mean_given,
+    log_squares_given,
+)
 from latentlab.classical.sources import NormalDraws
 from latentlab.errors import UserError
 

@@ -121,7 +121,7 @@ def test_pixels_that_never_vary_are_no_obstacle(x):
 def test_bad_input_is_refused(x):
     with pytest.raises(UserError, match="latent_dim=8 must be less than the 8 pixels"):
         PPCA(8, x_shape=(8,))
-    with pytest.raises(UserError, match="vary in 2 directions only"):
+    with pytest.raises(UserError, match="latent_dim=3 must be less than 2, the rank"):
         fitted(x[:3])
     with pytest.raises(UserError, match="protocol=threshold gives discrete values"):
         PPCA().check(Threshold())

@@ -1,4 +1,4 @@
-"""What every classical inference offers: a state in float64 buffers, a step, and a bound that is followed."""
+"""Iterative inference, the history of its numbers, and the source of its observations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -8,18 +8,50 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from latentlab.classical.sources import Source
 from latentlab.errors import UserError
 from latentlab.protocols import Protocol
 
 Numbers = dict[str, float]
 
 
-class History(nn.Module):
-    """Named numbers by iteration, kept in the module's state, so that a resumed run has its beginning too.
+def check_positive(**values: float) -> None:
+    """Refuse arguments that are not positive.
+
+    Raises:
+        UserError: for the first of them, by name.
+    """
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"{name}={value} must be greater than 0")
+
+
+class Source:
+    """Observations of a classical model, in the role that a protocol has for images.
+
+    Args:
+        x: the observations, float64 (N, C).
+        y: the labels, int64 (N,). The label is -1 if there is none.
+        truth: the parameters of a simulation by name. It is empty if they are unknown.
 
     Attributes:
-        values: for each name one number an iteration, the start first.
+        name: the name that is recorded as the protocol.
+    """
+
+    name: ClassVar[str] = "simulated"
+    levels: ClassVar[int | None] = None
+    bits_offset: ClassVar[float | None] = None
+
+    def __init__(self, x: Tensor, y: Tensor | None = None, truth: dict[str, Tensor] | None = None) -> None:
+        self.x = x.double()
+        self.y = torch.full((len(x),), -1) if y is None else y.long()
+        self.truth = truth or {}
+
+
+class History(nn.Module):
+    """Named numbers by iteration. They are part of the module's state, so a resumed run keeps them.
+
+    Attributes:
+        values: a list of numbers for each name. The first number belongs to the start.
     """
 
     def __init__(self) -> None:
@@ -30,31 +62,29 @@ class History(nn.Module):
         return len(next(iter(self.values.values()), []))
 
     def record(self, numbers: Mapping[str, Tensor]) -> None:
-        """Append one number to each name; the names are the same every time."""
+        """Append one number to each name."""
         for name, value in numbers.items():
             self.values.setdefault(name, []).append(float(value))
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """The numbers as float64 tensors (iterations,)."""
         return {name: torch.tensor(values, dtype=torch.float64) for name, values in self.values.items()}
 
     def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the numbers."""
         self.values = {name: values.tolist() for name, values in state.items()}
 
 
 class Inference(nn.Module, ABC):
-    r"""An iterative inference, whose state is its float64 buffers.
+    r"""An iterative inference. Its state is its float64 buffers.
 
-    It has converged once $|\bar L_t - \bar L_{t-1}| \le \mathrm{tolerance} \cdot \max(1, |\bar L_{t-1}|)$ for every
-    bound followed (each name that starts with `elbo`), with $\bar L_t$ the mean over the t-th `window` iterations.
+    A bound has converged if $|\bar L_t - \bar L_{t-1}| \le \mathrm{tolerance} \cdot \max(1, |\bar L_{t-1}|)$, with
+    $\bar L_t$ its mean over the t-th `window` iterations. The inference has converged if all its bounds have.
 
     Args:
         tolerance: the relative change of the bound that counts as convergence.
         window: the number of iterations over which a noisy bound is averaged.
 
     Attributes:
-        columns: how many numbers one observation has.
+        columns: the number of columns of the observations.
     """
 
     columns: ClassVar[int] = 1
@@ -64,31 +94,35 @@ class Inference(nn.Module, ABC):
         self.tolerance = tolerance
         self.window = window
         self.history = History()
-        self.observed = False
+        self.has_data = False
 
     def check(self, protocol: Protocol | Source) -> None:
         """Refuse data of another kind.
 
         Raises:
-            UserError: with what is needed.
+            UserError: with the remedy.
         """
         if not isinstance(protocol, Source) or protocol.x.shape[1] != self.columns:
             raise UserError(
                 f"{type(self).__name__} needs observations of {self.columns} column(s), not {protocol.name} data: "
-                "leave data=... out for those that come with the model"
+                "leave out data=... to use the data that come with the model"
             )
 
     @abstractmethod
     def set_data(self, batches: Iterable[Tensor]) -> None:
-        """Take in the whole data set; UserError where it does not fit."""
+        """Keep the data set or its sufficient statistics.
+
+        Raises:
+            UserError: if the model cannot explain the data.
+        """
 
     @abstractmethod
     def start(self) -> None:
-        """Set the state to its start."""
+        """Set the initial state."""
 
     @abstractmethod
     def step(self) -> None:
-        """One iteration."""
+        """Run one iteration."""
 
     @abstractmethod
     def elbo(self) -> Tensor:
@@ -96,37 +130,36 @@ class Inference(nn.Module, ABC):
 
     @abstractmethod
     def estimates(self) -> Numbers:
-        """What is reported at the end: `estimate/...`, with `exact/...` beside it where that is known."""
+        """The results: `estimate/...`, and `exact/...` where the exact value is known."""
 
     def monitors(self) -> dict[str, Tensor]:
-        """The numbers that are followed by iteration, `elbo` among them, each ()."""
+        """The numbers that are logged at each iteration, each (). A name that starts with `elbo` is a bound."""
         return {"elbo": self.elbo()}
 
     def errors(self, truth: Mapping[str, Tensor]) -> Numbers:
-        """`error/...` against the parameters that the data were simulated with; none where nothing is known."""
+        """The errors `error/...` against the parameters of the simulation."""
         return {}
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers describe what is inferred: the state, unless it holds more than that."""
+        """The number of inferred parameters."""
         return sum(buffer.numel() for buffer in self.buffers())
 
     @property
     def iterations(self) -> int:
-        """The number of steps taken."""
         return max(len(self.history) - 1, 0)
 
     def begin(self, batches: Iterable[Tensor]) -> None:
-        """Observe the data once, and start, unless the state was restored."""
-        if not self.observed:
+        """Set the data, and start unless the state was restored from a checkpoint."""
+        if not self.has_data:
             self.set_data(batches)
-            self.observed = True
+            self.has_data = True
         if len(self.history) == 0:
             self.start()
             self.history.record(self.monitors())
 
     def iterate(self) -> dict[str, Tensor]:
-        """One step, and the numbers after it."""
+        """Run one iteration and return its monitors."""
         self.step()
         monitors = self.monitors()
         self.history.record(monitors)
@@ -134,7 +167,6 @@ class Inference(nn.Module, ABC):
 
     @property
     def converged(self) -> bool:
-        """Whether the bounds have stopped changing."""
         bounds = [values for name, values in self.history.values.items() if name.startswith("elbo")]
         due = self.iterations >= 2 * self.window and self.iterations % self.window == 0
         return due and all(map(self._settled, bounds))
@@ -146,12 +178,12 @@ class Inference(nn.Module, ABC):
 
 
 def state(*shape: int) -> Tensor:
-    """A float64 tensor of zeros to register as a buffer; `start` sets it."""
+    """A float64 tensor of zeros for a buffer."""
     return torch.zeros(shape, dtype=torch.float64)
 
 
 def run(inference: Inference, x: Tensor, iterations: int) -> Inference:
-    """Start on the data x and iterate until convergence, or `iterations` times."""
+    """Iterate on the data x (N, C) until convergence, at most `iterations` times."""
     inference.begin([x])
     while inference.iterations < iterations and not inference.converged:
         inference.iterate()

@@ -1,29 +1,61 @@
-r"""Black-box variational inference: the score-function gradient of the ELBO and two ways to quieten it.
+r"""Black-box variational inference of the Normal-Gamma model with two ways to reduce the gradient's variance.
 
 $\nabla_\theta L = E_q[\nabla_\theta \log q(z | \theta)\,(\log p(x, z) - \log q(z | \theta))]$
 (Ranganath, Gerrish and Blei 2014, eq. 3).
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Gt, Le
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.distributions import Gamma
+from torch.optim import Optimizer
 
-from latentlab.classical.base import state
-from latentlab.classical.checks import check_positive
-from latentlab.classical.conjugate import LOG_2PI, log_mean_given, log_squares_given
-from latentlab.classical.normal_gamma import NormalGammaInference
-from latentlab.classical.steps import Steps
+from latentlab.classical.base import check_positive, state
+from latentlab.classical.normal_gamma import LOG_2PI, NormalGammaInference, log_mean_given, log_squares_given
 from latentlab.errors import UserError
 
 NAMES = ("m", "log_s", "log_a", "log_b")
 
 
+class RobbinsMonro(Optimizer):
+    r"""Gradient descent with step sizes $(t_0 + t)^{-\kappa}$ (Robbins and Monro 1951), t from 0.
+
+    Args:
+        params: the tensors to optimise.
+        offset: $t_0$.
+        exponent: $\kappa$ in (0.5, 1], so that the iteration converges.
+
+    Raises:
+        UserError: for values outside.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        offset: PositiveFloat = 1000.0,
+        exponent: Annotated[float, Gt(0.5), Le(1)] = 1.0,
+    ) -> None:
+        check_positive(offset=offset)
+        if not 0.5 < exponent <= 1:
+            raise UserError(f"exponent={exponent}: Robbins-Monro step sizes need an exponent in (0.5, 1]")
+        super().__init__(params, {"offset": offset, "exponent": exponent})
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                t = self.state[parameter].get("step", 0)
+                parameter.sub_(parameter.grad * (group["offset"] + t) ** -group["exponent"])
+                self.state[parameter]["step"] = t + 1
+
+
 @dataclass(frozen=True)
-class Draws:
-    """S draws of mu and tau from q, each (S,), with what q says of them.
+class VariationalDraws:
+    """S draws of mu and tau from q, each (S,), and their densities under q.
 
     Attributes:
         mu: the draws of mu.
@@ -41,11 +73,11 @@ class Draws:
 
 
 def with_control_variate(terms: Tensor, scores: Tensor) -> Tensor:
-    r"""Contributions $h_s (f_s - c_{-s})$ with the score h as control variate, without bias; f and h are (S, P).
+    r"""Unbiased contributions $h_s (f_s - c_{-s})$ with the score h as control variate; f and h are (S, P).
 
     $c_{-s} = \sum_{r \ne s} f_r h_r^2 / \sum_{r \ne s} h_r^2$ estimates the best coefficient
-    $\mathrm{Cov}(fh, h) / \mathrm{Var}(h)$ (Ranganath et al. 2014, eq. 10) from the other draws: from all draws
-    it would depend on $h_s$, and the mean of the contributions would be biased.
+    $\mathrm{Cov}(fh, h) / \mathrm{Var}(h)$ (Ranganath et al. 2014, eq. 10) from the other draws. An estimate from all
+    draws would depend on $h_s$ and make the gradient biased.
     """
     weighted, weights = terms * scores**2, scores**2
     others = (weighted.sum(0) - weighted) / (weights.sum(0) - weights)
@@ -53,29 +85,29 @@ def with_control_variate(terms: Tensor, scores: Tensor) -> Tensor:
 
 
 class BBVINormalGamma(NormalGammaInference):
-    r"""Stochastic ascent on the ELBO of $q(\mu) = N(m, s^2)$, $q(\tau) = \mathrm{Gamma}(a, b)$ by the score function.
+    r"""Stochastic gradient ascent on the ELBO of $q(\mu) = N(m, s^2)$ and $q(\tau) = \mathrm{Gamma}(a, b)$.
 
-    The free parameters are m, log s, log a, log b, so that s, a, b stay positive. With Rao-Blackwellisation each
-    parameter's gradient has those factors of $\log p(\bar x | \mu, \tau) + \log p(x | \bar x, \tau) +
-    \log p(\mu | \tau) + \log p(\tau) - \log q(\mu) - \log q(\tau)$ only that contain
-    its variable (Ranganath et al. 2014, eq. 5).
+    The free parameters are m, log s, log a and log b, so s, a and b stay positive. The log joint has the factors
+    $\log p(\bar x | \mu, \tau) + \log p(x | \bar x, \tau) + \log p(\mu | \tau) + \log p(\tau)$. With
+    Rao-Blackwellisation a parameter's gradient has only the factors that contain its variable
+    (Ranganath et al. 2014, eq. 5).
 
     Args:
-        steps: the rule for step sizes.
-        samples: the draws S for a gradient, at least 2.
-        control_variates: whether the score is used as a control variate.
-        rao_blackwell: whether factors without the variable are left out.
+        step_size: makes the optimiser of the free parameters, such as `RobbinsMonro` or `torch.optim.Adam`.
+        samples: the number S of draws for a gradient, at least 2.
+        control_variates: True to use the score as a control variate.
+        rao_blackwell: True to leave out the factors that do not contain the variable.
         mu0: the prior mean of mu.
         lambda0: the prior precision of mu in units of tau.
         a0: the prior shape of tau.
         b0: the prior rate of tau.
         tolerance: see `Inference`.
         window: see `Inference`.
-        max_step: the largest change of a free parameter in one step: the plain gradient's tails are heavy, and one draw
-            would throw a far out of range. Converging steps are smaller in the end.
+        max_step: the largest change of a free parameter in one step. The plain gradient has heavy tails, and a single
+            draw could otherwise push a far out of range.
 
     Raises:
-        UserError: for fewer than two draws, which have no variance.
+        UserError: for fewer than two draws, which have no variance, or a value that the optimiser refuses.
     """
 
     theta: Tensor
@@ -83,7 +115,7 @@ class BBVINormalGamma(NormalGammaInference):
 
     def __init__(
         self,
-        steps: Steps,
+        step_size: Callable[[list[Tensor]], Optimizer],
         samples: PositiveInt = 10,
         control_variates: bool = True,
         rao_blackwell: bool = True,
@@ -97,11 +129,7 @@ class BBVINormalGamma(NormalGammaInference):
     ) -> None:
         super().__init__(mu0, lambda0, a0, b0, tolerance, window)
         if samples < 2:
-            raise UserError(
-                f"samples={samples}: at least 2 draws are needed for the variance of a gradient and its control variate"
-            )
-        self.steps = steps
-        self.steps.reset(len(NAMES))
+            raise UserError(f"samples={samples}: at least 2 draws are needed for the variance of a gradient")
         check_positive(max_step=max_step)
         self.samples = samples
         self.max_step = max_step
@@ -109,15 +137,24 @@ class BBVINormalGamma(NormalGammaInference):
         self.rao_blackwell = rao_blackwell
         self.register_buffer("theta", state(len(NAMES)))
         self.register_buffer("variance", state(len(NAMES)))
+        try:
+            self.optimizer = step_size([self.theta])
+        except ValueError as error:
+            raise UserError(f"step_size: {error}") from error
+
+    def get_extra_state(self) -> dict[int, Any]:
+        """The optimiser's state, so that a resumed run continues with the same steps."""
+        return self.optimizer.state_dict()["state"]
+
+    def set_extra_state(self, state: dict[int, Any]) -> None:
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     def q(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The parameters m, l = 1/s^2, a, b of q, each ()."""
         m, log_s, log_a, log_b = self.theta
         return m, (-2 * log_s).exp(), log_a.exp(), log_b.exp()
 
     @property
     def num_parameters(self) -> int:
-        """m, log s, log a, log b: neither the variances nor the state of the steps."""
         return len(NAMES)
 
     def start(self) -> None:
@@ -126,20 +163,22 @@ class BBVINormalGamma(NormalGammaInference):
         self.variance.zero_()
 
     def step(self) -> None:
-        """One gradient and one step along it; `variance` is the estimated variance of that gradient."""
+        """Take one gradient step, and estimate the variance of the gradient."""
         contributions = self.contributions(self.samples)
         self.variance.copy_(contributions.var(0) / self.samples)
-        increment = self.steps.increment(contributions.mean(0))
-        self.theta.add_(increment.clamp(-self.max_step, self.max_step))
+        before = self.theta.clone()
+        self.theta.grad = -contributions.mean(0)  # the optimiser minimises
+        self.optimizer.step()
+        self.theta.clamp_(before - self.max_step, before + self.max_step)
 
     def contributions(self, samples: int) -> Tensor:
-        """What each draw contributes to the gradient, their mean, (S, 4)."""
+        """The contribution of each draw to the gradient, which is their mean, (S, 4)."""
         draws = self.draw(samples)
         terms = self._blankets(draws) if self.rao_blackwell else self._log_w(draws)
         return with_control_variate(terms, draws.scores) if self.control_variates else terms * draws.scores
 
-    def draw(self, samples: int) -> Draws:
-        """S draws from q with their scores."""
+    def draw(self, samples: int) -> VariationalDraws:
+        """Draw from q."""
         m, precision, a, b = self.q()
         e = torch.randn(samples, dtype=torch.float64)
         mu, tau = m + e / precision.sqrt(), Gamma(a, b, validate_args=False).sample((samples,))
@@ -152,19 +191,18 @@ class BBVINormalGamma(NormalGammaInference):
         ]
         log_q_mu = 0.5 * (precision.log() - LOG_2PI - e**2)
         log_q_tau = a * b.log() - a.lgamma() + (a - 1) * log_tau - b * tau
-        return Draws(mu, tau, log_q_mu, log_q_tau, torch.stack(scores, dim=1))
+        return VariationalDraws(mu, tau, log_q_mu, log_q_tau, torch.stack(scores, dim=1))
 
     def monitors(self) -> dict[str, Tensor]:
-        """The ELBO, E[mu], E[tau], and the variances of the gradient's four components."""
         variances = zip(NAMES, self.variance, strict=True)
         return {**super().monitors(), **{f"variance_{name}": value for name, value in variances}}
 
-    def _log_w(self, draws: Draws) -> Tensor:
+    def _log_w(self, draws: VariationalDraws) -> Tensor:
         likelihood = log_mean_given(self.data, draws.mu, draws.tau) + log_squares_given(self.data, draws.tau)
         log_p = likelihood + self.prior.log_prob(draws.mu, draws.tau)
         return (log_p - draws.log_q_mu - draws.log_q_tau)[:, None].expand(-1, len(NAMES))
 
-    def _blankets(self, draws: Draws) -> Tensor:
+    def _blankets(self, draws: VariationalDraws) -> Tensor:
         both = log_mean_given(self.data, draws.mu, draws.tau) + self.prior.log_mu_tau(draws.mu, draws.tau)
         of_mu = both - draws.log_q_mu
         of_tau = (

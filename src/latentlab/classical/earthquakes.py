@@ -1,4 +1,4 @@
-r"""Earthquakes: a mixture with Gaussian locations and Poisson strengths, by coordinate ascent.
+r"""A mixture of earthquakes with Gaussian locations and Poisson strengths, by coordinate ascent.
 
 $Z_n \sim \mathrm{Cat}(\pi)$, $S_n | Z_n = k \sim \mathrm{Poisson}(\lambda_k)$,
 $X_n | Z_n = k \sim N(\mu_k, \tau^{-1} I_2)$, $\mu_k \sim N(\nu, \rho^{-1} I_2)$,
@@ -7,16 +7,29 @@ $\lambda_k \sim \mathrm{Gamma}(\alpha, \beta)$ with a rate $\beta$.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log, pi
+from math import pi
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
+from torch.distributions import Gamma, Normal, kl_divergence
 
-from latentlab.classical.base import Inference, Numbers, state
-from latentlab.classical.checks import check_positive, mixture_weights
-from latentlab.classical.conjugate import gamma_entropy, gamma_mean_log
+from latentlab.classical.base import Inference, Numbers, check_positive, state
 from latentlab.errors import UserError
+
+
+def mixture_weights(weights: Sequence[float] | None, size: int) -> Tensor:
+    """The probabilities of `size` components, (K,), equal for None.
+
+    Raises:
+        UserError: unless they are `size` positive numbers that sum to one.
+    """
+    if weights is None:
+        return torch.full((size,), 1 / size, dtype=torch.float64)
+    pi = torch.tensor(list(weights), dtype=torch.float64)
+    if len(pi) != size or not (pi > 0).all() or abs(float(pi.sum()) - 1) > 1e-6:
+        raise UserError(f"weights={list(weights)} must be {size} positive numbers that sum to 1")
+    return pi / pi.sum()
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class Globals:
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The model's constants: nu (2,), log_pi (K,), the others ()."""
+    """The constants of the model: nu (2,), log_pi (K,), the others ()."""
 
     nu: Tensor
     rho: Tensor
@@ -56,9 +69,10 @@ def log_joint(h: Hyperparameters, data: Tensor, q: Globals) -> Tensor:
     """
     x, strength = data[:, :2], data[:, 2:]  # (N, 2), (N, 1)
     squares = torch.cdist(x.expand(len(q.m), -1, -1), q.m, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    location = (h.tau / (2 * pi)).log() - 0.5 * h.tau * (squares + 2 / q.rho[:, None])
-    rates = strength * gamma_mean_log(q.a, q.b)[:, None] - (q.a / q.b)[:, None] - (strength + 1).lgamma()
-    return h.log_pi + location + rates
+    log_location = (h.tau / (2 * pi)).log() - 0.5 * h.tau * (squares + 2 / q.rho[:, None])
+    mean_log = q.a.digamma() - q.b.log()
+    log_strength = strength * mean_log[:, None] - (q.a / q.b)[:, None] - (strength + 1).lgamma()
+    return h.log_pi + log_location + log_strength
 
 
 def responsibilities(h: Hyperparameters, data: Tensor, q: Globals) -> Tensor:
@@ -79,24 +93,26 @@ def update_globals(h: Hyperparameters, data: Tensor, r: Tensor) -> Globals:
 
 
 def elbo(h: Hyperparameters, data: Tensor, q: Globals, r: Tensor) -> Tensor:
-    """The ELBO with all terms, in nats for the catalogue, (R,)."""
+    r"""The ELBO in nats for the catalogue, (R,).
+
+    $E_q[\log p(x, S, Z | \mu, \lambda)] + H[q(Z)] - \sum_k \mathrm{KL}(q(\mu_k) \| p(\mu_k))
+    - \sum_k \mathrm{KL}(q(\lambda_k) \| p(\lambda_k))$
+    """
     assigned = (r * log_joint(h, data, q)).sum((1, 2)) - torch.special.xlogy(r, r).sum((1, 2))
-    distance = ((q.m - h.nu) ** 2).sum(-1) + 2 / q.rho
-    log_mu = (h.rho / (2 * pi)).log() - 0.5 * h.rho * distance
-    entropy_mu = 1 + log(2 * pi) - q.rho.log()
-    mean_log = gamma_mean_log(q.a, q.b)
-    log_lambda = h.alpha * h.beta.log() - h.alpha.lgamma() + (h.alpha - 1) * mean_log - h.beta * q.a / q.b
-    return assigned + (log_mu + entropy_mu + log_lambda + gamma_entropy(q.a, q.b)).sum(-1)
+    kl_mu = kl_divergence(Normal(q.m, q.rho[..., None] ** -0.5), Normal(h.nu, h.rho**-0.5)).sum(-1)
+    kl_lambda = kl_divergence(Gamma(q.a, q.b), Gamma(h.alpha, h.beta))
+    return assigned - (kl_mu + kl_lambda).sum(-1)
 
 
 class CAVIEarthquakes(Inference):
-    """Coordinate ascent on q(Z) q(mu) q(lambda), from several starts at once; the start with the highest ELBO counts.
+    """Coordinate ascent on a factorised q(Z) q(mu) q(lambda) from several random starts at once.
 
-    The state is q(mu) and q(lambda); q(Z) is the optimal one given these. The factorisation is an approximation.
+    The state is q(mu) and q(lambda). q(Z) is its optimum given these. The results are those of the start with the
+    highest ELBO.
 
     Args:
         num_components: the number K of clusters.
-        tau: the precision of the locations about their centre.
+        tau: the precision of the locations around their centre.
         nu: the prior mean of the centres.
         rho: the prior precision of the centres.
         alpha: the prior shape of the rates.
@@ -131,7 +147,7 @@ class CAVIEarthquakes(Inference):
         constants = {"tau": tau, "rho": rho, "alpha": alpha, "beta": beta}
         check_positive(num_components=num_components, restarts=restarts, **constants)
         if len(nu) != 2:
-            raise UserError(f"nu={list(nu)} must be the two coordinates of a place")
+            raise UserError(f"nu={list(nu)} must be two coordinates")
         self.num_components = num_components
         self.restarts = restarts
         self.h = Hyperparameters(
@@ -143,7 +159,6 @@ class CAVIEarthquakes(Inference):
             self.register_buffer(name, state(restarts, num_components, *shape))
 
     def set_data(self, batches: Iterable[Tensor]) -> None:
-        """Take in the catalogue, (N, 3)."""
         data = torch.cat([batch.double() for batch in batches]).cpu()
         if len(data) < self.num_components:
             raise UserError(
@@ -152,21 +167,20 @@ class CAVIEarthquakes(Inference):
         self.data = data
 
     def q(self) -> Globals:
-        """q(mu) and q(lambda) of all starts."""
+        """q(mu) and q(lambda) of each start."""
         return Globals(self.m, self.rho, self.a, self.b)
 
     @property
     def num_parameters(self) -> int:
-        """Those of one start."""
         return super().num_parameters // self.restarts
 
     def start(self) -> None:
-        """Centres at places drawn far from one another, rates between the place's own and the mean."""
-        places = torch.stack([spread_out(self.data, self.num_components) for _ in range(self.restarts)])
+        """Start each cluster at one earthquake, with a rate between its strength and the mean strength."""
+        chosen = torch.stack([spread_out(self.data, self.num_components) for _ in range(self.restarts)])
         share = len(self.data) / self.num_components
-        self.m.copy_(places[..., :2])
+        self.m.copy_(chosen[..., :2])
         self.rho.copy_((self.h.rho + self.h.tau * share).expand_as(self.rho))
-        self.a.copy_(self.h.alpha + share * (places[..., 2] + self.data[:, 2].mean()) / 2)
+        self.a.copy_(self.h.alpha + share * (chosen[..., 2] + self.data[:, 2].mean()) / 2)
         self.b.copy_((self.h.beta + share).expand_as(self.b))
 
     def step(self) -> None:
@@ -181,16 +195,15 @@ class CAVIEarthquakes(Inference):
         return elbo(self.h, self.data, q, responsibilities(self.h, self.data, q))
 
     def elbo(self) -> Tensor:
-        """The highest ELBO of the starts, in nats for the catalogue, ()."""
+        """The highest ELBO of all starts, in nats for the catalogue, ()."""
         return self.bounds().max()
 
     def monitors(self) -> dict[str, Tensor]:
-        """The highest ELBO, and that of each start."""
         bounds = self.bounds()
         return {"elbo": bounds.max(), **{f"elbo_start_{i + 1}": value for i, value in enumerate(bounds)}}
 
     def best(self) -> Globals:
-        """q(mu) and q(lambda) of the best start, without the dimension R."""
+        """q(mu) and q(lambda) of the best start, (K, ...)."""
         i = int(self.bounds().argmax())
         return Globals(self.m[i], self.rho[i], self.a[i], self.b[i])
 
@@ -200,7 +213,7 @@ class CAVIEarthquakes(Inference):
         return responsibilities(self.h, self.data, best)[0]
 
     def estimates(self) -> Numbers:
-        """The centres and the rates of the best start with their standard deviations."""
+        """The centres and the rates of the best start, and their standard deviations."""
         q = self.best()
         columns = {
             "x": q.m[:, 0],
@@ -216,7 +229,7 @@ class CAVIEarthquakes(Inference):
         }
 
     def errors(self, truth: Mapping[str, Tensor]) -> Numbers:
-        """The distances from the simulated truth, in units and in standard deviations."""
+        """The largest errors of centres and rates, and the share of earthquakes assigned to the right cluster."""
         q = self.best()
         order = match(q.m, truth["mu"])
         if order is None:
@@ -234,9 +247,10 @@ class CAVIEarthquakes(Inference):
 
 
 def spread_out(data: Tensor, size: int) -> Tensor:
-    """`size` of the rows (N, 3), each drawn with a chance in proportion to its squared distance from those before.
+    """Draw `size` of the earthquakes (N, 3) far apart, by k-means++ (Arthur and Vassilvitskii 2007).
 
-    As in k-means++ (Arthur and Vassilvitskii 2007); any row where all distances are zero.
+    The probability of each is proportional to its squared distance from the nearest one drawn before. If all
+    distances are zero, the draw is uniform.
     """
     chosen = [data[torch.randint(len(data), ())]]
     for _ in range(size - 1):
@@ -246,7 +260,10 @@ def spread_out(data: Tensor, size: int) -> Tensor:
 
 
 def match(found: Tensor, true: Tensor) -> Tensor | None:
-    """For each true centre (K, 2) the index of its own found one, nearest pairs first, (K,), or None."""
+    """The index of the found centre of each true centre (K, 2), nearest pairs first, (K,).
+
+    The result is None if their numbers differ.
+    """
     if len(found) != len(true):
         return None
     distances = torch.cdist(true, found)

@@ -1,4 +1,4 @@
-r"""Maximum likelihood of a Gamma distribution, by the gradient and by the natural gradient.
+r"""Maximum likelihood of a Gamma distribution by the gradient and by the natural gradient.
 
 $\ell(a, b) = a \log b - \log\Gamma(a) + (a - 1)\,\overline{\log x} - b \bar x$ in nats per example, with a rate b.
 """
@@ -9,9 +9,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from latentlab.classical.base import Inference, Numbers, state
-from latentlab.classical.checks import check_positive
-from latentlab.classical.natural import natural_gradient
+from latentlab.classical.base import Inference, Numbers, check_positive, state
 from latentlab.errors import UserError
 
 PATHS = ("gradient", "natural")
@@ -36,6 +34,11 @@ def fisher(theta: Tensor) -> Tensor:
     return torch.stack([torch.stack([a.polygamma(1), -1 / b]), torch.stack([-1 / b, a / b**2])])
 
 
+def natural_gradient(theta: Tensor, mean: Tensor, mean_log: Tensor) -> Tensor:
+    r"""$\tilde\nabla \ell = F^{-1} \nabla \ell$ at theta (2,), (2,) (Amari 1998)."""
+    return torch.linalg.solve(fisher(theta), gradient(theta, mean, mean_log))
+
+
 def maximum(mean: Tensor, mean_log: Tensor) -> Tensor:
     r"""The maximum-likelihood (a, b), (2,):
     $\log a - \psi(a) = \log\bar x - \overline{\log x}$ by Newton's method, $b = a / \bar x$.
@@ -48,7 +51,7 @@ def maximum(mean: Tensor, mean_log: Tensor) -> Tensor:
 
 
 def advance(theta: Tensor, direction: Tensor, size: float) -> Tensor:
-    """theta + size * direction, the size halved until all parameters are positive, (2,)."""
+    """theta + size * direction, with the size halved until all parameters are positive, (2,)."""
     moved = theta + size * direction
     while not (moved > 0).all():
         size /= 2
@@ -57,12 +60,12 @@ def advance(theta: Tensor, direction: Tensor, size: float) -> Tensor:
 
 
 class GammaMLE(Inference):
-    """Gradient ascent and natural-gradient ascent from the same start, side by side.
+    """Gradient ascent and natural-gradient ascent from the same start.
 
     Args:
-        start: the first a and b.
+        start: the initial a and b.
         gradient_size: the step size of gradient ascent.
-        natural_size: the step size of natural-gradient ascent; 1 is Fisher scoring.
+        natural_size: the step size of natural-gradient ascent. 1 is Fisher scoring.
         tolerance: see `Inference`.
 
     Raises:
@@ -88,7 +91,6 @@ class GammaMLE(Inference):
         self.register_buffer("theta", state(2, 2))
 
     def set_data(self, batches: Iterable[Tensor]) -> None:
-        """Take in the observations, (N, 1), all positive."""
         x = torch.cat([batch.double().flatten() for batch in batches]).cpu()
         if not (x.isfinite() & (x > 0)).all():
             raise UserError("the observations of a Gamma distribution must be finite and greater than 0")
@@ -98,32 +100,29 @@ class GammaMLE(Inference):
 
     @property
     def num_parameters(self) -> int:
-        """a and b: the paths are two ways to the same."""
         return len(self.first)
 
     def start(self) -> None:
-        """Both paths at the start."""
         self.theta.copy_(self.first.expand(2, 2))
 
     def step(self) -> None:
-        """A step of each path."""
         plain, natural = self.theta
         g = gradient(plain, self.mean, self.mean_log)
-        n = natural_gradient(gradient(natural, self.mean, self.mean_log), fisher(natural))
+        n = natural_gradient(natural, self.mean, self.mean_log)
         both = [advance(plain, g, self.gradient_size), advance(natural, n, self.natural_size)]
         self.theta.copy_(torch.stack(both))
 
     def elbo(self) -> Tensor:
-        """The mean log-likelihood on the gradient's path (no latents: the bound is the likelihood), ()."""
+        """The mean log-likelihood on the gradient's path, (). Without latents the bound is the likelihood."""
         return log_likelihood(self.theta[0], self.mean, self.mean_log)
 
     def monitors(self) -> dict[str, Tensor]:
-        """The log-likelihoods and the parameters of both paths."""
         bounds = log_likelihood(self.theta, self.mean, self.mean_log)
-        places = {
-            f"{name}_{path}": self.theta[i, j] for i, path in enumerate(PATHS) for j, name in enumerate("ab")
+        values = zip(PATHS, self.theta, strict=True)
+        parameters = {
+            f"{name}_{path}": value for path, pair in values for name, value in zip("ab", pair, strict=True)
         }
-        return {"elbo": bounds[0], "elbo_natural": bounds[1], **places}
+        return {"elbo": bounds[0], "elbo_natural": bounds[1], **parameters}
 
     def optimum(self) -> Tensor:
         """The maximum-likelihood (a, b), (2,)."""
@@ -134,29 +133,26 @@ class GammaMLE(Inference):
         values = self.history.values
         return torch.tensor([values[f"a_{name}"], values[f"b_{name}"]], dtype=torch.float64).T
 
-    def iterations_to(self, share: float) -> dict[str, int | None]:
-        """For each path the first iteration from where both parameters stay within `share` of the optimum."""
-        optimum = self.optimum()
-        found: dict[str, int | None] = {}
-        for name in PATHS:
-            far = ((self.path(name) / optimum - 1).abs() > share).any(1).nonzero()
-            first = int(far[-1]) + 1 if len(far) else 0
-            found[name] = first if first <= self.iterations else None
-        return found
+    def iterations_to(self, share: float) -> dict[str, int]:
+        """The first iteration of each path after which both parameters stay within `share` of the optimum.
+
+        A path that does not get there is left out.
+        """
+        found = {name: self._arrival(name, share) for name in PATHS}
+        return {name: first for name, first in found.items() if first <= self.iterations}
+
+    def _arrival(self, name: str, share: float) -> int:
+        far = ((self.path(name) / self.optimum() - 1).abs() > share).any(1).nonzero()
+        return int(far[-1]) + 1 if len(far) else 0
 
     def estimates(self) -> Numbers:
-        """Where the paths ended, the optimum, and how many iterations took them to 1 % of it."""
-        optimum = self.optimum()
-        ends = {f"estimate/{name}": float(value[-1]) for name, value in _columns(self.history.values).items()}
-        exact = {"exact/a": float(optimum[0]), "exact/b": float(optimum[1])}
-        bound = {"exact/log_likelihood": float(log_likelihood(optimum, self.mean, self.mean_log))}
-        near = {
-            f"estimate/iterations_to_1_percent_{name}": n
-            for name, n in self.iterations_to(0.01).items()
-            if n is not None
+        """The ends of the paths, the optimum, and the iterations until both parameters are within 1 % of it."""
+        optimum, history = self.optimum(), self.history.values.items()
+        near = self.iterations_to(0.01).items()
+        return {
+            **{f"estimate/{name}": values[-1] for name, values in history if not name.startswith("elbo")},
+            "exact/a": float(optimum[0]),
+            "exact/b": float(optimum[1]),
+            "exact/log_likelihood": float(log_likelihood(optimum, self.mean, self.mean_log)),
+            **{f"estimate/iterations_to_1_percent_{name}": n for name, n in near},
         }
-        return {**ends, **exact, **bound, **near}
-
-
-def _columns(values: dict[str, list[float]]) -> dict[str, list[float]]:
-    return {name: values[name] for name in values if not name.startswith("elbo")}

@@ -9,10 +9,9 @@ from math import log, pi, prod
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from latentlab.classical.base import Inference, Numbers, state
-from latentlab.classical.sources import Source
+from latentlab.classical.base import Inference, Numbers, Source, state
 from latentlab.errors import UserError
 from latentlab.models.base import GenerativeModel
 from latentlab.protocols import Protocol
@@ -20,7 +19,10 @@ from latentlab.trace import Layer, Trace
 
 
 def moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor, int]:
-    """The mean (D,), the covariance (D, D) with divisor n, and n of batches (B, ...), in float64 in one pass."""
+    """The mean (D,), the covariance (D, D) with divisor n, and the number n of the examples in batches (B, ...).
+
+    The batches are read once. All sums are in float64.
+    """
     total, products, n = torch.zeros(1).double(), torch.zeros(1, 1).double(), 0
     for x in _large(batches):
         total, products, n = total.to(x) + x.sum(0), products.to(x) + x.T @ x, n + len(x)
@@ -29,7 +31,7 @@ def moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor, int]:
 
 
 def _large(batches: Iterable[Tensor], rows: int = 4096) -> Iterator[Tensor]:
-    """The batches as matrices (>= rows, D) in float64: a product of many rows costs far less than many of few."""
+    # One product of many rows is much faster than many products of few rows.
     waiting: list[Tensor] = []
     for batch in batches:
         waiting.append(batch.flatten(1))
@@ -68,7 +70,7 @@ def log_likelihood(cov: Tensor, w: Tensor, noise: Tensor) -> Tensor:
 
     $-\frac12 (D \log 2\pi + \log|C| + \mathrm{tr}\,C^{-1}S)$
 
-    By $|C| = s^{2(D-q)} |M|$ and $C^{-1} = s^{-2}(I - W M^{-1} W^\top)$, so that nothing larger than q x q is solved.
+    $|C| = s^{2(D-q)} |M|$ and $C^{-1} = s^{-2}(I - W M^{-1} W^\top)$ need only a q x q solve.
     """
     d, q = w.shape
     m = w.T @ w + noise * torch.eye(q).to(w)
@@ -77,18 +79,18 @@ def log_likelihood(cov: Tensor, w: Tensor, noise: Tensor) -> Tensor:
 
 
 class PPCA(Inference, GenerativeModel):
-    """Probabilistic PCA by maximum likelihood: in closed form in one step, or by EM with the closed form beside it.
+    """Probabilistic PCA by maximum likelihood, in closed form or by EM.
 
-    The posterior q(z|x) = p(z|x) is exact, so that the bound `elbo` is the log-likelihood. The data are read once.
+    The posterior q(z|x) = p(z|x) is exact, so the bound `elbo` is the log-likelihood.
 
     Args:
         latent_dim: the number q of latents, less than the number of pixels.
-        em: whether to iterate EM from a random start.
+        em: True to iterate EM from a random start, False for the closed form in one step.
         x_shape: the shape of one example.
         tolerance: see `Inference`.
 
     Raises:
-        UserError: for as many latents as pixels, which leave no noise.
+        UserError: unless there are fewer latents than pixels.
     """
 
     w: Tensor
@@ -106,7 +108,7 @@ class PPCA(Inference, GenerativeModel):
         size = prod(x_shape)
         if not 0 < latent_dim < size:
             raise UserError(
-                f"latent_dim={latent_dim} must be less than the {size} pixels of an image, and more than 0"
+                f"latent_dim={latent_dim} must be less than the {size} pixels of an image and at least 1"
             )
         self.x_shape = tuple(x_shape)
         self.latent_dim = latent_dim
@@ -116,23 +118,21 @@ class PPCA(Inference, GenerativeModel):
         self.register_buffer("noise", state())
 
     def set_data(self, batches: Iterable[Tensor]) -> None:
-        """Take in the mean and the covariance of the examples, (N, *x_shape)."""
         self.mean, self.cov, self.n = moments(batches)
         rank = int(torch.linalg.matrix_rank(self.cov, hermitian=True))
         if rank <= self.latent_dim:
             raise UserError(
-                f"latent_dim={self.latent_dim}: the data vary in {rank} directions only: choose less"
+                f"latent_dim={self.latent_dim} must be less than {rank}, the rank of the data's covariance"
             )
         self.optimum = closed_form(self.cov, self.latent_dim)
 
     def start(self) -> None:
-        """The mean, small random loadings, and the mean variance as noise."""
+        """Start at the mean, with small random loadings and the mean variance as noise."""
         self.b.copy_(self.mean)
         self.noise.copy_(self.cov.trace() / len(self.cov))
         self.w.copy_(torch.randn_like(self.w) * self.noise.sqrt() * 0.1)
 
     def step(self) -> None:
-        """A step of EM, or the closed form."""
         w, noise = em_step(self.cov, self.w, self.noise) if self.em else self.optimum
         self.w.copy_(w)
         self.noise.copy_(noise)
@@ -146,21 +146,25 @@ class PPCA(Inference, GenerativeModel):
         return log_likelihood(self.cov, *self.optimum)
 
     def monitors(self) -> dict[str, Tensor]:
-        """The log-likelihood and the variance of the noise."""
         return {"elbo": self.elbo(), "noise": self.noise}
 
     def estimates(self) -> Numbers:
-        """The noise and the log-likelihood with those of the closed form; both are over the training set."""
-        exact = {"exact/train_elbo": self.exact_log_likelihood(), "exact/noise": self.optimum[1]}
-        return {"estimate/noise": float(self.noise), **{k: float(v) for k, v in exact.items()}}
+        return {
+            "estimate/noise": float(self.noise),
+            "exact/train_elbo": float(self.exact_log_likelihood()),
+            "exact/noise": float(self.optimum[1]),
+        }
 
     def forward(self, x: Tensor, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
-        """The trace of x (B, *x_shape) under the exact posterior; log w is log p(x) whatever the draw."""
+        """The trace of x (B, *x_shape) under the exact posterior. log w is log p(x) for every draw."""
         q = self.posterior(x)
         z = q.sample((samples,)) if zs is None else zs[0]  # (K, B, q)
-        prior = Independent(Normal(torch.zeros_like(self.w[0]), 1.0), 1)
         px = self.likelihood(z)
-        return Trace([Layer.scored(z, q, prior)], px, px.log_prob(x.double()))
+        return Trace([Layer.scored(z, q, self.prior())], px, px.log_prob(x.double()))
+
+    def prior(self) -> Independent:
+        """p(z) = N(0, I)."""
+        return Independent(Normal(torch.zeros_like(self.w[0]), 1.0), 1)
 
     def posterior(self, x: Tensor) -> MultivariateNormal:
         r"""$p(z|x) = N(M^{-1} W^\top (x - b), s^2 M^{-1})$, batch shape (B,)."""
@@ -174,43 +178,35 @@ class PPCA(Inference, GenerativeModel):
         return Independent(Normal(mean, self.noise.sqrt()), len(self.x_shape))
 
     def terms(self, x: Tensor, samples: int = 1) -> dict[str, Tensor]:
-        """The exact log-likelihood as `elbo`, and its parts under the exact posterior, (B,); nothing is drawn."""
+        """The exact log-likelihood as `elbo`, and its parts under the exact posterior, (B,)."""
         q = self.posterior(x)
         residual = x.flatten(1).double() - self.b
         quadratic = ((residual**2).sum(-1) - ((residual @ self.w) * q.mean).sum(-1)) / self.noise
         d = len(self.b)
         logdet = (d - self.latent_dim) * self.noise.log() + self._m().logdet()
         elbo = -0.5 * (d * log(2 * pi) + logdet + quadratic)
-        trace = q.covariance_matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
-        kl = 0.5 * (trace + (q.mean**2).sum(-1) - self.latent_dim - q.covariance_matrix.logdet())
+        kl = kl_divergence(q, self.prior())
         return {"elbo": elbo, "reconstruction": elbo + kl, "kl": kl}
 
     def generate(self, n: int, mean: bool = False) -> Tensor:
-        """n draws x ~ p(x), or the means of p(x|z), (n, *x_shape)."""
         px = self.likelihood(torch.randn(n, self.latent_dim, dtype=self.w.dtype, device=self.w.device))
         return (px.mean if mean else px.sample()).float()
 
     def encode(self, x: Tensor) -> Tensor:
-        """A draw z ~ p(z|x) for each image, (B, latent_dim)."""
         return self.posterior(x).sample()
 
     def decode(self, z: Tensor) -> Tensor:
-        """The means of p(x|z) for z (B, latent_dim), (B, *x_shape)."""
         return self.likelihood(z).mean.float()
 
     def posterior_mean(self, x: Tensor) -> Tensor:
-        """The means of p(z|x), (B, latent_dim)."""
         return self.posterior(x).mean
 
     def check(self, protocol: Protocol | Source) -> None:
-        """Refuse data that a Gaussian density does not score."""
         if isinstance(protocol, Source):
-            raise UserError(
-                f"model=ppca needs images, not {protocol.name} data: data=continuous_digits, for one"
-            )
+            raise UserError(f"model=ppca needs images, not {protocol.name} data: try data=continuous_digits")
         if protocol.levels is not None:
             raise UserError(
-                f"model=ppca scores x with a Gaussian density, protocol={protocol.name} gives discrete values: "
+                f"model=ppca has a Gaussian density, but protocol={protocol.name} gives discrete values: "
                 "use protocol=continuous or protocol=dequantised"
             )
 

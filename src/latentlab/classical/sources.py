@@ -1,37 +1,20 @@
-"""Where the observations of a classical model come from: simulations with known truth, or a file."""
+"""Sources of observations: simulations with a known truth, and a CSV file."""
 
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor
 
-from latentlab.classical.checks import check_positive, mixture_weights
+from latentlab.classical.base import Source, check_positive
+from latentlab.classical.earthquakes import mixture_weights
 from latentlab.errors import UserError
 
 
-class Source:
-    """Observations x, float64 (N, C), labels y, int64 (N,), -1 where there are none, and the truth by name.
-
-    It stands where images have a protocol (see `protocols`), and `name` is recorded as such.
-    """
-
-    name: ClassVar[str] = "simulated"
-    levels: ClassVar[int | None] = None
-    bits_offset: ClassVar[float | None] = None
-
-    def __init__(self, x: Tensor, y: Tensor | None = None, truth: dict[str, Tensor] | None = None) -> None:
-        self.x = x.double()
-        self.y = torch.full((len(x),), -1) if y is None else y.long()
-        self.truth = truth or {}
-
-
 class NoObservations(Source):
-    """Nothing: the model is about a given distribution."""
+    """A single zero, for a model that needs no data."""
 
     name = "none"
 
@@ -49,7 +32,7 @@ class NormalDraws(Source):
         seed: fixes the draws.
 
     Raises:
-        UserError: for a number or precision that is not positive.
+        UserError: for a size or a precision that is not positive.
     """
 
     def __init__(
@@ -71,7 +54,7 @@ class GammaDraws(Source):
     Args:
         size: the number of draws.
         shape: the shape a.
-        rate: the rate b, one over the scale.
+        rate: the rate b, the inverse of the scale.
         seed: fixes the draws.
 
     Raises:
@@ -91,12 +74,12 @@ class GammaDraws(Source):
 
 
 class EarthquakeCatalogue(Source):
-    """A simulated catalogue of places and strengths, (N, 3), drawn from the model of `earthquakes`.
+    """A simulated catalogue of locations and strengths, (N, 3), from the model of `earthquakes`.
 
     Args:
         size: the number of earthquakes.
         num_components: the number K of clusters.
-        tau: the precision of the places about their centre.
+        tau: the precision of the locations around their centre.
         nu: the prior mean of the centres.
         rho: the prior precision of the centres.
         alpha: the prior shape of the rates.
@@ -125,8 +108,8 @@ class EarthquakeCatalogue(Source):
         mu = np.asarray(nu) + random.normal(0, rho**-0.5, (num_components, 2))
         rates = random.gamma(alpha, 1 / beta, num_components)
         z = random.choice(num_components, size, p=mixture_weights(weights, num_components).numpy())
-        places = mu[z] + random.normal(0, tau**-0.5, (size, 2))
-        x = np.column_stack([places, random.poisson(rates[z])])
+        locations = mu[z] + random.normal(0, tau**-0.5, (size, 2))
+        x = np.column_stack([locations, random.poisson(rates[z])])
         truth = {"mu": mu, "lambda": rates, "z": z}
         super().__init__(
             torch.from_numpy(x), torch.from_numpy(z), {name: torch.from_numpy(v) for name, v in truth.items()}
@@ -134,14 +117,14 @@ class EarthquakeCatalogue(Source):
 
 
 class EarthquakeFile(Source):
-    """A catalogue from a CSV file with the columns x, y and strength, others left aside.
+    """A catalogue from a CSV file with the columns x, y and strength. Other columns are ignored.
 
     Args:
         path: the file.
 
     Raises:
-        UserError: when the file is missing, empty or no text, lacks a column, or holds a value that is not a finite
-            number or a strength that is not a whole number from 0.
+        UserError: if the file is missing, empty, no text or lacks a column, or if a value is not a finite number or
+            a strength is not a count.
     """
 
     name = "csv"

@@ -6,7 +6,7 @@ import torch
 from pydantic import PositiveInt
 
 from latentlab.batch import Batch
-from latentlab.classical.sources import Source
+from latentlab.classical.base import Source
 
 from .module import DataModule
 

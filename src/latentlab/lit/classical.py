@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from latentlab.batch import Batch
-from latentlab.classical.base import Inference
+from latentlab.classical.base import Inference, Source
 from latentlab.classical.ppca import PPCA
-from latentlab.classical.sources import Source
 from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import LitModule, ScoringModule
@@ -30,6 +29,9 @@ class Iteration(Optimizer):
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         self.monitors = self.iterate()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore nothing: the state is the model's."""
 
 
 class ClassicalModule(LitModule):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Config = dict[str, Any]
-Weights = dict[str, "Tensor"]
+Weights = dict[str, Any]  # tensors, and the extra states of modules
 
 # The old dotted name of each class that moved, and its name today.
 TARGETS: dict[str, str] = {
@@ -27,6 +27,9 @@ TARGETS: dict[str, str] = {
     "latentlab.lit.DiffusionModule": "latentlab.lit.GradientModule",
     "latentlab.lit.LatentDiffusionModule": "latentlab.lit.GradientModule",
     "latentlab.lit.LikelihoodModule": "latentlab.lit.ClassicalLikelihoodModule",
+    "latentlab.classical.cavi.CAVINormalGamma": "latentlab.classical.normal_gamma.CAVINormalGamma",
+    "latentlab.classical.steps.Adam": "torch.optim.Adam",
+    "latentlab.classical.steps.RobbinsMonro": "latentlab.classical.bbvi.RobbinsMonro",
     "latentlab.optim.IWAEStages": "latentlab.lit.schedulers.IWAEStages",
     "latentlab.models.latent_diffusion.LatentVDM": "latentlab.models.latent_vdm.LatentVDM",
 }
@@ -103,11 +106,42 @@ def _functions(callback: Config) -> dict[str, Config]:
     }
 
 
+def rename_step_sizes(config: Config) -> Config:
+    """`steps` is `step_size` today, a partial of an optimiser. Only a diffusion has a number of steps in its place."""
+    holders = (config, config.get("model", {}), config.get("module", {}).get("model", {}))
+    for holder in holders:
+        if isinstance(holder.get("steps"), Mapping):
+            holder["step_size"] = _as_optimiser(holder.pop("steps"))
+    return config
+
+
+def _as_optimiser(steps: Config) -> Config:
+    betas = [steps.pop(name) for name in ("beta1", "beta2") if name in steps]
+    return {**steps, "_partial_": True, **({"betas": betas} if betas else {})}
+
+
+def _with_optimiser_state(weights: Weights, config: Config) -> Weights:
+    """The state of a step-size rule is the state of an optimiser today."""
+    t, moments = weights.pop("model.steps.t", None), weights.pop("model.steps.moments", None)
+    if t is None:
+        return weights
+    state = (
+        {"step": int(t)}
+        if moments is None
+        else dict(step=t.float(), exp_avg=moments[0], exp_avg_sq=moments[1])
+    )
+    return {**weights, "model._extra_state": {0: state}}
+
+
 # Changes to the structure of a config, applied in order to a config whose targets are renamed already.
-CONFIG_CHANGES: list[Callable[[Config], Config]] = [rename_noise_schedules, _draw_figures_by_functions]
+CONFIG_CHANGES: list[Callable[[Config], Config]] = [
+    rename_noise_schedules,
+    _draw_figures_by_functions,
+    rename_step_sizes,
+]
 
 # Changes to the names of parameters, applied in order. Each gets the weights and the translated config of the run.
-WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = []
+WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = [_with_optimiser_state]
 
 
 def today(config: Config) -> Config:

@@ -65,7 +65,7 @@ def draw_gaps(axes: Axes, model: GammaMLE) -> None:
     near = model.iterations_to(0.01)
     for name, (colour, title) in STYLES.items():
         error = (model.path(name) / model.optimum() - 1).abs().amax(1).clamp(min=1e-12)
-        found = "" if near[name] is None else f", 1 % at {near[name]}"
+        found = f", 1 % at {near[name]}" if name in near else ""
         axes.loglog(
             np.arange(1, len(error)), error[1:].numpy(), color=colour, lw=1.6, label=f"{title}{found}"
         )

@@ -3,16 +3,30 @@
 import pytest
 import torch
 from oracles import Z_MAX, largest_z
+from torch.func import grad, jacrev
 
 from latentlab.classical.base import run
-from latentlab.classical.cavi import CAVINormalGamma
-from latentlab.classical.conjugate import elbo
 from latentlab.classical.gamma_mle import PATHS, GammaMLE, advance, fisher, gradient, log_likelihood
-from latentlab.classical.natural import gamma_log_normaliser, natural_step, normal_log_normaliser
+from latentlab.classical.normal_gamma import CAVINormalGamma, elbo
 from latentlab.classical.sources import GammaDraws, NormalDraws
 from latentlab.errors import UserError
 
 X = GammaDraws().x
+
+
+def natural_step(bound, log_normaliser, eta):
+    r"""$\eta + F^{-1} \nabla L$ with $F = \nabla^2 A(\eta)$ (Hoffman et al. 2013, eq. 23)."""
+    return eta + torch.linalg.solve(jacrev(grad(log_normaliser))(eta), grad(bound)(eta))
+
+
+def normal_log_normaliser(eta):
+    """A(eta) of N(m, 1/l) at eta = (l m, -l/2), without its constant."""
+    return -(eta[0] ** 2) / (4 * eta[1]) - 0.5 * (-2 * eta[1]).log()
+
+
+def gamma_log_normaliser(eta):
+    """A(eta) of Gamma(a, b) at eta = (a - 1, -b)."""
+    return (eta[0] + 1).lgamma() - (eta[0] + 1) * (-eta[1]).log()
 
 
 def test_a_unit_natural_step_is_the_cavi_update():
