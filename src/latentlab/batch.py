@@ -11,7 +11,7 @@ BLOCK = 50
 
 
 class Batch(NamedTuple):
-    """Images x, float32 (B, 1, 28, 28), and labels y, int64 (B,); a missing label is -1."""
+    """Images x, float32 (B, 1, 28, 28), and labels y, int64 (B,). A missing label is -1."""
 
     x: Tensor
     y: Tensor
@@ -25,6 +25,6 @@ class Batch(NamedTuple):
 
 
 def blocks(batch: Batch) -> Iterator[Batch]:
-    """Split a batch into blocks of at most BLOCK examples; an empty batch has none."""
+    """Split a batch into blocks of at most BLOCK examples, none for an empty batch."""
     parts = zip(batch.x.split(BLOCK), batch.y.split(BLOCK), strict=True)
     return (Batch(x, y) for x, y in parts if len(y))

@@ -1,4 +1,4 @@
-"""Distributions that torch lacks, or has in a form that is not accurate or not convenient enough here."""
+"""Distributions that torch lacks, or that are more accurate or use less memory than torch's."""
 
 from math import ceil, prod, sqrt
 from typing import Any
@@ -19,36 +19,35 @@ from torch.distributions import (
 )
 from torch.nn.functional import logsigmoid
 
-# Below it the 0/0 of a formula is replaced by its Taylor series, of which the first term left out is under 1e-13.
+# Below this value a formula that tends to 0/0 is replaced by its Taylor series, with an error below 1e-13.
 SMALL = 0.1
-# The log of a probability ratio that is left out of sums: under the rounding of a float64, 256 times over.
+# Levels this many nats less likely than the nearest one are left out of sums. All 256 are below float64 rounding.
 NEGLIGIBLE = 50
 
 
 class OneHot(OneHotCategorical):
     r"""A categorical distribution of one-hot vectors, $\log p(z) = \sum_c z_c \log \pi_c$, (*, C).
 
-    torch's own scores the largest entry of z alone. The sum is the same for a one-hot z, and goes on smoothly to the
-    simplex, where the draws of `GumbelSoftmax` lie: a linear extension, and no density there.
+    torch's own scores only the largest entry of z. The sum is equal for a one-hot z. It extends linearly to
+    the simplex, where the relaxed draws of `GumbelSoftmax` lie, but it is no density there.
     """
 
     support = constraints.independent(constraints.unit_interval, 1)  # type: ignore[assignment]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(z) for z (*, C), (*)."""
         if self._validate_args:
             self._validate_sample(value)
         return (value * self.logits).sum(-1)
 
 
 class GumbelSoftmax(OneHot):
-    r"""A categorical distribution whose path is a relaxation, $z = \mathrm{softmax}((\log\pi + g) / \tau)$.
+    r"""A categorical distribution with relaxed gradient paths, $z = \mathrm{softmax}((\log\pi + g) / \tau)$.
 
-    `rsample` draws the relaxed z with g standard Gumbel (Jang et al. 2017, eq. 2; Maddison et al. 2017, section 3);
-    `sample`, `log_prob`, `entropy` and the KL divergence are those of the categorical distribution itself.
+    `rsample` draws the relaxed z with standard Gumbel noise g (Jang et al. 2017, eq. 2; Maddison et al. 2017,
+    section 3). `sample`, `log_prob`, `entropy` and the KL divergence are those of the categorical distribution.
 
     Args:
-        temperature: $\tau > 0$; draws become one-hot as it goes to 0.
+        temperature: $\tau > 0$. Relaxed draws become one-hot as it goes to 0.
         logits: $\log \pi$ up to a constant, (*, C).
     """
 
@@ -59,23 +58,21 @@ class GumbelSoftmax(OneHot):
         super().__init__(logits=logits, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "GumbelSoftmax":
-        """The same distribution with a larger batch shape."""
         new = self._get_checked_instance(GumbelSoftmax, _instance)
         new.temperature = self.temperature
         return super().expand(batch_shape, _instance=new)
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (torch's own default)
-        """Relaxed draws, on the simplex."""
         return RelaxedOneHotCategorical(
             self.logits.new_tensor(self.temperature), logits=self.logits, validate_args=False
         ).rsample(sample_shape)
 
 
 class ContinuousBernoulli(Distribution):
-    r"""The continuous Bernoulli by its logit, $\log p(x) = \eta x - \log\frac{e^\eta - 1}{\eta}$, x in [0, 1].
+    r"""The continuous Bernoulli with logit $\eta$, $\log p(x) = \eta x - \log\frac{e^\eta - 1}{\eta}$, x in [0, 1].
 
-    Loaiza-Ganem and Cunningham 2019, eq. 6 and 7, with $\lambda = \sigma(\eta)$. torch's own clamps $\lambda$ to
-    the float's epsilon: in float32 the normaliser, and its gradient, stop at $|\eta| = 16$, which black pixels pass.
+    Loaiza-Ganem and Cunningham 2019, eq. 6 and 7, with $\lambda = \sigma(\eta)$. torch's own clamps $\lambda$ at
+    the machine epsilon, so that its float32 normaliser is constant beyond $|\eta| = 16$. Black pixels exceed that.
 
     Args:
         logits: $\eta$, (*).
@@ -99,22 +96,22 @@ class ContinuousBernoulli(Distribution):
         return 0.5 + 0.5 * torch.where(half.abs() < SMALL, series, 1 / safe.tanh() - 1 / safe)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(x) for x in [0, 1], (*)."""
         if self._validate_args:
             self._validate_sample(value)
         return self.logits * (value - 0.5) - _log_sinhc(self.logits.abs() / 2)
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (torch's own default)
-        """Draws by the inverse distribution function."""
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         rate = self.logits.abs().clamp(min=1e-6)
-        falling = (-(u * torch.expm1(-rate)).log1p() / rate).clamp(max=1.0)  # its density is exp(-rate x)
+        falling = (-(u * torch.expm1(-rate)).log1p() / rate).clamp(
+            max=1.0
+        )  # density proportional to exp(-rate x)
         return torch.where(self.logits > 0, 1 - falling, falling)
 
 
 def _log_sinhc(h: Tensor) -> Tensor:
-    """log(sinh(h) / h) for h >= 0, with an accurate gradient down to h = 0."""
+    """Return log(sinh(h) / h) for h >= 0, with an accurate gradient at and near h = 0."""
     square = h.square()
     series = square * (1 / 6 - square * (1 / 180 - square * (1 / 2835 - square / 37800)))
     safe = h.clamp(min=SMALL)
@@ -122,7 +119,7 @@ def _log_sinhc(h: Tensor) -> Tensor:
 
 
 class DiscretisedLogistic(Distribution):
-    r"""A logistic distribution rounded to the levels $x = k / (n-1)$, the end levels taking the tails.
+    r"""A logistic distribution rounded to the n levels $x = k / (n-1)$. The end levels take the tails.
 
     $P(x) = \sigma\left(\frac{x + \delta/2 - \mu}{s}\right) - \sigma\left(\frac{x - \delta/2 - \mu}{s}\right)$,
     $\delta = 1/(n-1)$ (Salimans et al. 2017, eq. 2, with one component).
@@ -156,10 +153,7 @@ class DiscretisedLogistic(Distribution):
         return torch.sigmoid((self.loc - threshold) / self.scale)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""log P(x) for x (*) on the levels.
-
-        $\sigma(b) - \sigma(a) = \sigma(b)\,\sigma(-a)\,(1 - e^{a-b})$, of which no factor cancels.
-        """
+        # sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - exp(a - b)) avoids the cancellation of the difference.
         if self._validate_args:
             self._validate_sample(value)
         half = 0.5 / (self.levels - 1)
@@ -169,7 +163,6 @@ class DiscretisedLogistic(Distribution):
         return torch.where(value < half, below, torch.where(value > 1 - half, above, inner))
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (torch's own default)
-        """Draws of the logistic distribution, rounded to the nearest level."""
         with torch.no_grad():
             u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
             top = self.levels - 1
@@ -178,9 +171,9 @@ class DiscretisedLogistic(Distribution):
 
 
 class LevelNormal(Distribution):
-    r"""A normal density at the levels $x = k / (n-1)$, k = 0, ..., n - 1, renormalised, $P(x) \propto N(x; \mu, s^2)$.
+    r"""A normal density normalised over the n levels $x = k / (n-1)$, $P(x) \propto N(x; \mu, s^2)$.
 
-    Sums run over the levels near $\mu$; those left out are less than rounding.
+    Sums run over the levels near $\mu$. The others are below rounding.
 
     Args:
         loc: $\mu$, in the units of x, (*).
@@ -199,15 +192,16 @@ class LevelNormal(Distribution):
 
     @property
     def near(self) -> tuple[Tensor, Tensor]:
-        """The levels x near the mean and their unnormalised log-probabilities, both (*, n) for the n that matter.
+        r"""The levels x near the mean and their unnormalised log-probabilities, both (*, m) for m levels.
 
-        A level r places from the nearest has a probability of $e^{-r (r-1) / 2d^2}$ of its at most, for s of d places.
+        With a scale s of d levels, the level r away from the nearest one has at most $e^{-r (r-1) / 2d^2}$ times its
+        probability.
         """
         reach = min(self.top, ceil(0.5 + sqrt(0.25 + 2 * NEGLIGIBLE * (self.scale * self.top) ** 2)))
         nearest = (self.loc * self.top).round().clamp(0, self.top)
-        places = nearest[..., None] + torch.arange(-reach, reach + 1, device=self.loc.device)
-        x = places / self.top
-        outside = (places < 0) | (places > self.top)
+        k = nearest[..., None] + torch.arange(-reach, reach + 1, device=self.loc.device)
+        x = k / self.top
+        outside = (k < 0) | (k > self.top)
         return x, self._score(x, self.loc[..., None]).masked_fill(outside, -torch.inf)
 
     def _score(self, x: Tensor, loc: Tensor) -> Tensor:
@@ -215,32 +209,28 @@ class LevelNormal(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """E[x], (*)."""
         x, logits = self.near
         return (logits.softmax(-1) * x).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log P(x) for x (*) on the levels."""
         if self._validate_args:
             self._validate_sample(value)
         return self._score(value, self.loc) - self.near[1].logsumexp(-1)
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (torch's own default)
-        """Draws, each a level."""
         x, logits = self.near
         chosen = Categorical(logits=logits).sample(sample_shape)[..., None]
         return x.expand(*chosen.shape[:-1], -1).gather(-1, chosen)[..., 0]
 
 
 class Mixture(MixtureSameFamily):
-    r"""A mixture $p(z) = \sum_k \pi_k p_k(z)$ of batch shape (), scored in parts of bounded size.
+    r"""A mixture $p(z) = \sum_k \pi_k p_k(z)$ of batch shape (), whose `log_prob` needs bounded memory.
 
-    torch's own holds every component of every draw at once: 16 GB for 500 components of 40 latents, 50 draws of
-    1,000 examples.
+    torch's own holds all components of all draws at once. With 500 components of 40 latents, 50 draws of 1,000 examples
+    take 4 GB per tensor.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(z) for z (*, event), (*)."""
         score = super().log_prob
         lead = value.shape[: value.ndim - len(self.event_shape)]
         rows = max(1, 2**22 // (self._num_component * prod(self.event_shape)))
@@ -250,7 +240,7 @@ class Mixture(MixtureSameFamily):
 
 @register_kl(MultivariateNormal, Independent)
 def _kl_full_rank_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
-    # KL(N(m, L L') || N(mu, diag s^2)), with |L^-1 ...| replaced by sums over the entries of L / s.
+    # KL(N(m, L L') || N(mu, diag s^2)) = 1/2 (|L/s|^2 + |(m - mu)/s|^2 - D) - log det(L/s), rows divided by s.
     if not isinstance(p.base_dist, Normal) or p.event_shape != q.event_shape:
         raise NotImplementedError
     normal = p.base_dist

@@ -176,7 +176,7 @@ def estimate(
         num_examples: the number of examples in the data set.
         protocol: the protocol of the data.
         bound: the bound in nats per example over the same data set, for the bits per dimension.
-        nll_samples: the draws of the latents per example for the NLL; 0 for no NLL.
+        nll_samples: the draws of the latents per example for the NLL, or 0 for no NLL.
         chunk: the draws held in memory at a time.
     """
     if not isinstance(model, GenerativeModel):

@@ -1,4 +1,4 @@
-"""Posteriors q(z|x): modules that map x to a distribution. Each sizes its own network."""
+"""Posteriors q(z|x): modules that map x to a distribution of the latents."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,9 +18,9 @@ class Posterior(nn.Module, ABC):
     """A variational posterior over latents of shape `event_shape`, given inputs of shape `in_shape`.
 
     Attributes:
-        reparametrised: whether `rsample` of its distribution carries a path to the parameters.
-        discrete: whether its latents are one-hot; a path is then that of a relaxation (see `trace.draw`).
-        sees_images: whether its inputs are images, with values in [0, 1], and not latents.
+        reparametrised: True if draws carry a gradient path to the parameters.
+        discrete: True if latents are one-hot. A gradient path then leads through a relaxation (see `trace.draw`).
+        sees_images: True if inputs are images in [0, 1], False if they are latents of the layer below.
 
     Args:
         in_shape: the shape of one input.
@@ -41,19 +41,19 @@ class Posterior(nn.Module, ABC):
         """q(z|x) for x (*, *in_shape), batch shape *."""
 
     def anneal(self, step: int) -> None:
-        """Set what changes with the training step; called before each."""
+        """Set everything that changes with the training step. Called before each step."""
 
 
 PosteriorFactory = Callable[..., Posterior]
 
 
 class DiagonalNormalPosterior(Posterior):
-    r"""The mean-field normal $q(z|x) = \mathcal N(z; \mu(x), \mathrm{diag}\,\sigma(x)^2)$.
+    r"""The diagonal normal $q(z|x) = \mathcal N(z; \mu(x), \mathrm{diag}\,\sigma(x)^2)$.
 
     Kingma and Welling 2014, eq. 9; the network returns $\mu$ and $\log\sigma$.
 
     Args:
-        network: makes the network of the given input and output shapes.
+        network: makes the network for the given input and output shapes.
         in_shape: the shape of one input.
         latent_dim: the number of latents.
     """
@@ -63,19 +63,18 @@ class DiagonalNormalPosterior(Posterior):
         self.network = network(self.in_shape, (2, latent_dim))
 
     def forward(self, x: Tensor) -> Independent:
-        """q(z|x) for x (*, *in_shape), batch shape *."""
         loc, log_scale = full_precision(self.network(x)).unbind(-2)
         return Independent(Normal(loc, log_scale.exp()), 1)
 
 
 class FullRankNormalPosterior(Posterior):
-    r"""The normal with a full covariance, $q(z|x) = \mathcal N(z; \mu(x), L(x) L(x)^\top)$.
+    r"""The full-covariance normal $q(z|x) = \mathcal N(z; \mu(x), L(x) L(x)^\top)$.
 
-    Kingma and Welling 2019, section 2.5.1. The network returns $\mu$, $\log \mathrm{diag}\,L$ and the entries of L
-    below its diagonal, row by row: D (D + 3) / 2 numbers for D latents.
+    Kingma and Welling 2019, section 2.5.1. For D latents the network returns D (D + 3) / 2 numbers: $\mu$,
+    $\log \mathrm{diag}\,L$, and the entries of L below its diagonal, row by row.
 
     Args:
-        network: makes the network of the given input and output shapes.
+        network: makes the network for the given input and output shapes.
         in_shape: the shape of one input.
         latent_dim: the number D of latents.
     """
@@ -89,7 +88,6 @@ class FullRankNormalPosterior(Posterior):
         self.register_buffer("below", below, persistent=False)
 
     def forward(self, x: Tensor) -> MultivariateNormal:
-        """q(z|x) for x (*, *in_shape), batch shape *."""
         size = self.event_shape[0]
         parameters = full_precision(self.network(x))
         loc, log_diagonal, entries = parameters.split([size, size, self.below.shape[1]], -1)
@@ -99,22 +97,21 @@ class FullRankNormalPosterior(Posterior):
 
 
 class GumbelSoftmaxPosterior(Posterior):
-    r"""L independent groups of C categories, $q(z|x) = \prod_l \mathrm{Cat}(z_l; \pi_l(x))$, with a relaxed path.
+    r"""L independent one-hot vectors of C categories, $q(z|x) = \prod_l \mathrm{Cat}(z_l; \pi_l(x))$.
 
-    Where gradients run through z, it is drawn from the Gumbel-softmax relaxation at temperature $\tau$, and log q,
-    entropy and KL stay those of the categorical distribution. What is then trained is the objective of Jang et al.
-    (2017, section 3), the ELBO with relaxed draws put in; it is not the ELBO of a relaxed model (Maddison et al.
-    2017), and not a bound. Everywhere else, in validation, test and score-function objectives, z is one-hot and
-    exact, and so is the bound. With `annealing_rate` r the temperature falls to
-    $\max(\tau_{\min}, \tau e^{-r \cdot \mathrm{step}})$, a function of the training step alone.
+    Pathwise objectives draw z from the Gumbel-softmax relaxation at temperature $\tau$. log q, entropy and KL stay
+    categorical. Training then maximises the ELBO with relaxed draws inserted (Jang et al. 2017, section 3). This is no
+    bound, and not the ELBO of a relaxed model (Maddison et al. 2017). In validation, test and score-function objectives
+    z is one-hot, and the bound is exact. The temperature at a training step is
+    $\max(\tau_{\min}, \tau e^{-r \cdot \mathrm{step}})$ with the annealing rate r.
 
     Args:
-        network: makes the network of the given input and output shapes; it returns logits (L, C).
+        network: makes the network for the given input and output shapes. It returns logits (L, C).
         in_shape: the shape of one input.
-        latent_dim: the number L of groups.
+        latent_dim: the number L of one-hot vectors.
         num_categories: the number C of categories.
-        temperature: $\tau$ at the start.
-        annealing_rate: r, per training step; 0 keeps the temperature.
+        temperature: the initial $\tau$.
+        annealing_rate: r, per training step, or 0 for a constant temperature.
         min_temperature: $\tau_{\min}$.
     """
 
@@ -138,9 +135,7 @@ class GumbelSoftmaxPosterior(Posterior):
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> Independent:
-        """q(z|x) for x (*, *in_shape), batch shape *, event shape (L, C)."""
         return Independent(GumbelSoftmax(self.temperature, logits=full_precision(self.network(x))), 1)
 
     def anneal(self, step: int) -> None:
-        """Set the temperature of a training step."""
         self.temperature = max(self.min_temperature, self.start * exp(-self.annealing_rate * step))

@@ -1,4 +1,4 @@
-"""Priors p(z): modules that return a distribution when called."""
+"""Priors p(z): modules that return a distribution of the latents."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Prior(nn.Module, ABC):
 
     Args:
         event_shape: the shape of one latent.
-        posterior: the q(z|x) it is paired with; only a prior that is made of it looks at more than its kind.
+        posterior: the q(z|x) of the same model.
     """
 
     def __init__(self, event_shape: Shape, posterior: Posterior | None = None) -> None:
@@ -33,7 +33,7 @@ class Prior(nn.Module, ABC):
         """p(z), with batch shape () and the event shape of one latent."""
 
     def initialise(self, inputs: Tensor) -> None:
-        """Adapt to the posterior's inputs (N, ...), of training examples, before training; draws nothing."""
+        """Adapt to the posterior's inputs (N, ...) for training examples, before training. Draws nothing."""
 
 
 PriorFactory = Callable[..., Prior]
@@ -43,7 +43,7 @@ class RealPrior(Prior, ABC):
     """A prior over vectors of D real numbers.
 
     Raises:
-        UserError: for a posterior of one-hot latents.
+        UserError: if the posterior's latents are one-hot.
     """
 
     def __init__(self, event_shape: Shape, posterior: Posterior | None = None) -> None:
@@ -51,7 +51,7 @@ class RealPrior(Prior, ABC):
         if posterior is not None and posterior.discrete:
             raise UserError(
                 f"{type(self).__name__} is a density of real latents, and {type(posterior).__name__} draws "
-                "one-hot ones: choose prior=categorical, or another posterior, such as posterior=diagonal_normal"
+                "one-hot latents: choose prior=categorical, or another posterior, such as posterior=diagonal_normal"
             )
 
 
@@ -62,25 +62,23 @@ class StandardNormalPrior(RealPrior):
 
     def __init__(self, event_shape: Shape, posterior: Posterior | None = None) -> None:
         super().__init__(event_shape, posterior)
-        # A buffer, so that the distribution follows the module's device and dtype; nothing to save.
+        # A buffer follows the module's device and dtype.
         self.register_buffer("zero", torch.zeros(self.event_shape), persistent=False)
 
     def forward(self) -> Independent:
-        """N(0, I) over the event shape."""
         return Independent(Normal(self.zero, torch.ones_like(self.zero)), len(self.event_shape))
 
 
 class MixtureOfGaussiansPrior(RealPrior):
     r"""The mixture $p(z) = \sum_k \pi_k \mathcal N(z; m_k, \mathrm{diag}\,s_k^2)$ with learned $\pi$, m and s.
 
-    At the start the weights are equal, the scales 1, and the means apart but near the posterior's draws, so that
-    each component has its share of them.
+    It starts from equal weights, scales of 1 and random means.
 
     Args:
         event_shape: the shape of one latent.
-        posterior: the q(z|x) it is paired with.
+        posterior: the q(z|x) of the same model.
         num_components: the number of components.
-        spread: the standard deviation of the means at the start.
+        spread: the standard deviation of the initial means around 0.
     """
 
     def __init__(
@@ -96,7 +94,6 @@ class MixtureOfGaussiansPrior(RealPrior):
         self.log_scales = nn.Parameter(torch.zeros(num_components, *self.event_shape))
 
     def forward(self) -> Mixture:
-        """The mixture over the event shape."""
         components = Independent(Normal(self.means, self.log_scales.exp()), len(self.event_shape))
         return Mixture(Categorical(logits=self.logits), components)
 
@@ -104,22 +101,22 @@ class MixtureOfGaussiansPrior(RealPrior):
 class VampPrior(Prior):
     r"""The mixture of posteriors $p(z) = \frac{1}{K} \sum_k q(z|u_k)$ at learned pseudo-inputs $u_k$.
 
-    Tomczak and Welling 2018, eq. 9. The pseudo-inputs live where the posterior's inputs live, for images in [0, 1]
-    (a hard-tanh, as in the paper), so that a hierarchy has them below its top layer. They start from training
-    examples, drawn a little into the bounds, where a hard-tanh has a gradient; or from `mean`.
+    Tomczak and Welling 2018, eq. 9. A pseudo-input has the shape of the posterior's input: an image in a VAE, a latent
+    of the layer below in a hierarchy. Images are clamped to `bounds` (the paper's hard-tanh). Pseudo-inputs start from
+    training examples or from `mean`. Examples are first clamped to slightly narrower bounds, because a clamped value
+    gets no gradient.
 
     Args:
         event_shape: the shape of one latent.
-        posterior: the q(z|x) that it is made of, held without owning its parameters.
+        posterior: the q(z|x) of the mixture. It stays the owner of its parameters.
         num_components: the number K of pseudo-inputs.
-        from_data: whether they start from training examples.
-        mean: where they start otherwise.
-        spread: the standard deviation of the noise on either start.
-        bounds: the least and the largest value of a pseudo-input that is an image; None for no bounds, as latents
-            have none.
+        from_data: True to start from training examples.
+        mean: the initial value of every pixel otherwise.
+        spread: the standard deviation of the noise that is added to the initial values.
+        bounds: the smallest and largest pixel value of an image, or None for no bounds. Latents have none.
 
     Raises:
-        UserError: without a posterior.
+        UserError: if there is no posterior.
     """
 
     def __init__(
@@ -135,47 +132,46 @@ class VampPrior(Prior):
         super().__init__(event_shape, posterior)
         if posterior is None:
             raise UserError(
-                "VampPrior is made of a posterior, and has none here: choose prior=standard_normal or mog"
+                "VampPrior is a mixture of posteriors, and there is no posterior: choose prior=standard_normal or mog"
             )
         self.from_data = from_data
         self.mean = mean
         self.spread = spread
         self.bounds = bounds if bounds is not None and posterior.sees_images else (None, None)
-        # In a tuple, so that the parameters stay the posterior's alone.
+        # In a tuple, so that the posterior is no submodule and its parameters are not registered twice.
         self.reference = (posterior,)
         noise = torch.randn(num_components, *posterior.in_shape)
         self.pseudo_inputs = nn.Parameter(mean + spread * noise)
 
     def forward(self) -> Mixture:
-        """The mixture over the event shape."""
         (posterior,) = self.reference
         inputs = self.pseudo_inputs if self.bounds == (None, None) else self.pseudo_inputs.clamp(*self.bounds)
         return Mixture(Categorical(logits=inputs.new_zeros(len(inputs))), posterior(inputs))
 
     @torch.no_grad()
     def initialise(self, inputs: Tensor) -> None:
-        """Start the pseudo-inputs from the first K of `inputs`, again from the first if there are fewer."""
+        """Start the pseudo-inputs from the first K inputs, repeated if there are fewer."""
         if self.from_data:
             low, high = self.bounds
             margin = 2 * self.spread
             chosen = inputs[torch.arange(len(self.pseudo_inputs), device=inputs.device) % len(inputs)]
             if low is not None and high is not None:
                 chosen = chosen.clamp(low + margin, high - margin)
-            self.pseudo_inputs.add_(chosen - self.mean)  # which keeps the noise
+            self.pseudo_inputs.add_(chosen - self.mean)  # replaces the mean and keeps the noise
 
 
 class FlowPrior(RealPrior):
-    r"""An invertible flow f over a normal, $p(z) = \mathcal N(f(z); 0, I)\,|\det \partial f / \partial z|$.
+    r"""A normalising flow f, $p(z) = \mathcal N(f(z); 0, I)\,|\det \partial f / \partial z|$.
 
-    By default real-valued non-volume-preserving coupling layers (Dinh et al. 2017, eq. 4 and 5), from zuko.
+    The default is RealNVP (Dinh et al. 2017, eq. 4 and 5).
 
     Args:
         event_shape: the shape (D,) of one latent.
-        posterior: the q(z|x) it is paired with.
-        flow: makes a flow of D features, a `zuko.flows.Flow`: `zuko.flows.RealNVP`, `MAF`, `NSF`, ...
+        posterior: the q(z|x) of the same model.
+        flow: makes a flow of D features, such as `zuko.flows.RealNVP`, `MAF` or `NSF`.
 
     Raises:
-        UserError: for latents that are no vectors.
+        UserError: if latents are not vectors.
     """
 
     def __init__(
@@ -187,7 +183,7 @@ class FlowPrior(RealPrior):
         super().__init__(event_shape, posterior)
         if len(self.event_shape) != 1:
             raise UserError(
-                f"FlowPrior is a density of vectors, and latents have the shape {self.event_shape} here: "
+                f"FlowPrior is a density of vectors, and latents have the shape {self.event_shape}: "
                 "choose prior=standard_normal or mog"
             )
         self.flow = flow(*self.event_shape)
@@ -196,7 +192,6 @@ class FlowPrior(RealPrior):
                 module.register_forward_hook(_in_full_precision)
 
     def forward(self) -> Distribution:
-        """The density of the flow over the event shape."""
         return self.flow()
 
 
@@ -205,14 +200,14 @@ def _in_full_precision(module: nn.Module, inputs: Any, output: Tensor) -> Tensor
 
 
 class CategoricalPrior(Prior):
-    r"""The uniform prior of L groups of C categories, $p(z) = C^{-L}$ for one-hot $z_1, \dots, z_L$.
+    r"""The uniform prior over L one-hot vectors of C categories, $p(z) = C^{-L}$.
 
     Args:
         event_shape: the shape (L, C) of one latent.
-        posterior: the q(z|x) it is paired with.
+        posterior: the q(z|x) of the same model.
 
     Raises:
-        UserError: for a posterior of real latents.
+        UserError: if the posterior's latents are real.
     """
 
     zero: Tensor
@@ -221,11 +216,10 @@ class CategoricalPrior(Prior):
         super().__init__(event_shape, posterior)
         if posterior is not None and not posterior.discrete:
             raise UserError(
-                f"CategoricalPrior is of one-hot latents, and {type(posterior).__name__} draws real ones: "
+                f"CategoricalPrior is a prior of one-hot latents, and {type(posterior).__name__} draws real ones: "
                 "choose another prior, such as prior=standard_normal, or model=categorical_vae"
             )
         self.register_buffer("zero", torch.zeros(self.event_shape), persistent=False)
 
     def forward(self) -> Independent:
-        """The uniform distribution over the event shape."""
         return Independent(OneHot(logits=self.zero), 1)

@@ -18,17 +18,17 @@ from torch.distributions import Distribution, kl_divergence
 class Layer:
     r"""One layer of latents: z ~ q(z|.), with log q(z|.) and log p(z|.).
 
-    Scores are taken when the layer is made, not on demand: a frozen model (see `gradients.frozen`) is frozen only
-    while it is called, and a distribution that owns a network would later score with the live parameters.
+    The log-densities are computed when the layer is made. A frozen model (see `gradients.frozen`) is frozen only during
+    its call, so a distribution that owns a network would later use the live parameters.
 
     Attributes:
         z: the draw, (K, B, ...).
-        q: the conditional it was drawn from.
-        p: the conditional (or prior) of the generative model.
+        q: the inference model's conditional, which z was drawn from.
+        p: the generative model's conditional, or the prior.
         log_q: log q(z|.), (K, B).
         log_p: log p(z|.), (K, B).
-        coupled: whether p depends on layers that were drawn given this z, as p(z_1|z_2) does when z_2 ~ q(z_2|z_1).
-            The KL between q and this p would then leave out how z moves p, and is not a term of the bound.
+        coupled: True if p depends on layers that were drawn given this z, such as p(z_1|z_2) with z_2 ~ q(z_2|z_1).
+            KL(q || p) is then not a term of the bound, because p changes with z.
     """
 
     z: Tensor
@@ -40,14 +40,14 @@ class Layer:
 
     @classmethod
     def scored(cls, z: Tensor, q: Distribution, p: Distribution, coupled: bool = False) -> "Layer":
-        """The layer of a draw `z`, scored under `q` and `p`."""
+        """The layer of a draw z with its log-densities under q and p."""
         return cls(z, q, p, log_q=q.log_prob(z), log_p=p.log_prob(z), coupled=coupled)
 
     def kl(self) -> Tensor:
-        r"""KL(q || p) given the layers that q and p depend on, with as little sampling as the pair allows, (K, B).
+        r"""KL(q || p) given the layers that q and p depend on, (K, B).
 
-        In closed form where torch has one and the layer is not coupled; else $-H[q] - \log p(z)$ with q's exact
-        entropy; else $\log q(z) - \log p(z)$. The mean over samples is unbiased in all three cases.
+        The first of these that is available: the closed form (not for a coupled layer), $-H[q] - \log p(z)$ with the
+        exact entropy of q, $\log q(z) - \log p(z)$. All three are unbiased in the mean over samples.
         """
         for estimate in (self._entropy_kl,) if self.coupled else (self._closed_kl, self._entropy_kl):
             try:
@@ -65,12 +65,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Trace:
-    r"""A draw of all latents given x: the terms of $\log w = \log p(x|z) + \log p(z) - \log q(z|x)$.
+    r"""A draw of all latents given x, with the terms of $\log w = \log p(x|z) + \log p(z) - \log q(z|x)$.
 
     Attributes:
-        layers: the layers of latents, from the data upwards.
-        px: the likelihood p(x|z), batch shape (K, B).
-        log_px_z: log p(x|z) summed over pixels, (K, B).
+        layers: the layers of latents, z_1 first.
+        px: p(x|z), batch shape (K, B).
+        log_px_z: log p(x|z), summed over pixels, (K, B).
     """
 
     layers: Sequence[Layer]
@@ -98,9 +98,9 @@ class Trace:
         return self.log_px_z + self.log_pz - self.log_qz_x
 
     def terms(self) -> dict[str, Tensor]:
-        r"""The evidence lower bound and its parts, averaged over samples, each (B,), in nats.
+        r"""The ELBO $E_q[\log p(x|z)] - \sum_l KL_l$ and its parts, averaged over samples, each (B,), in nats.
 
-        $\mathrm{elbo} = E_q[\log p(x|z)] - \sum_l KL_l$, each layer's KL as in `Layer.kl`.
+        `elbo`, `reconstruction`, `kl`, and the KL of each layer (see `Layer.kl`) as `kl_1`, `kl_2`, ...
         """
         reconstruction = self.log_px_z.mean(0)
         kls = [layer.kl().mean(0) for layer in self.layers]
@@ -155,8 +155,8 @@ class Traced(Scored, ABC):
 
 
 def draw(q: Distribution, samples: int) -> Tensor:
-    """`samples` draws from q: while gradients are recorded with a path, if q has one; else exact.
+    """Draw from q: with a gradient path if q has one and gradients are recorded, else exactly, (samples, *).
 
-    The two differ for a relaxed q, whose path is a continuous stand-in for a discrete draw.
+    The two differ for a relaxed q, whose gradient path leads through a continuous relaxation of a discrete draw.
     """
     return q.rsample((samples,)) if torch.is_grad_enabled() and q.has_rsample else q.sample((samples,))

@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z): modules that map z to a distribution over images. Each sizes its own network."""
+"""Likelihoods p(x|z): modules that map z to a distribution over images."""
 
 from latentlab.likelihoods.base import Likelihood, LikelihoodFactory, PixelLikelihood
 from latentlab.likelihoods.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood

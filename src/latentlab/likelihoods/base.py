@@ -1,4 +1,4 @@
-"""What every likelihood is, and those of pixels that are independent given z."""
+"""The interface of likelihoods, and the base of those with independent pixels."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ class Likelihood(nn.Module, ABC):
     """A likelihood of images of shape `x_shape`, given latents of shape `in_shape`.
 
     Attributes:
-        levels: the number of values that a pixel may take under it, None for a density.
+        levels: the number of values that a pixel can take, or None for a density on [0, 1].
 
     Args:
         in_shape: the shape of one latent.
@@ -39,12 +39,12 @@ class Likelihood(nn.Module, ABC):
         """p(x|z) for z (*, *in_shape), batch shape *."""
 
     def initialise(self, images: Tensor) -> None:
-        """Adapt to training images (N, *x_shape) before training; draws nothing."""
+        """Adapt to training images (N, *x_shape) before training. Draws nothing."""
 
     def check(self, protocol: Protocol) -> None:
-        """Refuse data whose pixels take other values than those it scores: its numbers would mean nothing.
+        """Refuse data whose pixels take other values than the likelihood scores.
 
-        A density of values that are discrete in truth is let through with a warning.
+        A density of values that are in fact discrete gives a warning.
 
         Raises:
             UserError: with the reason and the protocols that work.
@@ -57,8 +57,8 @@ class Likelihood(nn.Module, ABC):
             )
         if protocol.bits_offset is None:
             logger.warning(
-                "protocol=%s: a density of grey levels that are discrete in truth has no bits per dimension, and no "
-                "upper limit; its nats compare only under the same protocol (protocol=dequantised has both)",
+                "protocol=%s: a density of discrete grey levels has no bits per dimension and no upper limit; "
+                "compare its nats only under this protocol, or use protocol=dequantised",
                 protocol.name,
             )
 
@@ -71,17 +71,17 @@ LikelihoodFactory = Callable[..., Likelihood]
 
 
 class PixelLikelihood(Likelihood, ABC):
-    r"""Pixels independent given z, $p(x|z) = \prod_d p(x_d; \theta_d(z))$, with P parameters of each from one network.
+    r"""Pixels independent given z, $p(x|z) = \prod_d p(x_d; \theta_d(z))$, with one network for all parameters.
 
     Attributes:
-        num_parameters: the number P of parameters of a pixel; the first places the mean.
+        num_parameters: the number P of parameters of a pixel. The first one sets the mean.
 
     Args:
-        network: makes the network of the given input and output shapes.
+        network: makes the network for the given input and output shapes.
         in_shape: the shape of one latent.
         x_shape: the shape of one image.
-        initialise_bias: whether an offset of the network's output, set once from the training images, makes the mean
-            of a pixel start from its mean over them (the protocol of Burda et al. 2016).
+        initialise_bias: True to add a constant offset to the first parameter, computed from the training images, so
+            that the mean of each pixel starts near its mean over these images (Burda et al. 2016).
     """
 
     num_parameters: ClassVar[int] = 1
@@ -96,14 +96,13 @@ class PixelLikelihood(Likelihood, ABC):
 
     @abstractmethod
     def pixels(self, parameters: Sequence[Tensor]) -> Distribution:
-        """The distribution of each pixel, batch shape (*, *x_shape), by P parameters of that shape."""
+        """The distribution of each pixel, batch shape (*, *x_shape), from P parameters of that shape."""
 
     @abstractmethod
     def link(self, mean: Tensor) -> Tensor:
-        """The first parameter of a pixel whose mean is given, of the same shape."""
+        """The first parameter of a pixel with the given mean, of the same shape."""
 
     def forward(self, z: Tensor) -> Independent:
-        """p(x|z) for z (*, *in_shape), batch shape *."""
         dims = len(self.x_shape)
         first, *others = full_precision(self.network(z)).unbind(-1 - dims)
         located = first if self.offset is None else first + self.offset
@@ -111,6 +110,5 @@ class PixelLikelihood(Likelihood, ABC):
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
-        """Set the offset from the means of the pixels, if asked for."""
         if self.offset is not None:
             self.offset.copy_(self.link(images.mean(0)))

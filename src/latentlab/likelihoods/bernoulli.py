@@ -1,4 +1,4 @@
-"""Pixels between black and white: Bernoulli and its continuous relative."""
+"""Bernoulli and continuous Bernoulli pixels."""
 
 from collections.abc import Sequence
 
@@ -19,11 +19,10 @@ class BernoulliLikelihood(PixelLikelihood):
     levels = 2
 
     def pixels(self, parameters: Sequence[Tensor]) -> Bernoulli:
-        """Bernoulli by logits."""
         return Bernoulli(logits=parameters[0])
 
     def link(self, mean: Tensor) -> Tensor:
-        """The logit, of means kept off 0 and 1 as in the IWAE paper's code."""
+        # Clamped to [0.001, 0.999], as in the IWAE paper's code.
         return mean.logit(eps=1e-3)
 
 
@@ -36,11 +35,10 @@ class ContinuousBernoulliLikelihood(PixelLikelihood):
     levels = None
 
     def pixels(self, parameters: Sequence[Tensor]) -> ContinuousBernoulli:
-        """Continuous Bernoulli by logits."""
         return ContinuousBernoulli(parameters[0])
 
     def link(self, mean: Tensor) -> Tensor:
-        """The logit of a mean, by bisection, of means kept off 0 and 1."""
+        """Solve for the logit of each mean by bisection, with means clamped to [0.01, 0.99]."""
         target = mean.clamp(1e-2, 1 - 1e-2)
         low, high = torch.full_like(mean, -200.0), torch.full_like(mean, 200.0)
         for _ in range(40):

@@ -1,4 +1,4 @@
-"""Gaussian pixels, by where their variance comes from."""
+"""Gaussian pixels with a fixed, learned or predicted variance."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,23 +14,22 @@ from latentlab.nn import NetworkFactory, Shape
 
 
 class GaussianLikelihood(PixelLikelihood, ABC):
-    r"""Independent pixels, $p(x|z) = \prod_d \mathcal N(x_d; \mu_d(z), \sigma_d^2)$; the network returns $\mu$ first.
+    r"""Independent Gaussian pixels, $p(x|z) = \prod_d \mathcal N(x_d; \mu_d(z), \sigma_d^2)$.
 
-    The mean is not bounded, so that a linear network gives the linear model.
+    The network's first output is $\mu$, which is not bounded: a linear network gives a linear model.
     """
 
     levels = None
 
     def link(self, mean: Tensor) -> Tensor:
-        """The mean itself."""
         return mean
 
 
 class GaussianFixedLikelihood(GaussianLikelihood):
-    r"""Gaussian pixels of one given variance, $\mathcal N(x; \mu(z), \sigma^2 I)$.
+    r"""Gaussian pixels with one fixed variance, $\mathcal N(x; \mu(z), \sigma^2 I)$.
 
     Args:
-        network: makes the network of the given input and output shapes.
+        network: makes the network for the given input and output shapes.
         in_shape: the shape of one latent.
         x_shape: the shape of one image.
         initialise_bias: see `PixelLikelihood`.
@@ -49,20 +48,19 @@ class GaussianFixedLikelihood(GaussianLikelihood):
         self.scale = variance**0.5
 
     def pixels(self, parameters: Sequence[Tensor]) -> Normal:
-        """Normal by mean."""
         return Normal(parameters[0], parameters[0].new_tensor(self.scale))
 
 
 class GaussianLearnedLikelihood(GaussianLikelihood, ABC):
-    r"""Gaussian pixels of learned variance, $\sigma^2 = \sigma_{\min}^2 + e^{v}$, with v the same for all images.
+    r"""Gaussian pixels with a learned variance $\sigma^2 = \sigma_{\min}^2 + e^{v}$, the same for all images.
 
     Args:
-        network: makes the network of the given input and output shapes.
+        network: makes the network for the given input and output shapes.
         in_shape: the shape of one latent.
         x_shape: the shape of one image.
         initialise_bias: see `PixelLikelihood`.
-        min_scale: $\sigma_{\min}$; without it the density of a pixel that never changes has no limit.
-        initial_scale: the square root of $e^v$ at the start.
+        min_scale: $\sigma_{\min} > 0$, which keeps the density of a constant pixel finite.
+        initial_scale: the initial $e^{v/2}$.
     """
 
     def __init__(
@@ -84,7 +82,6 @@ class GaussianLearnedLikelihood(GaussianLikelihood, ABC):
         """The shape of v."""
 
     def pixels(self, parameters: Sequence[Tensor]) -> Normal:
-        """Normal by mean."""
         return Normal(parameters[0], _bounded_scale(self.log_variance, self.min_scale))
 
 
@@ -93,34 +90,32 @@ def _bounded_scale(log_variance: Tensor, min_scale: float) -> Tensor:
 
 
 class GaussianSharedLikelihood(GaussianLearnedLikelihood):
-    """Gaussian pixels of one learned variance, as in probabilistic PCA (Tipping and Bishop 1999, eq. 2)."""
+    """Gaussian pixels with one learned variance, as in probabilistic PCA (Tipping and Bishop 1999, eq. 2)."""
 
     @property
     def variance_shape(self) -> Shape:
-        """A scalar."""
         return ()
 
 
 class GaussianPerPixelLikelihood(GaussianLearnedLikelihood):
-    """Gaussian pixels, each of a learned variance of its own."""
+    """Gaussian pixels with a learned variance for each pixel."""
 
     @property
     def variance_shape(self) -> Shape:
-        """That of an image."""
         return self.x_shape
 
 
 class GaussianPredictedLikelihood(GaussianLikelihood):
-    r"""Gaussian pixels of predicted variance, $\sigma(z)^2 = \sigma_{\min}^2 + \sigma_0^2 e^{v(z)}$.
+    r"""Gaussian pixels with a predicted variance $\sigma(z)^2 = \sigma_{\min}^2 + \sigma_0^2 e^{v(z)}$.
 
-    Kingma and Welling 2014, eq. 12; the network returns $\mu$ and v.
+    Kingma and Welling 2014, eq. 12. The network returns $\mu$ and v.
 
     Args:
-        network: makes the network of the given input and output shapes.
+        network: makes the network for the given input and output shapes.
         in_shape: the shape of one latent.
         x_shape: the shape of one image.
         initialise_bias: see `PixelLikelihood`.
-        min_scale: $\sigma_{\min}$; without it the density of a pixel that is predicted exactly has no limit.
+        min_scale: $\sigma_{\min} > 0$, which keeps the density of an exactly predicted pixel finite.
         initial_scale: $\sigma_0$.
     """
 
@@ -140,5 +135,4 @@ class GaussianPredictedLikelihood(GaussianLikelihood):
         self.initial = 2 * log(initial_scale)
 
     def pixels(self, parameters: Sequence[Tensor]) -> Normal:
-        """Normal by mean and log-variance."""
         return Normal(parameters[0], _bounded_scale(parameters[1] + self.initial, self.min_scale))

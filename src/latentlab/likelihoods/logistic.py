@@ -1,4 +1,4 @@
-"""Pixels of 256 levels."""
+"""Discretised logistic pixels."""
 
 from collections.abc import Sequence
 from math import log
@@ -12,17 +12,17 @@ from latentlab.nn import NetworkFactory, Shape
 
 
 class DiscretisedLogisticLikelihood(PixelLikelihood):
-    r"""Independent pixels of 256 levels k / 255, each a logistic distribution rounded to them.
+    r"""Independent pixels of 256 levels k / 255, each with a `DiscretisedLogistic` distribution.
 
-    Salimans et al. 2017, eq. 2, with one component; the network returns $\mu$ and v,
-    $s = s_{\min} + s_0 e^{v}$. See `DiscretisedLogistic`.
+    Salimans et al. 2017, eq. 2, with one component. The network returns the location $\mu$ and v. The scale is
+    $s = s_{\min} + s_0 e^{v}$.
 
     Args:
-        network: makes the network of the given input and output shapes.
+        network: makes the network for the given input and output shapes.
         in_shape: the shape of one latent.
         x_shape: the shape of one image.
         initialise_bias: see `PixelLikelihood`.
-        min_scale: $s_{\min}$; about a quarter of a level by default.
+        min_scale: $s_{\min}$, in the units of x. One level is 1 / 255.
         initial_scale: $s_0$.
     """
 
@@ -43,9 +43,7 @@ class DiscretisedLogisticLikelihood(PixelLikelihood):
         self.initial = log(initial_scale)
 
     def pixels(self, parameters: Sequence[Tensor]) -> DiscretisedLogistic:
-        """Discretised logistic by location and log-scale."""
         return DiscretisedLogistic(parameters[0], self.min_scale + (parameters[1] + self.initial).exp())
 
     def link(self, mean: Tensor) -> Tensor:
-        """The mean, as the location."""
         return mean

@@ -1,4 +1,4 @@
-"""Pixels of a few values, given themselves with noise: the likelihood of a diffusion."""
+"""The likelihood of a diffusion."""
 
 from math import exp, sqrt
 
@@ -13,13 +13,13 @@ from latentlab.nn import Shape
 class NoisedLikelihood(Likelihood):
     r"""Independent pixels, $P(x_d\,|\,z_0) \propto N(z_{0d}; \alpha_0 (2 x_d - 1), \sigma_0^2)$, $x_d = k / (n-1)$.
 
-    Normalised over the n levels k = 0, ..., n - 1 (Kingma et al. 2021, section 3.3): the posterior of x under a
-    uniform prior, and close to any other's, since z_0 has little noise. Nothing is learned.
+    Normalised over the n levels k = 0, ..., n - 1 (Kingma et al. 2021, section 3.3). This is the posterior of x under a
+    uniform prior. It is close to the posterior under any prior, because z_0 has little noise. Nothing is learned.
 
     Args:
-        x_shape: the shape of one image, and of z_0.
+        x_shape: the shape of one image and of z_0.
         levels: the number n of values that a pixel takes.
-        gamma: gamma(0), which fixes alpha_0 and sigma_0.
+        gamma: $\gamma(0)$, which sets $\alpha_0$ and $\sigma_0$.
     """
 
     levels: int
@@ -31,6 +31,5 @@ class NoisedLikelihood(Likelihood):
         self.scale = exp(gamma / 2) / 2  # sigma_0 / (2 alpha_0)
 
     def forward(self, z: Tensor) -> Independent:
-        """p(x|z_0) for z_0 (*, *x_shape), batch shape *."""
         mean = (z / self.gain + 1) / 2
         return Independent(LevelNormal(mean, self.scale, self.levels), len(self.x_shape))

@@ -13,10 +13,9 @@ from latentlab.protocols import Protocol
 
 
 class Autoencoder(GenerativeModel):
-    r"""The autoencoder $x \mapsto z(x)$ with $\log p(x|z(x))$, the score of the reconstruction, in nats.
+    r"""The autoencoder $x \mapsto z(x)$ with the reconstruction score $\log p(x|z(x))$, in nats.
 
-    Nothing is marginalised: no distribution of z is learned or assumed, so that there is neither a bound on log p(x)
-    nor a way to draw x.
+    There is no distribution of z, hence neither a bound on log p(x) nor a way to draw x.
 
     Args:
         latent_dim: the number of latents.
@@ -44,33 +43,25 @@ class Autoencoder(GenerativeModel):
         self.likelihood = likelihood(network=decoder, in_shape=(latent_dim,), x_shape=self.x_shape)
 
     def terms(self, x: Tensor, samples: int = 1) -> dict[str, Tensor]:
-        """`reconstruction`, log p(x|z(x)) of each example, (B,), and no `elbo`; nothing is drawn."""
+        """The score `reconstruction` for each example, (B,). Draws nothing."""
         return {"reconstruction": self.likelihood(self.encoder(x)).log_prob(x)}
 
     def generate(self, n: int, mean: bool = False) -> Tensor:
-        """Refused.
-
-        Raises:
-            UserError: always.
-        """
+        """Always raises a UserError: there is no distribution to draw from."""
         raise UserError(
-            "Autoencoder has no distribution of its latents to draw from, and generates nothing: choose model=vae"
+            "Autoencoder has no distribution of its latents to draw from and generates no images: choose model=vae"
         )
 
     def encode(self, x: Tensor) -> Tensor:
-        """z(x), (B, latent_dim)."""
         return self.encoder(x)
 
     posterior_mean = encode
 
     def decode(self, z: Tensor) -> Tensor:
-        """The means of p(x|z) for z (B, latent_dim), (B, *x_shape)."""
         return self.likelihood(z).mean
 
     def initialise(self, x: Tensor) -> None:
-        """Adapt the likelihood to training images (N, *x_shape)."""
         self.likelihood.initialise(x)
 
     def check(self, protocol: Protocol) -> None:
-        """Refuse data that the likelihood does not score."""
         self.likelihood.check(protocol)

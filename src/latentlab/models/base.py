@@ -83,10 +83,10 @@ class GenerativeModel(Scored, ABC):
         return self.terms(x, samples=samples)
 
     def initialise(self, x: Any) -> None:
-        """Adapt to training examples before training starts; draws nothing."""
+        """Adapt to training examples before training starts. Draws nothing."""
 
     def anneal(self, step: int) -> None:
-        """Set everything that changes with the training step; called before each step."""
+        """Set everything that changes with the training step. Called before each step."""
 
     def reconstruct(self, x: Any) -> Tensor:
         """The means of p(x|z) for z ~ q(z|x), (B, *x_shape)."""

@@ -1,4 +1,4 @@
-"""The variational autoencoder of images and their labels."""
+"""The conditional variational autoencoder."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -22,25 +22,26 @@ from latentlab.trace import Layer, Trace, draw
 
 
 class ConditionalVAE(SingleLayer):
-    r"""The conditional VAE $p(x|y,z)\,p(y)\,p(z)$ with $q(z|x,y)$ and the class y observed.
+    r"""The conditional VAE $p(x|y,z)\,p(y)\,p(z)$ with $q(z|x,y)$ and an observed class y.
 
-    Kingma et al. 2014, eq. 6. Its bound is one of the *joint* density,
-    $\log p(x, y) \geq E_q[\log p(x|y,z)] + \log p(y) - KL(q(z|x,y)\,\|\,p(z))$, and hence of $\log p(x)$, which is no
-    less than $\log p(x, y)$: it may stand beside the bounds of models without labels. Without $\log p(y)$ it is a
-    bound of $\log p(x|y)$, which may not: under a uniform p(y) it is log C higher.
+    Kingma et al. 2014, eq. 6. `elbo` is a bound on the *joint* density,
+    $\log p(x, y) \geq E_q[\log p(x|y,z)] + \log p(y) - KL(q(z|x,y)\,\|\,p(z))$. It also bounds $\log p(x)$, which is
+    at least $\log p(x, y)$, so it compares with the bounds of models without labels. `elbo_x_given_y`, without
+    $\log p(y)$, bounds $\log p(x|y)$ and does not compare: under a uniform p(y) it is log C higher.
 
-    The decoder gets z with the one-hot label appended. The encoder gets the image with one more channel, an affine
-    function of the one-hot label that is learned, so that any network that reads images will do.
+    The decoder's input is z with the one-hot label appended. The encoder's input is the image with a learned plane of
+    the label as another channel, so that any network of images can be the encoder.
 
     Args:
-        latent_dim: the number of latents, as the posterior counts them.
+        latent_dim: the number of latents, or of one-hot latents for a discrete posterior.
         encoder: makes the posterior's network.
         decoder: makes the likelihood's network.
         posterior: makes q(z|x, y).
         likelihood: makes p(x|y, z).
         prior: makes p(z).
-        num_classes: the number C of classes; labels are 0 to C - 1.
-        learned_labels: whether p(y) is learned, from the frequencies of the training labels on; else it is uniform.
+        num_classes: the number C of classes. Labels are 0 to C - 1.
+        learned_labels: True to learn p(y), which starts from the frequencies of the training labels. False for a
+            uniform p(y).
         x_shape: the shape (channels, height, width) of one image.
     """
 
@@ -83,10 +84,7 @@ class ConditionalVAE(SingleLayer):
         return batch
 
     def forward(self, x: Batch, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
-        """The trace of images and labels with `samples` draws of z, or with the given `zs`, one (K, B, *z_shape).
-
-        Its `log_px_z` is log p(x, y|z) = log p(x|y, z) + log p(y).
-        """
+        """The trace of images and labels, with `log_px_z` = log p(x|y, z) + log p(y)."""
         q = self.posterior(self.joined(x))
         z = draw(q, samples) if zs is None else zs[0]  # (K, B, *z_shape)
         px = self.likelihood(self.coded(z, x.y))
@@ -94,29 +92,25 @@ class ConditionalVAE(SingleLayer):
 
     @property
     def labels(self) -> Categorical:
-        """p(y)."""
+        """The distribution p(y)."""
         return Categorical(logits=self.label_logits)
 
     def joined(self, x: Batch) -> Tensor:
-        """Images with the plane of their label as the last channel, (B, channels + 1, height, width)."""
+        """The encoder's input: images with the plane of their label as the last channel, (B, C + 1, H, W)."""
         plane = self.planes(x.y).view(-1, 1, *self.x_shape[1:])
         return torch.cat([x.x, plane], dim=1)
 
     def coded(self, z: Tensor, y: Tensor) -> Tensor:
-        """Latents (*, B, *z_shape) with the one-hot labels y (B,), flat, (*, B, latent_dim + C)."""
+        """The decoder's input: flat latents z (*, B, *z_shape) with one-hot labels y (B,), (*, B, latent_dim + C)."""
         flat = z.flatten(-len(self.z_shape))
         label = one_hot(y, self.num_classes).to(flat.dtype)
         return torch.cat([flat, label.expand(*flat.shape[:-1], -1)], dim=-1)
 
     def inference_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of q(z|x, y)."""
         return chain(self.planes.parameters(), self.posterior.parameters())
 
     def terms(self, x: Batch, samples: int = 1) -> dict[str, Tensor]:
-        """The bound `elbo` of log p(x, y) and its parts for each example, elbo = reconstruction + log_py - kl.
-
-        `elbo_x_given_y` = elbo - log_py is the bound of log p(x|y).
-        """
+        """`elbo` = reconstruction + log_py - kl with its parts, and `elbo_x_given_y` = elbo - log_py, each (B,)."""
         terms = super().terms(x, samples)
         log_py = self.labels.log_prob(x.y)
         return {
@@ -127,14 +121,13 @@ class ConditionalVAE(SingleLayer):
         }
 
     def generate(self, n: int, mean: bool = False, y: Tensor | None = None) -> Tensor:
-        """n draws x ~ p(x|y) of the labels y (n,), by default y ~ p(y), or the means of p(x|y, z), (n, *x_shape)."""
+        """Draw images from p(x|y) for labels y (n,), by default drawn from p(y), or the means of p(x|y, z)."""
         z = self.prior().sample((n,))
         labels = self.labels.sample((n,)) if y is None else y
         px = self.likelihood(self.coded(z, labels))
         return px.mean if mean else px.sample()
 
     def encode(self, x: Batch) -> Tensor:
-        """A draw z ~ q(z|x, y) for each image, flat, (B, latent_dim)."""
         return self.posterior(self.joined(x)).sample().flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -144,19 +137,17 @@ class ConditionalVAE(SingleLayer):
         return torch.stack(means, dim=-1) @ self.labels.probs
 
     def reconstruct(self, x: Batch) -> Tensor:
-        """The means of p(x|y, z) for z ~ q(z|x, y), (B, *x_shape)."""
+        """The means of p(x|y, z) for z ~ q(z|x, y) and the observed y, (B, *x_shape)."""
         return self._mean(self.encode(x), x.y)
 
     def _mean(self, z: Tensor, y: Tensor) -> Tensor:
         return self.likelihood(self.coded(z.unflatten(-1, self.z_shape), y)).mean
 
     def posterior_mean(self, x: Batch) -> Tensor:
-        """The means of q(z|x, y), flat, (B, latent_dim)."""
         return self.posterior(self.joined(x)).mean.flatten(1)
 
     @torch.no_grad()
     def initialise(self, x: Batch) -> None:
-        """Adapt likelihood, prior and, where it is learned, p(y) to training images and labels."""
         self.likelihood.initialise(x.x)
         self.prior.initialise(self.joined(x))
         if self.label_logits.requires_grad:

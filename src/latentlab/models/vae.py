@@ -1,4 +1,4 @@
-"""The variational autoencoder, and what models with one layer of latents share."""
+"""The variational autoencoder, and the base of all models with one layer of latents."""
 
 from abc import ABC
 from collections.abc import Iterator, Sequence
@@ -33,20 +33,16 @@ class SingleLayer(GenerativeModel, Traced, ABC):
 
     @property
     def reparametrised(self) -> bool:
-        """Whether draws carry a path to the parameters of the posterior."""
         return self.posterior.reparametrised
 
     @property
     def discrete(self) -> bool:
-        """Whether latents are discrete, and a path that of a relaxation."""
         return self.posterior.discrete
 
     def anneal(self, step: int) -> None:
-        """Set the posterior's temperature, if it has one."""
         self.posterior.anneal(step)
 
     def check(self, protocol: Protocol) -> None:
-        """Refuse data that the likelihood does not score."""
         self.likelihood.check(protocol)
 
 
@@ -54,7 +50,7 @@ class VAE(SingleLayer):
     r"""The variational autoencoder $p(z)\,p(x|z)$ with $q(z|x)$ (Kingma and Welling 2014).
 
     Args:
-        latent_dim: the number of latents, as the posterior counts them.
+        latent_dim: the number of latents, or of one-hot latents for a discrete posterior.
         encoder: makes the posterior's network.
         decoder: makes the likelihood's network.
         posterior: makes q(z|x).
@@ -82,34 +78,27 @@ class VAE(SingleLayer):
         self.prior = prior(event_shape=self.z_shape, posterior=self.posterior)
 
     def forward(self, x: Tensor, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
-        """The trace of x (B, *x_shape) with `samples` draws of z, or with the given `zs`, one (K, B, *z_shape)."""
         q = self.posterior(x)
         z = draw(q, samples) if zs is None else zs[0]  # (K, B, *z_shape)
         px = self.likelihood(z)
         return Trace([Layer.scored(z, q, self.prior())], px, px.log_prob(x))
 
     def inference_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of q(z|x)."""
         return self.posterior.parameters()
 
     def generate(self, n: int, mean: bool = False) -> Tensor:
-        """n draws x ~ p(x), or the means of p(x|z), (n, *x_shape)."""
         px = self.likelihood(self.prior().sample((n,)))
         return px.mean if mean else px.sample()
 
     def encode(self, x: Tensor) -> Tensor:
-        """A draw z ~ q(z|x) for each image, flat, (B, latent_dim)."""
         return self.posterior(x).sample().flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
-        """The means of p(x|z) for flat z (B, latent_dim), (B, *x_shape)."""
         return self.likelihood(z.unflatten(-1, self.z_shape)).mean
 
     def posterior_mean(self, x: Tensor) -> Tensor:
-        """The means of q(z|x), flat, (B, latent_dim)."""
         return self.posterior(x).mean.flatten(1)
 
     def initialise(self, x: Tensor) -> None:
-        """Adapt likelihood and prior to training images (N, *x_shape)."""
         self.likelihood.initialise(x)
         self.prior.initialise(x)

@@ -14,7 +14,7 @@ NetworkFactory = Callable[[Shape, Shape], nn.Module]
 
 
 def full_precision(output: Tensor) -> Tensor:
-    """Convert the half-precision output of a network to float32; float32 and float64 stay as they are.
+    """Convert the half-precision output of a network to float32, and keep float32 and float64.
 
     Distributions need parameters in float32 at least.
     """

@@ -1,4 +1,4 @@
-"""Networks compiled in place."""
+"""Compilation of a model's networks."""
 
 import os
 import shutil
@@ -13,34 +13,31 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 def compile_networks(model: nn.Module, **options: Any) -> None:
-    """Have the networks of a model compiled by `torch.compile` at their first calls.
+    """Compile the networks of a model with `torch.compile` at their first calls.
 
-    In place: the names of the parameters stay, and so does what a checkpoint holds. What is between the networks, such
-    as distributions, runs as it is.
+    In place, so that parameter names and checkpoints stay the same. Distributions are not compiled.
 
     Args:
         model: the model.
-        options: for `torch.compile`.
+        options: arguments of `torch.compile`.
 
     Raises:
-        UserError: when the model has no networks, or there is no compiler for what torch generates.
+        UserError: if the model has no networks, or the machine has no C++ compiler.
     """
     found = list(networks(model))
     if not found:
-        raise UserError(
-            f"compile=true: {type(model).__name__} has no networks to compile: leave compile=false"
-        )
+        raise UserError(f"compile=true: {type(model).__name__} has no networks to compile: set compile=false")
     if not options and not any(map(shutil.which, (os.environ.get("CXX", COMPILERS[0]), *COMPILERS))):
         raise UserError(
-            "compile=true: torch compiles networks with a C++ compiler, and there is none: install one, such as g++, "
-            "or leave compile=false"
+            "compile=true: torch.compile needs a C++ compiler, and there is none: install one, such as g++, "
+            "or set compile=false"
         )
     for network in found:
         network.compile(**options)
 
 
 def networks(model: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a model that are networks of this package, as wholes."""
+    """The outermost submodules of a model that are networks of this package."""
     for part in model.children():
         if type(part).__module__.startswith(f"{__package__}."):
             yield part

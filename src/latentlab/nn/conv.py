@@ -1,4 +1,4 @@
-"""Convolutional networks: an encoder halves height and width stage by stage, a decoder doubles them."""
+"""Convolutional networks. Each stage of an encoder halves height and width, each stage of a decoder doubles them."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -18,18 +18,18 @@ Stage = Callable[[int, int], nn.Module]
 
 
 class ImageEncoder(nn.Module):
-    """Stages that halve height and width, and a multilayer perceptron on top, (*, C, H, W) -> (*, *out_shape).
+    """Stages that halve height and width, then a multilayer perceptron, (*, C, H, W) -> (*, *out_shape).
 
     Args:
         in_shape: the shape (C, H, W) of one image.
         out_shape: the shape of one output.
-        channels: the channels after each stage; their number is the number of halvings.
-        hidden: the widths of the hidden layers on top.
-        activation: makes the nonlinearity of these.
-        stage: makes a stage of two numbers of channels.
+        channels: the number of channels after each stage.
+        hidden: the widths of the perceptron's hidden layers.
+        activation: makes the perceptron's nonlinearity.
+        stage: makes a stage from its input and output channels.
 
     Raises:
-        UserError: when `in_shape` is not that of an image.
+        UserError: if inputs are not images.
     """
 
     def __init__(
@@ -52,25 +52,24 @@ class ImageEncoder(nn.Module):
         self.head = MLP((channels[-1], *halved(in_shape[1:], len(channels))), out_shape, hidden, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(*, C, H, W) -> (*, *out_shape)."""
         maps = self.stages(x.reshape(-1, *self.in_shape))
         return self.head(maps).reshape(*x.shape[:-3], *self.out_shape)
 
 
 class ImageDecoder(nn.Module):
-    """A multilayer perceptron, and stages that double height and width, (*, *in_shape) -> (*, ..., C, H, W).
+    """A multilayer perceptron, then stages that double height and width, (*, *in_shape) -> (*, *out_shape).
 
     Args:
         in_shape: the shape of one latent.
         out_shape: the shape of one output, (C, H, W) or (P, C, H, W) for P parameters of each pixel.
-        channels: the channels of the maps, largest maps first, as in an encoder.
-        hidden: the widths of the hidden layers below.
-        activation: makes the nonlinearity of these.
-        stage: makes a stage of two numbers of channels.
-        last: makes the last stage, of which nothing but the output comes.
+        channels: the number of channels before each stage, in reverse order, as in an encoder.
+        hidden: the widths of the perceptron's hidden layers.
+        activation: makes the perceptron's nonlinearity.
+        stage: makes a stage from its input and output channels.
+        last: makes the output stage.
 
     Raises:
-        UserError: when `out_shape` is not that of images.
+        UserError: if outputs are not images.
     """
 
     def __init__(
@@ -96,44 +95,43 @@ class ImageDecoder(nn.Module):
         self.stages = nn.Sequential(*doubled, last(channels[0], prod(out_shape[:-2])))
 
     def forward(self, z: Tensor) -> Tensor:
-        """(*, *in_shape) -> (*, *out_shape)."""
         height, width = self.out_shape[-2:]
         maps = self.stages(self.head(z).reshape(-1, *self.small))[..., :height, :width]
         return maps.reshape(*z.shape[: z.ndim - self.in_dims], *self.out_shape)
 
 
 def halved(size: Sequence[int], times: int) -> tuple[int, ...]:
-    """Height and width after halving, rounded up each time."""
+    """Height and width after a number of halvings, each rounded up."""
     return tuple(ceil(length / 2**times) for length in size)
 
 
 def halving(width_in: int, width_out: int) -> nn.Conv2d:
-    """A convolution of stride 2, (N, width_in, H, W) -> (N, width_out, ceil(H / 2), ceil(W / 2))."""
+    """A stride-2 convolution, (N, width_in, H, W) -> (N, width_out, ceil(H / 2), ceil(W / 2))."""
     return nn.Conv2d(width_in, width_out, kernel_size=3, stride=2, padding=1)
 
 
 def doubling(width_in: int, width_out: int) -> nn.ConvTranspose2d:
-    """A transposed convolution of stride 2, whose kernel it divides: every pixel gets as many terms, no checkerboard.
+    """A stride-2 transposed convolution, (N, width_in, H, W) -> (N, width_out, 2 H, 2 W).
 
-    (N, width_in, H, W) -> (N, width_out, 2 H, 2 W).
+    The stride divides the kernel size, so that every pixel sums equally many terms and no checkerboard appears.
     """
     return nn.ConvTranspose2d(width_in, width_out, kernel_size=4, stride=2, padding=1)
 
 
 class ConvEncoder(ImageEncoder):
-    """Convolutions of stride 2, and a multilayer perceptron on top, (*, C, H, W) -> (*, *out_shape).
+    """Stride-2 convolutions, then a multilayer perceptron, (*, C, H, W) -> (*, *out_shape).
 
     Args:
         in_shape: the shape (C, H, W) of one image.
         out_shape: the shape of one output.
-        channels: the channels after each convolution; their number is the number of halvings.
-        hidden: the widths of the hidden layers on top.
+        channels: the number of channels after each convolution.
+        hidden: the widths of the perceptron's hidden layers.
         activation: makes the nonlinearity.
-        normalisation: makes what comes before it in a convolutional layer, of the given number of channels, such as
-            `latentlab.nn.layers.GroupNorm`; None for nothing.
+        normalisation: makes the normalisation before it in a convolutional layer from the number of channels, such as
+            `latentlab.nn.layers.GroupNorm`, or None.
 
     Raises:
-        UserError: when `in_shape` is not that of an image; for batch normalisation and dropout.
+        UserError: if inputs are not images, or for batch normalisation and dropout.
     """
 
     def __init__(
@@ -152,19 +150,19 @@ class ConvEncoder(ImageEncoder):
 
 
 class ConvDecoder(ImageDecoder):
-    """A multilayer perceptron, and transposed convolutions of stride 2, (*, *in_shape) -> (*, ..., C, H, W).
+    """A multilayer perceptron, then stride-2 transposed convolutions, (*, *in_shape) -> (*, *out_shape).
 
     Args:
         in_shape: the shape of one latent.
         out_shape: the shape of one output, (C, H, W) or (P, C, H, W) for P parameters of each pixel.
-        channels: the channels of the maps, largest maps first, as in an encoder.
-        hidden: the widths of the hidden layers below.
+        channels: the number of channels before each convolution, in reverse order, as in an encoder.
+        hidden: the widths of the perceptron's hidden layers.
         activation: makes the nonlinearity.
-        normalisation: makes what comes before it in a convolutional layer, of the given number of channels, such as
-            `latentlab.nn.layers.GroupNorm`; None for nothing.
+        normalisation: makes the normalisation before it in a convolutional layer from the number of channels, such as
+            `latentlab.nn.layers.GroupNorm`, or None.
 
     Raises:
-        UserError: when `out_shape` is not that of images; for batch normalisation and dropout.
+        UserError: if outputs are not images, or for batch normalisation and dropout.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What layers are made of: nonlinearities and normalisations of one example at a time."""
+"""Nonlinearities and normalisations that treat each example separately."""
 
 from collections.abc import Callable
 
@@ -14,14 +14,14 @@ Normalisation = Callable[[int], nn.Module] | None
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation (Wu and He 2018, eq. 1) of maps with `width` channels.
+    """Group normalisation of `width` channels (Wu and He 2018, eq. 1).
 
     Args:
         width: the number of channels.
-        groups: the number of groups, each normalised together.
+        groups: the number of groups of channels.
 
     Raises:
-        UserError: when the channels do not divide into the groups.
+        UserError: if `groups` does not divide `width`.
     """
 
     def __init__(self, width: int, groups: PositiveInt = 8) -> None:
@@ -33,24 +33,24 @@ class GroupNorm(nn.GroupNorm):
 def normalised(
     layer: nn.Module, width: int, normalisation: Normalisation, activation: Activation
 ) -> nn.Sequential:
-    """A layer of `width` outputs, followed by its normalisation, if any, and its nonlinearity."""
+    """A layer with `width` outputs, then its normalisation if any, then its nonlinearity."""
     norm = [] if normalisation is None else [per_example(normalisation(width))]
     return nn.Sequential(layer, *norm, per_example(activation()))
 
 
 def per_example(module: nn.Module) -> nn.Module:
-    """The module itself, if it maps each example alone and twice to the same.
+    """Return the module if it is a deterministic function of each example.
 
-    Batch normalisation lets the examples of a batch see each other and changes with every pass, dropout draws
-    anew: the second, frozen pass of an estimator would score another model than the one that drew.
+    Batch normalisation and dropout are not. Estimators that call a model twice on the same draws would score another
+    function in the second call.
 
     Raises:
         UserError: for batch normalisation, dropout and randomised nonlinearities.
     """
     if isinstance(module, (_BatchNorm, _DropoutNd, nn.RReLU)):
         raise UserError(
-            f"{type(module).__name__} is not the same function in each pass, or not of each example alone, and would "
-            "make bounds and their gradients wrong: choose torch.nn.LayerNorm (mlp), latentlab.nn.layers.GroupNorm "
-            "(cnn, resnet), or normalisation=null"
+            f"{type(module).__name__} is not a deterministic function of each example, so that bounds and gradients "
+            "would be wrong: choose torch.nn.LayerNorm (mlp), latentlab.nn.layers.GroupNorm (cnn, resnet), or "
+            "normalisation=null"
         )
     return module

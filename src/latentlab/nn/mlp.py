@@ -13,13 +13,13 @@ from latentlab.nn.layers import Activation, Normalisation, normalised
 
 
 class Dense(nn.Module):
-    """Hidden layers and a linear one, (*, *in_shape) -> (*, *out_shape).
+    """Hidden layers and a linear output layer, (*, *in_shape) -> (*, *out_shape).
 
     Args:
-        in_shape: the shape of one input, flattened on the way in.
+        in_shape: the shape of one input, which is flattened.
         out_shape: the shape of one output.
         hidden: the widths of the hidden layers.
-        layer: makes a hidden layer of two widths.
+        layer: makes a hidden layer from its input and output widths.
     """
 
     def __init__(
@@ -33,8 +33,7 @@ class Dense(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], prod(out_shape)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(*, *in_shape) -> (*, *out_shape)."""
-        # One leading dimension, as normalisations of channels (N, C) take it: of (K, B, C) they would mix the examples.
+        # Normalisations of channels expect (N, C). They would mix the examples of (K, B, C).
         flat = x.flatten(-self.in_dims)
         return self.layers(flat.reshape(-1, flat.shape[-1])).reshape(*flat.shape[:-1], *self.out_shape)
 
@@ -59,7 +58,7 @@ class MLP(Dense):
         out_shape: the shape of one output.
         hidden: the widths of the hidden layers.
         activation: makes the nonlinearity $\sigma$.
-        normalisation: makes what comes before it, of the given width, such as `torch.nn.LayerNorm`; None for nothing.
+        normalisation: makes the normalisation before it from its width, such as `torch.nn.LayerNorm`, or None.
 
     Raises:
         UserError: for batch normalisation and dropout.
@@ -87,13 +86,12 @@ class GatedLinear(nn.Module):
         self.linear = nn.Linear(width_in, 2 * width_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(*, width_in) -> (*, width_out)."""
         value, gate = self.linear(x).chunk(2, -1)
         return value * torch.sigmoid(gate)
 
 
 class GatedMLP(Dense):
-    """Gated linear layers and a linear one, the networks of Tomczak and Welling 2018 (section 5).
+    """Gated linear hidden layers and a linear output layer (Tomczak and Welling 2018, section 5).
 
     Args:
         in_shape: the shape of one input.

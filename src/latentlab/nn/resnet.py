@@ -1,4 +1,4 @@
-"""Residual networks: the stages of `conv` with residual blocks."""
+"""Residual networks: convolutional networks with residual blocks in each stage."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from latentlab.nn.layers import Activation, GroupNorm, Normalisation, per_exampl
 
 
 class ResidualBlock(nn.Module):
-    r"""A residual block with pre-activation, $x + W_2 \sigma(W_1 \sigma(x))$ (He et al. 2016b, fig. 4e).
+    r"""A pre-activation residual block, $x + W_2 \sigma(W_1 \sigma(x))$ (He et al. 2016b, fig. 4e).
 
     Args:
         width: the number of channels.
         activation: makes the nonlinearity $\sigma$.
-        normalisation: makes what comes before each; None for nothing.
+        normalisation: makes the normalisation before each $\sigma$ from the number of channels, or None.
     """
 
     def __init__(self, width: int, activation: Activation, normalisation: Normalisation) -> None:
@@ -28,24 +28,23 @@ class ResidualBlock(nn.Module):
         self.residual = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, width, H, W) -> (N, width, H, W)."""
         return x + self.residual(x)
 
 
 class ResNetEncoder(ImageEncoder):
-    """Convolutions of stride 2, each with residual blocks after it, and a multilayer perceptron on top.
+    """Stages of a stride-2 convolution and residual blocks, then a multilayer perceptron.
 
     Args:
         in_shape: the shape (C, H, W) of one image.
         out_shape: the shape of one output.
-        channels: the channels of each stage; their number is the number of halvings.
-        blocks: the number of residual blocks in a stage.
-        hidden: the widths of the hidden layers on top.
+        channels: the number of channels of each stage.
+        blocks: the number of residual blocks in each stage.
+        hidden: the widths of the perceptron's hidden layers.
         activation: makes the nonlinearity.
-        normalisation: makes what comes before it in a block, of the given number of channels; None for nothing.
+        normalisation: makes the normalisation before it in a block from the number of channels, or None.
 
     Raises:
-        UserError: when `in_shape` is not that of an image; for batch normalisation and dropout.
+        UserError: if inputs are not images, or for batch normalisation and dropout.
     """
 
     def __init__(
@@ -66,19 +65,19 @@ class ResNetEncoder(ImageEncoder):
 
 
 class ResNetDecoder(ImageDecoder):
-    """A multilayer perceptron, and transposed convolutions of stride 2, each with residual blocks before it.
+    """A multilayer perceptron, then stages of residual blocks and a stride-2 transposed convolution.
 
     Args:
         in_shape: the shape of one latent.
         out_shape: the shape of one output, (C, H, W) or (P, C, H, W) for P parameters of each pixel.
-        channels: the channels of each stage, largest maps first, as in an encoder.
-        blocks: the number of residual blocks in a stage.
-        hidden: the widths of the hidden layers below.
+        channels: the number of channels of each stage, in reverse order, as in an encoder.
+        blocks: the number of residual blocks in each stage.
+        hidden: the widths of the perceptron's hidden layers.
         activation: makes the nonlinearity.
-        normalisation: makes what comes before it in a block, of the given number of channels; None for nothing.
+        normalisation: makes the normalisation before it in a block from the number of channels, or None.
 
     Raises:
-        UserError: when `out_shape` is not that of images; for batch normalisation and dropout.
+        UserError: if outputs are not images, or for batch normalisation and dropout.
     """
 
     def __init__(
