@@ -108,7 +108,7 @@ def test_doubling_has_no_checkerboard():
     ],
 )
 def test_what_couples_examples_or_passes_is_refused(make, refused):
-    with pytest.raises(UserError, match="not the same function in each pass"):
+    with pytest.raises(UserError, match="normalisation=null"):
         make(normalisation=refused)
     with pytest.raises(UserError, match="normalisation=null"):
         make(activation=nn.Dropout)
