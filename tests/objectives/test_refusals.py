@@ -69,9 +69,7 @@ def test_two_passes_must_be_the_same_function(objective, layer):
 
     vae = tiny_vae(encoder=noisy)
     if objective in TWICE:
-        with pytest.raises(
-            UserError, match=r"twice on the same draws.*choose objective="
-        ):
+        with pytest.raises(UserError, match=r"twice on the same draws.*choose objective="):
             objective.check(vae)
     else:
         objective.check(vae)
