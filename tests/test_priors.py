@@ -195,7 +195,7 @@ def test_vamp_starts_from_a_mean_and_without_bounds():
 
 
 def test_vamp_needs_a_posterior():
-    with pytest.raises(UserError, match="VampPrior .*choose prior="):
+    with pytest.raises(UserError, match=r"VampPrior .*choose prior="):
         VampPrior(SHAPE)
 
 
