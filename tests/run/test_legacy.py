@@ -1,0 +1,70 @@
+"""Runs that an older version wrote still evaluate and resume, with the same numbers.
+
+`tests/fixtures/NAME` holds such a run of two epochs, its arguments, and the numbers that the same version found when it
+evaluated the run with `nll.samples=20` and when it resumed it for a third epoch.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, call
+
+from latentlab.run import legacy
+
+FIXTURES = ROOT / "tests" / "fixtures"
+# The numbers are equal to the last digit on the kind of machine that made them.
+SAME_MACHINE = (torch.__version__[:4], torch.backends.cpu.get_cpu_capability()) == ("2.15", "AVX512")
+
+
+@pytest.fixture(params=[path.name for path in sorted(FIXTURES.iterdir())])
+def old(request, tmp_path):
+    """The fixture, and a copy of its run."""
+    shutil.copytree(FIXTURES / request.param / "run", tmp_path / "run")
+    return FIXTURES / request.param, tmp_path / "run"
+
+
+def same_numbers(found: Path, expected: Path) -> None:
+    known = {k: v for k, v in json.loads(expected.read_text()).items() if not k.startswith("time/")}
+    values = json.loads(found.read_text())
+    assert {name for name in values if not name.startswith("time/")} == set(known)
+    for name, value in known.items():
+        tolerant = isinstance(value, float) and not SAME_MACHINE
+        assert values[name] == (pytest.approx(value, rel=1e-3) if tolerant else value), name
+
+
+def test_an_old_run_evaluates(old):
+    fixture, run = old
+    drawn = f"figures={fixture.name == 'vae'}"
+    done = call("evaluate.py", f"ckpt_path={run}/checkpoints/best.ckpt", "nll.samples=20", drawn)
+    assert (done.status, done.err) == (0, "")
+    same_numbers(run / "evaluation.json", fixture / "evaluated.json")
+    assert (run / "figures" / "samples.png").exists() == (fixture.name == "vae")
+
+
+def test_an_old_run_resumes_with_its_old_command(old):
+    fixture, run = old
+    words = (fixture / "arguments.txt").read_text().split()
+    resumed = (f"ckpt_path={run}/checkpoints/last.ckpt", f"hydra.run.dir={run}", "trainer.max_epochs=3")
+    done = call("train.py", *words, *resumed, "callbacks=none")
+    assert done.status == 0, done.err
+    assert all("now called" in line for line in done.err.splitlines()), done.err
+    same_numbers(run / "summary.json", fixture / "resumed.json")
+
+
+def test_todays_names_are_left_alone():
+    config = {"module": {"_target_": "latentlab.lit.Anything", "model": {"_target_": "latentlab.models.X"}}}
+    config |= {"data": {}, "callbacks": {"best": None}, "names": {"model": "vae"}, "seed": 0}
+    once = legacy.today(config)
+    assert legacy.today(once) == once
+    weights = {"model.encoder.0.weight": torch.zeros(1)}
+    assert legacy.todays_weights(weights, once) == weights
+
+
+@pytest.mark.parametrize("name", sorted(set(legacy.TARGETS.values())))
+def test_a_class_that_moved_is_found(name):
+    from latentlab.run.trust import check_trusted
+
+    check_trusted({"_target_": name})
