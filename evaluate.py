@@ -15,7 +15,7 @@ SETTINGS = {
     "samples": PositiveInt,
     "nll.samples": NonNegativeInt | None,
     "nll.chunk": PositiveInt,
-    "figures": bool,
+    "figures.draw": bool,
     "wandb": bool,
     "accelerator": Literal["auto", "cpu", "gpu"],
 }
@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
     load_state(module, state, cfg.ckpt_path)
     quieten_lightning()
     callbacks = build_each(config["callbacks"])
-    drawn = (Figures, FigureCallback) if cfg.figures else ()
+    drawn = (Figures, FigureCallback) if cfg.figures.draw else ()
     figures: list[pl.Callback] = [each for each in callbacks if isinstance(each, drawn)]
     trainer = pl.Trainer(
         accelerator=cfg.accelerator,

@@ -151,7 +151,7 @@ def test_checkpoints_hold_state_only(full):
 def test_scoring_again_gives_the_same_bound_whatever_the_batch(full, batch_size):
     run, _ = full
     checkpoint = f"ckpt_path={run}/checkpoints/best.ckpt"
-    done = call("evaluate.py", checkpoint, f"batch_size={batch_size}", "figures=false")
+    done = call("evaluate.py", checkpoint, f"batch_size={batch_size}", "figures.draw=false")
     assert (done.status, done.err) == (0, "")
     found, known = json.loads((run / "evaluation.json").read_text()), summary(run)
     for name in ("test/elbo", "test/elbo_stderr", "test/reconstruction", "test/kl", "test/kl_1"):
@@ -163,7 +163,7 @@ def test_scoring_again_gives_the_same_bound_whatever_the_batch(full, batch_size)
 def test_small_batches_differ_by_monte_carlo_error_only(full, tmp_path):
     run, _ = full
     place = tmp_path / "new" / "folder"
-    arguments = (f"ckpt_path={run}/checkpoints/best.ckpt", "batch_size=7", "figures=false")
+    arguments = (f"ckpt_path={run}/checkpoints/best.ckpt", "batch_size=7", "figures.draw=false")
     assert call("evaluate.py", *arguments, f"output_dir={place}").status == 0
     found = json.loads((place / "evaluation.json").read_text())
     assert found["test/num_examples"] == 270

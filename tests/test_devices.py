@@ -437,7 +437,7 @@ def test_one_process_finds_the_bound_that_several_summed(runs, name):
     _, _, found = runs
     summary = json.loads((found[name] / "summary.json").read_text())
     done = call_here(
-        "evaluate.py", f"ckpt_path={found[name]}/checkpoints/best.ckpt", "figures=false", "nll.samples=0"
+        "evaluate.py", f"ckpt_path={found[name]}/checkpoints/best.ckpt", "figures.draw=false", "nll.samples=0"
     )
     assert done.status == 0, done.err
     again = json.loads((found[name] / "evaluation.json").read_text())

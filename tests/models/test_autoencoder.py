@@ -36,13 +36,13 @@ def test_figures_are_those_that_need_no_draws(run):
 
 def test_evaluation_gives_the_same_and_refuses_a_likelihood(run, tmp_path):
     checkpoint = f"ckpt_path={run}/checkpoints/best.ckpt"
-    assert call("evaluate.py", checkpoint, "figures=false", f"output_dir={tmp_path}").status == 0
+    assert call("evaluate.py", checkpoint, "figures.draw=false", f"output_dir={tmp_path}").status == 0
     summary, found = (
         json.loads(path.read_text()) for path in (run / "summary.json", tmp_path / "evaluation.json")
     )
     assert found["test/reconstruction"] == summary["test/reconstruction"]
     assert "test/bits_per_dim" not in found
-    said = refusal(call("evaluate.py", checkpoint, "nll.samples=5", "figures=false"))
+    said = refusal(call("evaluate.py", checkpoint, "nll.samples=5", "figures.draw=false"))
     assert "nll.samples=5: Autoencoder has no bound" in said
 
 

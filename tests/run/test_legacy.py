@@ -37,7 +37,7 @@ def same_numbers(found: Path, expected: Path) -> None:
 
 def test_an_old_run_evaluates(old):
     fixture, run = old
-    drawn = f"figures={fixture.name == 'vae'}"
+    drawn = f"figures.draw={fixture.name == 'vae'}"
     done = call("evaluate.py", f"ckpt_path={run}/checkpoints/best.ckpt", "nll.samples=20", drawn)
     assert (done.status, done.err) == (0, "")
     same_numbers(run / "evaluation.json", fixture / "evaluated.json")

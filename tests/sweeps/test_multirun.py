@@ -201,7 +201,7 @@ def test_a_real_sweep_that_is_stopped_goes_on_and_can_be_scored(tmp_path, monkey
     assert [row["epoch"] for row in rows if row["epoch"] and row["val/elbo"]] == list("01234567")
     steps = [int(row["step"]) for row in rows if row["train/elbo"]]
     assert steps == sorted(set(steps))
-    arguments = (f"ckpt_path={best}", "figures=false", "nll.samples=0")  # no quotes are needed
+    arguments = (f"ckpt_path={best}", "figures.draw=false", "nll.samples=0")  # no quotes are needed
     assert call("evaluate.py", *arguments).status == 0
 
 

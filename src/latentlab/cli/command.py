@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from latentlab.cli.explain import explain, unknown_option
+from latentlab.cli.explain import config_name, explain, unknown_option
 from latentlab.cli.overrides import rename_old_keys
 from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
@@ -48,7 +48,7 @@ def run(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     signal.signal(signal.SIGTERM, terminate)
     ranks.follow_parent()
-    sys.argv[1:] = rename_old_keys(sys.argv[1:])
+    sys.argv[1:] = rename_old_keys(sys.argv[1:], config_name())
     with one_line_errors():
         try:
             main()

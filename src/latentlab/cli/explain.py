@@ -56,6 +56,8 @@ def _composition(error: Any) -> str:
     if found is None:
         return str(error)
     key = found.group(1)
+    if (_folder() / key).is_dir() and config_name() == "train":
+        return f"{key}: the chosen model has no {key}, so this would change nothing: leave it out"
     known = _known_keys()
     parent = key.rpartition(".")[0]
     extra = f"; +{key}=... passes an argument that the config does not list" if parent in known else ""
@@ -93,7 +95,7 @@ def _resolution(error: Any) -> str:
 def _os_error(error: Any) -> str:
     if error.filename is None:
         return str(error)
-    key = "output_dir" if _config_name() == "evaluate" else "hydra.run.dir"
+    key = "output_dir" if config_name() == "evaluate" else "hydra.run.dir"
     return f"{error.filename}: {error.strerror} (choose another place with {key}=DIR or data.root=DIR)"
 
 
@@ -114,14 +116,15 @@ def _folder() -> Path:
     return Path(sys.argv[0]).resolve().parent / "conf"
 
 
-def _config_name() -> str:
-    # A launcher for clusters starts another script; only train.py has one.
+def config_name() -> str:
+    """Return the name of this script's primary config, "train" or "evaluate"."""
+    # A launcher for clusters starts a script of its own, which runs train.py's jobs.
     return "evaluate" if Path(sys.argv[0]).stem == "evaluate" else "train"
 
 
 def _known_keys() -> list[str]:
     GlobalHydra.instance().clear()
-    name = _config_name()
+    name = config_name()
     plain = [argument.partition(",")[0] for argument in sys.argv[1:]]  # a sweep's first option
     with initialize_config_dir(str(_folder()), version_base="1.3"):
         groups = list(compose(name, return_hydra_config=True).hydra.runtime.choices)
