@@ -29,7 +29,7 @@ from latentlab.objectives import AnalyticELBO
 from latentlab.posteriors import DiagonalNormalPosterior
 from latentlab.priors import StandardNormalPrior
 from latentlab.protocols import Threshold
-from latentlab.tracking.csv import CSVMetrics
+from latentlab.tracking.csv_logger import CSVMetrics
 
 LATENT_DIM, BATCH = 10, 128
 

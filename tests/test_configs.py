@@ -14,7 +14,7 @@ from latentlab.cli.checks import check_config
 from latentlab.errors import UserError
 
 CONF = ROOT / "conf"
-APART = ("hydra", "wandb_sweeps")  # Hydra's own, and what W&B reads
+APART = ("hydra",)  # the groups of Hydra itself
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in APART)
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 # Options that are made for one model.

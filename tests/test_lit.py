@@ -21,7 +21,7 @@ from latentlab.lit.gradient import shares
 from latentlab.lit.schedulers import IWAEStages
 from latentlab.objectives import ELBO, IWAE, AnalyticELBO, Clock
 from latentlab.protocols import Threshold
-from latentlab.tracking import CSVMetrics
+from latentlab.tracking.csv_logger import CSVMetrics
 
 ADAM = partial(Adam, lr=1e-3)
 CONSTANT = partial(ConstantLR, factor=1.0, total_iters=0)

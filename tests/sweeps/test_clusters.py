@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 CONF = ROOT / "conf"
-SWEEPS = sorted((CONF / "wandb_sweeps").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "jobs" / "wandb").glob("*.yaml"))
 JOBS = sorted((ROOT / "jobs").glob("*.sh"))
 needs_submitit = pytest.mark.skipif(
     find_spec("submitit") is None, reason="hydra-submitit-launcher is not installed"
@@ -202,7 +202,7 @@ def test_wandb_sweeps_name_keys_and_a_metric_that_there_are(path):
 def test_an_agents_command_trains_and_logs_the_metric(tmp_path, monkeypatch):
     import wandb
 
-    words = agent_command(read(CONF / "wandb_sweeps" / "digits_random.yaml"))[3:]
+    words = agent_command(read(ROOT / "jobs" / "wandb" / "digits_random.yaml"))[3:]
     wandb.teardown()  # so that it reads the environment again
     monkeypatch.chdir(tmp_path)
     for name, value in {"MODE": "offline", "SWEEP_ID": "abc123", "RUN_ID": "run1"}.items():

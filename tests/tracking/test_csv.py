@@ -6,7 +6,7 @@ from toy import ToyData, ToyModule, trainer_in
 
 from latentlab.callbacks import LastCheckpoint
 from latentlab.run.metrics import MetricsFile
-from latentlab.tracking import CSVMetrics
+from latentlab.tracking.csv_logger import CSVMetrics
 
 
 def rows(folder):

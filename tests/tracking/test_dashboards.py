@@ -151,7 +151,9 @@ def test_filters(capsys, kind):
 
 
 def test_a_file(tmp_path, capsys):
-    main(["report", "a/b", "--dry-run", f"out={tmp_path}/report.json"])
+    for option in ([f"out={tmp_path}/report.json"], ["--out", f"{tmp_path}/report.json"]):
+        (tmp_path / "report.json").unlink(missing_ok=True)
+        main(["report", "a/b", "--dry-run", *option])
     assert json.loads((tmp_path / "report.json").read_text())["project"] == {"name": "b", "entityName": "a"}
     assert capsys.readouterr().out == ""
 
@@ -159,11 +161,11 @@ def test_a_file(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "usage: "),
-        (["workspace"], "usage: "),
-        (["dashboard", "a/b"], "usage: "),
-        (["report", "a/b", "nmae=x", "--dry-run"], "usage: "),
-        (["report", "a/b", "out=x.json"], "usage: "),
+        ([], "the following arguments are required: kind, ENTITY/PROJECT"),
+        (["workspace"], "the following arguments are required: ENTITY/PROJECT"),
+        (["dashboard", "a/b"], "argument kind: invalid choice: 'dashboard'"),
+        (["report", "a/b", "nmae=x", "--dry-run"], "unrecognized arguments: --nmae=x"),
+        (["report", "a/b", "out=x.json"], "--out needs --dry-run"),
         (["report", "b", "--dry-run"], "b: not of the form ENTITY/PROJECT"),
         (["report", "a/b/c", "--dry-run"], "a/b/c: not of the form ENTITY/PROJECT"),
         (["report", "/b", "--dry-run"], "/b: not of the form ENTITY/PROJECT"),
@@ -194,7 +196,7 @@ def test_saving_prints_the_address_or_why_not(capsys, monkeypatch, kind, owner):
 
 def test_the_library_may_be_missing(monkeypatch):
     monkeypatch.delattr(dashboards, "build", raising=False)
-    for name in ("build", "panels"):
+    for name in ("build", "sections"):
         monkeypatch.delitem(sys.modules, f"latentlab.dashboards.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports", None)

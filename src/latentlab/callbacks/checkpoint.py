@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from latentlab.errors import Diverged
-from latentlab.tracking import log_best, log_checkpoint
+from latentlab.tracking.record import log_best, log_checkpoint
 
 
 def save(trainer: Trainer, path: Path) -> None:

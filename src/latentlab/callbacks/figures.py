@@ -15,7 +15,7 @@ from latentlab.callbacks.progress import headline
 from latentlab.errors import UserError
 from latentlab.figures.drawing import TabledFigure, save, undisturbed
 from latentlab.run.directory import RunDirectory
-from latentlab.tracking import log_figure, log_table
+from latentlab.tracking.record import log_figure, log_table
 
 DrawFigure = Callable[..., Figure | None]
 

@@ -13,7 +13,7 @@ from latentlab.lit import ClassicalModule
 from latentlab.models.base import GenerativeModel
 from latentlab.run.directory import RunDirectory
 from latentlab.run.results import write_results
-from latentlab.tracking import log_summary
+from latentlab.tracking.record import log_summary
 
 # What is shown of a summary: scores on the test set, and what a classical inference reports.
 SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")

@@ -26,8 +26,8 @@ from latentlab.run.config import write_config
 from latentlab.run.directory import RunDirectory
 from latentlab.run.metrics import MetricsFile
 from latentlab.run.resuming import check_resumed
-from latentlab.tracking import finish
-from latentlab.tracking.csv import CSVMetrics
+from latentlab.tracking.csv_logger import CSVMetrics
+from latentlab.tracking.record import finish
 
 # What Lightning would take, and stumble over later.
 SETTINGS = {

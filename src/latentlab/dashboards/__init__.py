@@ -1,1 +1,1 @@
-"""Dashboards as code: what a team looks at in W&B, made by `python -m latentlab.dashboards`."""
+"""Dashboards as code: `python -m latentlab.dashboards` makes workspaces and reports in W&B."""

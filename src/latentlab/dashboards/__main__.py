@@ -1,74 +1,91 @@
-"""A dashboard of a W&B project: `python -m latentlab.dashboards workspace|report ENTITY/PROJECT [--dry-run]`.
+"""Make a dashboard of a W&B project: `python -m latentlab.dashboards workspace|report ENTITY/PROJECT`.
 
-A workspace is a saved view that everybody in the project can open, a report a page with the same panels and texts
-between. Options: `data=`, `model=` and `group=` show the runs of one data set, model or sweep only; `name=` is the
-title. `--dry-run` prints the JSON, or writes it to `out=FILE.json`, and needs neither a key nor the network.
+A workspace is a saved view for everybody in the project. A report is a page with the same panels and texts. Options
+may be given as `--name TITLE` or `name=TITLE`.
 """
 
+import re
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import NoReturn, Protocol
 
 from latentlab.errors import UserError
-from latentlab.tracking.wandb_key import WAY_OUT, has_key
+from latentlab.tracking.wandb_key import REMEDY, has_key
 
-USAGE = (
-    "usage: python -m latentlab.dashboards workspace|report ENTITY/PROJECT [--dry-run] [out=FILE.json] [name=TITLE] "
-    "[data=OPTION] [model=OPTION] [group=SWEEP]"
-)
-KINDS = ("workspace", "report")
-OPTIONS = ("out", "name", "data", "model", "group")
-DRY = "--dry-run"
+FILTERS = {"data": "data set", "model": "model", "group": "sweep"}
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line; save the dashboard and print its address, or print its JSON.
+class Dashboard(Protocol):
+    """A workspace or a report that W&B's server can save."""
+
+    url: str
+
+    def save(self) -> "Dashboard":
+        """Save it on the server."""
+
+
+class OneLineParser(ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help lists the options)")
+
+
+def main(words: Sequence[str]) -> None:
+    """Save the dashboard and print its address, or print its JSON.
 
     Raises:
-        UserError: for a mistake in it, without a key, or when the server refuses.
+        UserError: for a mistake in the command line, without a key, or if the server refuses.
     """
-    kind, place, options, dry = parse(arguments)
-    if not dry and not has_key():
-        raise UserError(f"no W&B API key found: {WAY_OUT}; {DRY} needs none")
-    build = _library()
-    only = {name: value for name, value in options.items() if name in build.FILTERS}
-    where = build.Place(*place, only)
-    name = options.get("name", "latentlab")
-    make = {"workspace": build.workspace, "report": lambda *given: build.report(*given, linked=not dry)}
-    dashboard = make[kind](where, name)
-    if not dry:
-        print(save(dashboard, f"the {kind} of {'/'.join(place)}"))
-    elif "out" in options:
-        Path(options["out"]).write_text(build.spec(dashboard) + "\n")
+    given = parse(words)
+    if not given.dry_run and not has_key():
+        raise UserError(f"no W&B API key found: {REMEDY}; --dry-run needs none")
+    build = _build()
+    filters = {key: getattr(given, key) for key in FILTERS if getattr(given, key)}
+    project = build.Project(*given.project.split("/"), filters)
+    dashboard = build.KINDS[given.kind](project, given.name, linked=not given.dry_run)
+    if not given.dry_run:
+        print(save(dashboard, f"the {given.kind} of {given.project}"))
+    elif given.out:
+        given.out.write_text(build.spec(dashboard) + "\n")
     else:
         print(build.spec(dashboard))
 
 
-def parse(arguments: Sequence[str]) -> tuple[str, list[str], dict[str, str], bool]:
-    """The kind of dashboard, entity and project, options, and whether it is a dry run.
+def parse(words: Sequence[str]) -> Namespace:
+    """Parse the command line.
 
     Raises:
-        UserError: for a mistake.
+        UserError: for a mistake in it.
     """
-    pairs = [argument.partition("=") for argument in arguments if "=" in argument]
-    options = {key: value for key, _, value in pairs}
-    words = [argument for argument in arguments if "=" not in argument and argument != DRY]
-    unknown = [key for key, value in options.items() if key not in OPTIONS or not value]
-    dry = DRY in arguments
-    if len(words) != 2 or words[0] not in KINDS or unknown or ("out" in options and not dry):
-        raise UserError(USAGE)
-    place = words[1].split("/")
-    if len(place) != 2 or not all(place):
-        raise UserError(f"{words[1]}: not of the form ENTITY/PROJECT, such as my-team/latentlab")
-    return words[0], place, options, dry
+    parser = OneLineParser(
+        prog="python -m latentlab.dashboards", description="Make a dashboard of a W&B project."
+    )
+    parser.add_argument("kind", choices=("workspace", "report"))
+    parser.add_argument("project", metavar="ENTITY/PROJECT")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the JSON; needs neither key nor network"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON of --dry-run to a file")
+    parser.add_argument("--name", default="latentlab", metavar="TITLE", help="the title")
+    for key, what in FILTERS.items():
+        parser.add_argument(f"--{key}", help=f"show only the runs of one {what}")
+    given = parser.parse_args([re.sub(r"^(\w+)=(?=.)", r"--\1=", word) for word in words])
+    if not re.fullmatch("[^/]+/[^/]+", given.project):
+        parser.error(f"{given.project}: not of the form ENTITY/PROJECT, such as my-team/latentlab")
+    if given.out and not given.dry_run:
+        parser.error("--out needs --dry-run")
+    return given
 
 
-def save(dashboard: Any, what: str) -> str:
+def save(dashboard: Dashboard, what: str) -> str:
     """Save a workspace or a report, and return its address.
 
     Raises:
-        UserError: when the server refuses, or cannot be reached.
+        UserError: if the server refuses it or cannot be reached.
     """
     try:
         return str(dashboard.save().url)
@@ -77,7 +94,7 @@ def save(dashboard: Any, what: str) -> str:
         raise UserError(f"{what} was not saved: {reason}") from error
 
 
-def _library() -> Any:
+def _build() -> ModuleType:
     try:
         from latentlab.dashboards import build
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""The same panels as a saved workspace and as a report."""
+"""The same sections of panels as a saved workspace and as a report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +8,15 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
-from latentlab.dashboards.panels import RUNS, STEP, Group, groups
+from latentlab.dashboards.sections import RUNS, STEP, Section, sections
 
-# What can be filtered by on the command line.
+# The filters of the command line.
 FILTERS: Mapping[str, Any] = {
     "data": expr.Config("names.value.data"),
     "model": expr.Config("names.value.model"),
     "group": expr.Metric("Group"),
 }
+# The columns of the table of runs.
 COLUMNS = (
     "config:names.value.model",
     "config:names.value.data",
@@ -29,56 +30,55 @@ WIDTH, HEIGHT = 12, 9  # of a panel in a report, whose grid is 24 wide
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a dashboard is saved, and what runs it shows.
+class Project:
+    """A W&B project, and the runs in it that a dashboard shows.
 
     Attributes:
         entity: the user or team.
-        project: its project.
-        only: values that runs are filtered by, named as in FILTERS.
+        name: the name of the project.
+        only: the values that runs are filtered by, under the names of FILTERS.
     """
 
     entity: str
-    project: str
+    name: str
     only: Mapping[str, str]
 
     @property
     def filters(self) -> Any:
-        """The conditions on runs, all of which hold."""
         conditions = [FILTERS[name].isin([value]) for name, value in self.only.items()]
         return expr.And(*conditions) if conditions else ""
 
 
-def workspace(place: Place, name: str) -> ws.Workspace:
-    """A saved view of the project with a section for each group of panels; asks no server."""
+def workspace(project: Project, name: str, linked: bool = True) -> ws.Workspace:
+    """Return a saved view of the project; `linked` changes nothing, since no server is asked."""
     return ws.Workspace(
-        entity=place.entity,
-        project=place.project,
+        entity=project.entity,
+        project=project.name,
         name=name,
-        sections=[_section(group) for group in groups()],
+        sections=[_workspace_section(section) for section in sections()],
         settings=ws.WorkspaceSettings(x_axis=STEP, smoothing_type="none", max_runs=RUNS),
-        runset_settings=ws.RunsetSettings(filters=place.filters, pinned_columns=list(COLUMNS)),
+        runset_settings=ws.RunsetSettings(filters=project.filters, pinned_columns=list(COLUMNS)),
     )
 
 
-def report(place: Place, name: str, linked: bool) -> wr.Report:
-    """A report with a heading, a text and the panels of each group.
+def report(project: Project, name: str, linked: bool) -> wr.Report:
+    """Return a report with a heading, a text and a grid of panels for each section.
 
     Args:
-        place: where it is saved.
-        name: its title.
-        linked: whether runs are read from the project by its id, for which the server is asked; else from the
-            project that the report lies in.
+        project: the project of the report.
+        name: the title.
+        linked: True to read runs by the project's id, for which the server is asked; False to read them from the
+            project that the report is saved in.
     """
-    entity, project = (place.entity, place.project) if linked else ("", "")
+    owner = (project.entity, project.name) if linked else ("", "")
     blocks: list[Any] = [wr.TableOfContents()]
-    for group in groups():
-        runs = wr.Runset(entity, project, name="runs", filters=place.filters)
-        grid = wr.PanelGrid(runsets=[runs], panels=_arranged(group.panels))
-        blocks += [wr.H2(text=group.name), wr.P(text=group.text), grid]
+    for section in sections():
+        runs = wr.Runset(*owner, name="runs", filters=project.filters)
+        grid = wr.PanelGrid(runsets=[runs], panels=_arranged(section.panels))
+        blocks += [wr.H2(text=section.name), wr.P(text=section.text), grid]
     return wr.Report(
-        entity=place.entity,
-        project=place.project,
+        entity=project.entity,
+        project=project.name,
         title=name,
         description="Bounds in nats per example; made by python -m latentlab.dashboards",
         blocks=blocks,
@@ -86,16 +86,19 @@ def report(place: Place, name: str, linked: bool) -> wr.Report:
     )
 
 
+KINDS: Mapping[str, Callable[..., ws.Workspace | wr.Report]] = {"workspace": workspace, "report": report}
+
+
 def spec(dashboard: ws.Workspace | wr.Report) -> str:
-    """What is sent to the server, as JSON."""
+    """Return the JSON that the server would get."""
     return dashboard._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=2)
 
 
-def _section(group: Group) -> ws.Section:
-    rows = -(-len(group.panels) // 2)
+def _workspace_section(section: Section) -> ws.Section:
+    rows = -(-len(section.panels) // 2)
     return ws.Section(
-        name=group.name,
-        panels=list(group.panels),
+        name=section.name,
+        panels=list(section.panels),
         is_open=True,
         layout_settings=ws.SectionLayoutSettings(columns=2, rows=rows),
         panel_settings=ws.SectionPanelSettings(x_axis=STEP),

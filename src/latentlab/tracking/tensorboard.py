@@ -1,4 +1,4 @@
-"""TensorBoard, with its event files in RUN/tensorboard."""
+"""TensorBoard: event files in RUN/tensorboard."""
 
 from pathlib import Path
 from typing import Any
@@ -6,20 +6,22 @@ from typing import Any
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from latentlab.errors import UserError
+from latentlab.run.directory import RunDirectory
 from latentlab.tracking.record import record_figure
 
 
 def tensorboard_logger(save_dir: str) -> TensorBoardLogger:
-    """The logger that writes event files to `save_dir`/tensorboard.
+    """Return the logger that writes event files to `save_dir`/tensorboard.
 
     Args:
         save_dir: the run directory.
 
     Raises:
-        UserError: when TensorBoard is not installed.
+        UserError: if TensorBoard is not installed.
     """
+    folder = RunDirectory(Path(save_dir)).tensorboard
     try:
-        return TensorBoardLogger(save_dir, name="tensorboard", version="", default_hp_metric=False)
+        return TensorBoardLogger(save_dir, name=folder.name, version="", default_hp_metric=False)
     except ModuleNotFoundError as error:
         raise UserError(
             "logger=tensorboard: TensorBoard is not installed; pip install tensorboard"
@@ -28,7 +30,7 @@ def tensorboard_logger(save_dir: str) -> TensorBoardLogger:
 
 @record_figure.register
 def _(logger: TensorBoardLogger, key: str, path: Path, step: int, epoch: int, caption: str) -> None:
-    from matplotlib.image import imread  # slow to import, and needed only where figures are drawn
+    from matplotlib.image import imread  # late, as it is slow to import
 
     writer: Any = logger.experiment
     writer.add_image(key, imread(path)[..., :3], step, dataformats="HWC")

@@ -1,6 +1,6 @@
-"""Weights & Biases: one run per run directory, offline when there is no key.
+"""Weights & Biases: one W&B run for each run directory, offline if there is no key.
 
-`wandb` is imported inside the functions: importing it takes a second, which other loggers need not pay.
+The functions import `wandb` themselves, because the import takes a second that other loggers need not spend.
 """
 
 import json
@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from latentlab.errors import UserError
+from latentlab.run.directory import RunDirectory
 from latentlab.tracking.record import (
     Rows,
     close,
@@ -36,17 +37,18 @@ TARGET = "latentlab.tracking.wandb.wandb_logger"
 
 
 class WandbRun(WandbLogger):
-    """Lightning's logger around a run that is open already.
+    """Lightning's logger for an open W&B run.
 
     Args:
-        run: the open run; None on the ranks that do not log.
+        run: the open run; None on ranks that do not log.
         save_dir: the run directory.
-        project: the project's name.
-        keep_best: whether the best checkpoint becomes an artifact.
+        project: the name of the project.
+        keep_best: True to save the best checkpoint as an artifact.
     """
 
     def __init__(self, run: "Run | None", save_dir: str, project: str, keep_best: bool) -> None:
         super().__init__(experiment=run, save_dir=save_dir, project=project)
+        self.directory = _directory(save_dir)
         self.keep_best = keep_best
 
 
@@ -62,66 +64,66 @@ def wandb_logger(
     offline: Offline = None,
     log_model: Literal["best", False] = False,
 ) -> WandbRun:
-    """Open a W&B run in `save_dir`/wandb, or go on with the one whose id `save_dir`/wandb_run_id.txt holds.
+    """Open a W&B run in the run directory, or resume the one whose id the directory holds.
 
-    What is left empty is W&B's own choice: its environment variables (WANDB_ENTITY, WANDB_TAGS, ...), or a default.
+    W&B fills empty settings from its environment variables (WANDB_ENTITY, WANDB_TAGS, ...) or defaults.
 
     Args:
         save_dir: the run directory.
-        project: the project's name.
-        entity: the user or team; None for the key's default.
-        name: the run's name; None for one that W&B makes up.
-        group: the group, such as a sweep.
-        tags: the run's tags.
+        project: the name of the project.
+        entity: the user or team; None for the default of the key.
+        name: the name of the run.
+        group: the group of the run, such as a sweep.
+        tags: the tags of the run.
         notes: a remark on the run.
         job_type: the kind of job.
-        offline: False to insist on logging online, True to stay offline; None respects WANDB_MODE, and goes
-            online where a key is found.
-        log_model: "best" to keep the best checkpoint as an artifact with the alias `best`.
+        offline: True for offline, False for online or an error; None respects WANDB_MODE, and is online if there
+            is a key.
+        log_model: "best" to save the best checkpoint as an artifact with the alias `best`.
 
     Raises:
-        UserError: when `offline` is False without a key, what was logged offline before was not sent, or W&B
-            refuses the run.
+        UserError: if `offline` is False without a key, earlier offline records were not sent, or W&B refuses the run.
     """
     mode = choose_mode(offline)
+    directory = _directory(save_dir)
     if mode == "online":
-        _check_sent(save_dir)
+        _check_sent(directory)
     asked = dict(project=project, entity=entity, name=name, group=group, notes=notes, job_type=job_type)
     run = None
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         given = {key: value for key, value in {**asked, "tags": list(tags)}.items() if value}
-        run = _open_run(save_dir, mode, given)
-        _say_where(run, mode, save_dir)
+        run = _open_run(directory, mode, given)
+        _announce(run, mode, directory)
     return WandbRun(run, save_dir, project, keep_best=log_model == "best")
 
 
 def check_joinable(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Check that the run of a directory was logged by W&B.
+    """Check that W&B logged the run of a directory.
 
     Args:
         directory: the run directory.
         settings: the group `logger` of its config.
 
     Raises:
-        UserError: when it was not.
+        UserError: if it did not.
     """
-    if not _id_file(directory).exists() or settings.get("_target_") != TARGET:
+    if not RunDirectory(directory).wandb_id.exists() or settings.get("_target_") != TARGET:
         raise UserError(
-            f"wandb=true: the run in {directory} was not logged with logger=wandb, so that there is none to add "
-            "the results to: leave wandb=true out (evaluation.json is written in any case)"
+            f"wandb=true: the run in {directory} was not logged with logger=wandb: leave wandb=true out "
+            "(evaluation.json is written in any case)"
         )
 
 
 def add_results(directory: Path, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
-    """Add numbers to the summary of the run of a directory: online, or offline for `wandb sync` to send later.
+    """Add results to the summary of a run's W&B run, offline if there is no key.
 
     Args:
         directory: the run directory.
         settings: the group `logger` of its config.
-        results: numbers by name, among words that are left out.
+        results: numbers by name; words are left out.
 
     Raises:
-        UserError: when there is no such run, or W&B refuses it.
+        UserError: if there is no such run, or W&B refuses it.
     """
     check_joinable(directory, settings)
     arguments = {key: value for key, value in settings.items() if not key.startswith("_")}
@@ -130,75 +132,68 @@ def add_results(directory: Path, settings: Mapping[str, Any], results: Mapping[s
     close(logger, 0)
 
 
-def _open_run(save_dir: str, mode: Mode, given: Mapping[str, Any]) -> "Run":
+def _directory(save_dir: str) -> RunDirectory:
+    # W&B's service writes the record, perhaps with another working directory.
+    return RunDirectory(Path(save_dir).absolute())
+
+
+def _open_run(directory: RunDirectory, mode: Mode, given: Mapping[str, Any]) -> "Run":
     import wandb
 
-    # A service writes the record, perhaps with another working directory.
-    absolute = str(Path(save_dir).absolute())
-    # Tables and artifacts wait here for `wandb sync`; W&B's own choice is the user's home.
-    os.environ.setdefault(DATA_DIR, _folder(save_dir))
-    keep = _id_file(save_dir)
-    run_id = keep.read_text().strip() if keep.exists() else None
-    # Offline too: the record says so, and `wandb sync` appends it to what was sent before instead of replacing that.
+    # W&B's default for tables and artifacts that wait for `wandb sync` is the user's home.
+    os.environ.setdefault(DATA_DIR, str(directory.wandb))
+    run_id = directory.wandb_id.read_text().strip() if directory.wandb_id.exists() else None
+    # The offline record keeps this setting: `wandb sync` then appends to the run instead of replacing it.
     resume: Literal["allow"] | None = "allow" if run_id else None
-    # The training script prints what there is to say, and writes its own log. The commit is that of this code,
-    # wherever the command was given.
+    # train.py prints messages and writes a log by itself. The commit is that of this code, wherever it is called.
     settings = wandb.Settings(
         console="off", silent=True, init_timeout=60, git_root=str(Path(__file__).resolve().parent)
     )
     try:
-        run = wandb.init(dir=absolute, mode=mode, id=run_id, resume=resume, settings=settings, **given)
+        run = wandb.init(
+            dir=str(directory.path), mode=mode, id=run_id, resume=resume, settings=settings, **given
+        )
     except wandb.errors.Error as error:
         raise UserError(f"logger=wandb: {error} (logger.offline=true logs without the server)") from error
-    keep.write_text(f"{run.id}\n")
+    directory.wandb_id.write_text(f"{run.id}\n")
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP, step_sync=True)
     if mode == "offline":
-        _restore_summary(run, save_dir)
+        _restore_summary(run, directory)
     return run
 
 
-def _check_sent(save_dir: str) -> None:
-    # Sent afterwards, it would take the place of what is logged now.
-    folder = Path(_folder(save_dir))
+def _check_sent(directory: RunDirectory) -> None:
+    # A record that is sent later would replace the metrics that are logged now.
     waiting = [
         record
-        for record in folder.glob("offline-run-*/*.wandb")
+        for record in directory.wandb.glob("offline-run-*/*.wandb")
         if not record.with_name(f"{record.name}.synced").exists()
     ]
     if waiting:
         raise UserError(
-            f"logger=wandb: {folder} holds what was logged offline: send it first with `wandb sync {folder}`, "
-            "or go on offline with logger.offline=true"
+            f"logger=wandb: {directory.wandb} holds offline records: send them first with "
+            f"`wandb sync {directory.wandb}`, or stay offline with logger.offline=true"
         )
 
 
-def _restore_summary(run: "Run", save_dir: str) -> None:
-    # Online, a resumed run begins with its summary; `wandb sync` replaces the summary by that of the latest record.
-    kept = _summary_file(save_dir)
+def _restore_summary(run: "Run", directory: RunDirectory) -> None:
+    # `wandb sync` replaces the summary by that of the latest record. Online, W&B restores it by itself.
+    kept = _summary_file(directory)
     if kept.exists():
         run.summary.update(json.loads(kept.read_text()))
 
 
-def _summary_file(save_dir: str) -> Path:
-    return Path(_folder(save_dir)) / "summary.json"
+def _summary_file(directory: RunDirectory) -> Path:
+    return directory.wandb / "summary.json"
 
 
-def _id_file(directory: str | Path) -> Path:
-    return Path(directory) / "wandb_run_id.txt"
-
-
-def _folder(save_dir: str) -> str:
-    return str(Path(save_dir).absolute() / "wandb")
-
-
-def _say_where(run: "Run", mode: Mode, save_dir: str) -> None:
+def _announce(run: "Run", mode: Mode, directory: RunDirectory) -> None:
     why = "" if has_key() else "no API key found, "
-    folder = _folder(save_dir)
     lines = {
-        "online": f"W&B: logging to {run.url if mode == 'online' else ''}",  # W&B warns when asked offline
-        # The folder, for a resumed run has several records, which belong together.
-        "offline": f"W&B: {why}logging offline to {folder}; `wandb sync {folder}` sends it later",
+        "online": f"W&B: logging to {run.url if mode == 'online' else ''}",  # W&B warns if asked offline
+        # The whole folder, because a resumed run has several records.
+        "offline": f"W&B: {why}logging offline to {directory.wandb}; `wandb sync {directory.wandb}` sends it later",
         "disabled": "W&B: disabled by WANDB_MODE",
     }
     log.info(lines[mode])
@@ -209,7 +204,7 @@ def _say_where(run: "Run", mode: Mode, save_dir: str) -> None:
 def _(logger: WandbRun, key: str, path: Path, step: int, epoch: int, caption: str) -> None:
     import wandb
 
-    # Epoch and step in the same row: the slider of a media panel can follow either.
+    # Epoch and step are in the same row, so that the slider of a media panel can follow either.
     picture = wandb.Image(str(path), caption=caption)
     logger.experiment.log({key: [picture], "epoch": epoch, STEP: step})
 
@@ -222,7 +217,7 @@ def _(logger: WandbRun, key: str, columns: Sequence[str], rows: Rows, step: int)
 @record_best.register
 @rank_zero_only
 def _(logger: WandbRun, monitor: str, value: float) -> None:
-    # A scalar of its own: define_metric(summary="max") would turn the metric's summary into a mapping.
+    # Not define_metric(summary="max"), which would turn the summary of the metric into a mapping.
     logger.experiment.summary[f"best/{monitor.replace('/', '_')}"] = value
 
 
@@ -240,11 +235,10 @@ def _(logger: WandbRun, path: Path, metadata: dict[str, Any]) -> None:
 
     if logger.keep_best:
         artifact = wandb.Artifact(f"model-{logger.version}", type="model", metadata=metadata)
-        # Laid out as in the run directory, so that evaluate.py can score what is downloaded.
-        run_directory = path.parent.parent
-        for file in (path, run_directory / "config.yaml"):
-            if file.exists():
-                artifact.add_file(str(file), name=str(file.relative_to(run_directory)))
+        # The artifact is laid out like the run directory, so that evaluate.py can score it.
+        run = RunDirectory.of_checkpoint(path)
+        for file in filter(Path.exists, (path, run.config)):
+            artifact.add_file(str(file), name=str(file.relative_to(run.path)))
         logger.experiment.log_artifact(artifact, aliases=["best"])
 
 
@@ -254,8 +248,8 @@ def _(logger: WandbRun, exit_code: int) -> None:
     run = logger.experiment
     if run.settings.mode != "disabled":
         results = {key: value for key, value in run.summary._as_dict().items() if not key.startswith("_")}
-        _summary_file(str(logger.save_dir)).write_text(json.dumps(results))
+        _summary_file(logger.directory).write_text(json.dumps(results))
     run.finish(exit_code=exit_code)
-    # The next run of this process has a folder of its own.
-    if os.environ.get(DATA_DIR) == _folder(logger.save_dir or ""):
+    # The next run of this process has another folder.
+    if os.environ.get(DATA_DIR) == str(logger.directory.wandb):
         del os.environ[DATA_DIR]

@@ -1,4 +1,4 @@
-"""Whether there is a key for Weights & Biases, and where a run is logged accordingly; asks no server."""
+"""The API key of Weights & Biases, and the mode that follows from it; asks no server."""
 
 import netrc
 import os
@@ -11,11 +11,17 @@ from pydantic import AfterValidator
 from latentlab.errors import UserError
 
 Mode = Literal["online", "offline", "disabled"]
-WAY_OUT = "run `wandb login` or set WANDB_API_KEY"
+MODES: dict[str, Mode] = {
+    "online": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+REMEDY = "run `wandb login` or set WANDB_API_KEY"
 
 
 def has_key() -> bool:
-    """Whether WANDB_API_KEY or the netrc file holds a key for the W&B server."""
+    """Return True if WANDB_API_KEY or the netrc file holds a key for the W&B server."""
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     chosen = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else []
     files = chosen or [Path.home() / ".netrc", Path.home() / "_netrc"]
@@ -23,36 +29,30 @@ def has_key() -> bool:
 
 
 def check_offline(offline: bool | None) -> bool | None:
-    """`offline` itself, unless it insists on a server without a key.
+    """Return `offline`.
 
     Raises:
-        UserError: when `offline` is False and there is no key.
+        UserError: if it is False and there is no key.
     """
     if offline is False and not has_key():
-        raise UserError(f"logger.offline=false: no W&B API key found; {WAY_OUT}")
+        raise UserError(f"logger.offline=false: no W&B API key found; {REMEDY}")
     return offline
 
 
-# As an annotation, it is checked when an experiment is composed, before anything starts.
+# As an annotation, it is checked when the experiment is composed.
 Offline = Annotated[bool | None, AfterValidator(check_offline)]
 
 
 def choose_mode(offline: bool | None) -> Mode:
-    """Where a run is logged: as configured, else as WANDB_MODE says, else online if there is a key.
+    """Choose a mode: by `offline`, else by WANDB_MODE, else online if there is a key.
 
     Raises:
-        UserError: when `offline` is False and there is no key.
+        UserError: if `offline` is False and there is no key.
     """
     check_offline(offline)
     if offline is not None:
         return "offline" if offline else "online"
-    known: dict[str, Mode] = {
-        "online": "online",
-        "offline": "offline",
-        "dryrun": "offline",
-        "disabled": "disabled",
-    }
-    return known.get(os.environ.get("WANDB_MODE", ""), "online" if has_key() else "offline")
+    return MODES.get(os.environ.get("WANDB_MODE", ""), "online" if has_key() else "offline")
 
 
 def _names_host(file: Path, host: str) -> bool:

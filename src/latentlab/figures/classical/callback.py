@@ -14,7 +14,7 @@ from latentlab.callbacks.ema import averaged_weights
 from latentlab.callbacks.progress import headline
 from latentlab.figures.drawing import Table, save, undisturbed
 from latentlab.models.base import GenerativeModel
-from latentlab.tracking import log_figure, log_table
+from latentlab.tracking.record import log_figure, log_table
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The panels of a dashboard, in groups: every key that they name is logged by a run.
+"""The sections of a dashboard: panels whose keys every run logs.
 
-Lines and bars are means over runs of the same model, bands and whiskers one standard error of that mean.
+Lines and bars are means over runs of the same model. Bands and whiskers are one standard error of that mean.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import wandb_workspaces.reports.v2 as wr
 
 STEP, EPOCH = "trainer/global_step", "epoch"
 MODEL = wr.Config("names.model")
-# Runs that a panel reads at most.
+# The largest number of runs in a panel.
 RUNS = 200
-# What a sweep varies, as a rule; an axis of one value does no harm.
+# The settings that sweeps vary most often.
 VARIED = {
     "model": MODEL,
     "prior": wr.Config("names.prior"),
@@ -25,12 +25,12 @@ VARIED = {
 
 
 @dataclass(frozen=True)
-class Group:
+class Section:
     """Panels under one heading.
 
     Attributes:
         name: the heading.
-        text: what the panels show, and what to beware of.
+        text: the explanation of the panels.
         panels: the panels, two in a row.
     """
 
@@ -39,19 +39,19 @@ class Group:
     panels: Sequence[Any]
 
 
-def groups() -> list[Group]:
-    """All groups, in the order in which they are read."""
+def sections() -> list[Section]:
+    """Return all sections in order."""
     return [bounds(), pictures(), latents(), training(), sweep()]
 
 
-def bounds() -> Group:
-    """How good the models are."""
-    return Group(
+def bounds() -> Section:
+    """Bounds and likelihoods."""
+    return Section(
         "Bounds",
-        "The ELBO is a bound on log p(x) in nats per example: higher is better, and only runs on the same data under "
-        "the same protocol can be compared. Validation is exact over the whole validation set. Test bounds are those "
-        "of the best epoch; bars are means over runs of a model, whiskers one standard error over its seeds. The NLL "
-        "is the importance-weighted estimate that `python evaluate.py ... wandb=true` adds: lower is better.",
+        "The ELBO is a bound on log p(x) in nats per example. Higher is better. Compare only runs on the same data "
+        "under the same protocol. Validation bounds are exact over the whole validation set. Test bounds are those "
+        "of the best epoch. Bars are means over runs of a model, whiskers one standard error over its seeds. The "
+        "NLL is the importance-weighted estimate that `python evaluate.py ... wandb=true` adds. Lower is better.",
         [
             curve("Validation ELBO by epoch, nats", ["val/elbo"]),
             bars("Test ELBO, nats", "test/elbo"),
@@ -66,28 +66,28 @@ def bounds() -> Group:
     )
 
 
-def pictures() -> Group:
-    """What the models have learned, side by side."""
-    return Group(
+def pictures() -> Section:
+    """Figures of all runs side by side."""
+    return Section(
         "Latents and samples",
-        "The latent plot is z ~ q(z|x) of the test set (its two principal components, if there are more latents), "
-        "coloured by label; samples are x ~ p(x). The slider goes through the epochs that were drawn: choose `epoch` "
-        "as its step in the settings of the panel. The last picture is of the best epoch.",
+        "The latent plot shows z ~ q(z|x) of the test set, coloured by label: the first two principal components if "
+        "there are more latents. Samples are x ~ p(x). The slider moves through the drawn epochs: choose `epoch` as "
+        "its step in the settings of the panel. The last picture is of the best epoch.",
         [
             media("Latents, z ~ q(z|x)", "figures/latents"),
             media("Samples, x ~ p(x)", "figures/samples"),
             media("Reconstructions", "figures/reconstructions"),
-            media("Means of p(x|z) beside samples", "figures/sample_means"),
+            media("Means of p(x|z) of the samples", "figures/sample_means"),
         ],
     )
 
 
-def latents() -> Group:
-    """What each layer of latents tells."""
-    return Group(
+def latents() -> Section:
+    """The KL of each layer."""
+    return Section(
         "Latents by layer",
-        "The KL of a layer is the information in nats that it carries about x; a layer near zero is not used. Layer 1 "
-        "is next to the data.",
+        "The KL of a layer is the information in nats that it carries about x. A layer near zero is not used. Layer "
+        "1 is next to the data.",
         [
             curve("KL of each layer by epoch, nats", regex="val/kl_[0-9]+"),
             curve("Reconstruction by epoch, nats", ["val/reconstruction"]),
@@ -97,13 +97,13 @@ def latents() -> Group:
     )
 
 
-def training() -> Group:
-    """How training went."""
-    return Group(
+def training() -> Section:
+    """The trained bound and the speed of training."""
+    return Section(
         "Training",
-        "The trained bound of single batches, which is noisy, and has another value than the validation ELBO where the "
-        "objective is another bound. Steps are skipped only by models that are trained with callbacks.skip. Examples "
-        "a second and seconds count training alone, without validation and figures.",
+        "The trained bound is that of single batches, which is noisy. Its value differs from the validation ELBO if "
+        "the objective is another bound. Only runs with callbacks.skip skip steps. Examples a second and seconds "
+        "count training alone, without validation and figures.",
         [
             curve("Trained bound by step, nats", regex="train/(elbo|iwae|reconstruction)", x=STEP),
             curve("Steps skipped for their gradient", ["train/skipped_steps"], x=STEP),
@@ -113,12 +113,12 @@ def training() -> Group:
     )
 
 
-def sweep() -> Group:
-    """What matters in a sweep."""
-    return Group(
+def sweep() -> Section:
+    """The effect of the settings that a sweep varies."""
+    return Section(
         "Sweep",
-        "A line is a run, from what was varied to its bounds. Importance and correlation are with the best validation "
-        "ELBO; they describe the runs that are shown, so filter to one sweep (its group) first.",
+        "Each line is a run, from its settings to its bounds. Importance and correlation are with the best "
+        "validation ELBO. They describe the runs that are shown, so filter to one sweep (its group) first.",
         [
             wr.ParallelCoordinatesPlot(
                 title="From choices to bounds",
@@ -134,7 +134,7 @@ def sweep() -> Group:
 
 
 def curve(title: str, y: Sequence[str] = (), regex: str | None = None, x: str = EPOCH) -> Any:
-    """Metrics over epochs or steps, unsmoothed, one line for each model."""
+    """Return a plot of metrics over epochs or steps, unsmoothed, one line for each model."""
     return wr.LinePlot(
         title=title,
         x=x,
@@ -150,7 +150,7 @@ def curve(title: str, y: Sequence[str] = (), regex: str | None = None, x: str = 
 
 
 def bars(title: str, metric: str) -> Any:
-    """A number that runs end with, one bar for each model."""
+    """Return a bar plot of a final number, one bar for each model."""
     return wr.BarPlot(
         title=title,
         metrics=[metric],
@@ -163,10 +163,10 @@ def bars(title: str, metric: str) -> Any:
 
 
 def media(title: str, key: str) -> Any:
-    """A figure of every run."""
+    """Return a browser of one figure of every run."""
     return wr.MediaBrowser(title=title, media_keys=[key], num_columns=2)
 
 
 def column(metric: Any, name: str) -> Any:
-    """An axis of the parallel coordinates."""
+    """Return an axis of the parallel coordinates."""
     return wr.ParallelCoordinatesPlotColumn(metric=metric, display_name=name)

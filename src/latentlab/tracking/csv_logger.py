@@ -20,18 +20,13 @@ class CSVMetrics(Logger):
         save_dir: the run directory.
     """
 
+    name = ""
+    version = ""
+
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self._save_dir = save_dir
         self.file = MetricsFile(RunDirectory(Path(save_dir)).metrics)
-
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
 
     @property
     def save_dir(self) -> str:
