@@ -1,4 +1,4 @@
-"""A train.py whose runs are those of `fake_job`; the tests put it beside a `conf` of its own."""
+"""A stand-in for train.py: it composes a config and runs `fake_job`."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""A job that leaves what train.py leaves, in no time: `python fake_job.py what=WORD ... hydra.run.dir='DIR'`.
+"""A job that writes the files of train.py without training: `python fake_job.py what=WORD hydra.run.dir='DIR'`.
 
-It has four epochs, a row of metrics.csv and a checkpoint after each. `what` says how it ends.
+It has four epochs. Each adds a row to metrics.csv and writes a checkpoint. `what` selects how the job ends.
 """
 
 import json
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 EPOCHS = 4
+DIVERGED = 76  # latentlab.errors.Diverged.status, without the import
 
 
 def main() -> None:
@@ -54,13 +55,14 @@ def log(folder: Path, epoch: int, seed: int) -> None:
         file.write(f"{epoch},{-110 + seed + epoch}\n")
 
 
-def fail(words: str) -> None:
-    print("on its way")
-    sys.exit(f"error: {words}")
+def fail(words: str, status: int = 1) -> None:
+    print("epoch 2")
+    print(f"error: {words}", file=sys.stderr)
+    sys.exit(status)
 
 
 def hang(folder: Path) -> None:
-    """Deaf to SIGTERM, as a rank in a collective is, and with a process of its own."""
+    """Ignore SIGTERM, as a rank in a collective does, and start a child process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(100)"])
     (folder / "pids").write_text(f"{os.getpid()} {child.pid}")
@@ -74,11 +76,11 @@ def once(folder: Path) -> None:
 
 ENDS = {
     "fine": lambda folder: None,
-    "crash": lambda folder: fail("it is broken: diverged/x is missing"),
+    "crash": lambda folder: fail("training diverged/x is missing"),
     "once": once,
     "late": lambda folder: None,
     "early": lambda folder: os.kill(os.getpid(), signal.SIGKILL),
-    "nan": lambda folder: fail("training diverged: the bound is nan at epoch 2"),
+    "nan": lambda folder: fail("the bound is nan at epoch 2", DIVERGED),
     "raise": lambda folder: {}["key"],
     "hang": hang,
     "wait": lambda folder: time.sleep(100),

@@ -1,1 +1,1 @@
-"""The launcher of sweeps, where Hydra looks for plugins."""
+"""Hydra plugins: the launcher, the sweeper and the resolvers. Hydra imports these modules at every start."""

@@ -1,6 +1,8 @@
-"""`hydra/launcher=jobs`: every job of a multirun in a process of its own. Imported at every start of Hydra."""
+"""`hydra/launcher=jobs`: each job of a multirun in its own process.
 
-import sys
+Hydra imports this module at every start, so that slow imports stand inside functions.
+"""
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
 
@@ -10,65 +12,61 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from latentlab.processes.devices import check_started_once
-from latentlab.sweeps.jobs.naming import command_name, directory_name
 
 if TYPE_CHECKING:
-    from latentlab.sweeps.jobs.launch import Sweep
+    from rich.status import Status as Spinner
 
-# The directories of a sweep and of a job. The first is one value for all jobs: cached, it is copied into their configs.
-OmegaConf.register_new_resolver(
-    "sweep_name", lambda: command_name(sys.argv[1:]), use_cache=True, replace=True
-)
-OmegaConf.register_new_resolver("job_name", directory_name, replace=True)
+    from latentlab.sweeps.jobs.sweep import Sweep
 
 
 @final
 class JobsLauncher(Launcher):
-    """Runs the jobs of a multirun in processes of their own, and ends in a table.
+    """Runs each job of a multirun in its own process, and prints a table at the end.
 
     Args:
-        settings: the keys of `latentlab.sweeps.jobs.settings.Settings`, read from the config again in `setup`.
+        settings: the keys of `latentlab.sweeps.jobs.job.Settings`. `setup` reads them from the config.
 
     Attributes:
-        sweep: what prepares and runs jobs; for sweepers with a loop of their own.
+        sweep: prepares and runs the jobs. A search uses it to start single jobs.
     """
 
     sweep: "Sweep"
+    _spinner: "Spinner"
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Read the settings, and make the directory of the sweep.
+        """Read the settings and make the directory of the sweep.
 
         Raises:
-            UserError: for a setting out of range, a directory that cannot be made, or under torchrun.
+            UserError: if a setting is out of range, the directory cannot be made, or torchrun started this process.
         """
-        from latentlab.sweeps.jobs.launch import (  # late: only a multirun needs what they import
-            Remembered,
-            Sweep,
-        )
-        from latentlab.sweeps.jobs.lock import make
+        from latentlab.sweeps.jobs.directory import make_sweep
+        from latentlab.sweeps.jobs.report import terminal
+        from latentlab.sweeps.jobs.sweep import CachedLoader, Sweep
 
         check_started_once(many_workers=True)
         self.sweep = Sweep(hydra_context.config_loader, config)
-        loader: Any = Remembered(hydra_context.config_loader, self.sweep.folder)
+        self._spinner = terminal().status("composing and checking jobs")
+        loader: Any = CachedLoader(hydra_context.config_loader, self.sweep.folder, self._spinner)
         hydra_context.config_loader = self.sweep.loader = loader
-        make(self.sweep.folder)
+        make_sweep(self.sweep.folder)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Run jobs; each returns its metric.
+        """Run jobs and return their metrics.
 
         Raises:
-            UserError: for a mistake in any job, or under srun, before the first starts; when some job did not
-                succeed, at the end.
+            UserError: before the first job, for a mistake in any job or under srun. After the last job, if any job
+                did not succeed.
         """
-        from latentlab.sweeps.jobs.lock import tidied
-        from latentlab.sweeps.jobs.table import common_metric, metric_of
+        from latentlab.sweeps.jobs.directory import removed_if_unused
+        from latentlab.sweeps.jobs.report import common_metric, metric_of
 
-        with tidied(self.sweep.folder):
+        with removed_if_unused(self.sweep.folder):
             check_started_once(many_workers=False)
-            jobs = self.sweep.prepare_all(job_overrides, initial_job_idx)
+            with self._spinner:
+                jobs = self.sweep.prepare_all(job_overrides, initial_job_idx)
             outcomes = self.sweep.run(jobs)
         name = common_metric(outcomes, self.sweep.settings.metric)
         return [

@@ -1,6 +1,7 @@
 """All OmegaConf resolvers of this project. Hydra imports this module at every start, so its imports are light."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 
 from latentlab.processes import devices
 from latentlab.run.directory import RunDirectory
+from latentlab.sweeps.jobs.naming import command_name, directory_name
 
 
 def run_name(now: str, trainer: Any) -> str:
@@ -17,15 +19,23 @@ def run_name(now: str, trainer: Any) -> str:
 
 
 def requeued_checkpoint() -> str | None:
-    """Return the last checkpoint of a run that SLURM has queued again, else None."""
+    """Return the run's last checkpoint if SLURM has requeued this job, else None."""
     if not HydraConfig.initialized() or int(os.environ.get("SLURM_RESTART_COUNT", 0)) == 0:
         return None
     runtime = HydraConfig.get().runtime
-    if OmegaConf.is_missing(runtime, "output_dir"):  # composed, but not run
+    if OmegaConf.is_missing(runtime, "output_dir"):  # composed but not run
         return None
     path = RunDirectory(Path(runtime.output_dir)).last_checkpoint
     return str(path) if path.exists() else None
 
 
+def sweep_name() -> str:
+    """Return the directory name of the sweep on this command line."""
+    return command_name(sys.argv[1:])
+
+
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("requeued_checkpoint", requeued_checkpoint, replace=True)
+# Cached, so that all jobs of a sweep get the same value.
+OmegaConf.register_new_resolver("sweep_name", sweep_name, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("job_name", directory_name, replace=True)

@@ -1,6 +1,5 @@
-"""One attempt at a job: its process, behind a guard, and what became of it."""
+"""One attempt at a job: its process behind a guard, and its outcome."""
 
-import csv
 import os
 import re
 import subprocess
@@ -9,34 +8,34 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from io import StringIO
-from pathlib import Path
 
 from latentlab.cli.overrides import quoted
+from latentlab.errors import Diverged
+from latentlab.run.directory import RunDirectory
+from latentlab.run.metrics import NewRows
 from latentlab.sweeps.jobs import directory, guard
-from latentlab.sweeps.jobs.job import Job, Outcome, Row, Status, Watch
-from latentlab.sweeps.jobs.table import duration
+from latentlab.sweeps.jobs.job import Job, Outcome, Status, Watch
+from latentlab.sweeps.jobs.report import duration
 
 WATCH_SECONDS = 1.0
-DIVERGED = re.compile(r"\b(training|iteration) diverged: ")
 SIGNALLED, KILL = 128, 9
 
 
 class Attempt:
     """A running job.
 
-    It goes on from the job's last checkpoint; without one, what an earlier attempt left is cleared away first.
+    It resumes from the job's last checkpoint. Without one, the files of an earlier attempt are removed first.
 
     Args:
         job: the job.
-        command: the words before its overrides.
-        environment: its environment variables.
-        limit: after how many seconds it is stopped; None for never.
-        grace: how many seconds it has to end when it is stopped.
-        watch: what may prune it.
+        command: the command without overrides.
+        environment: the environment variables.
+        limit: time limit in seconds. None: no limit.
+        grace: seconds between SIGTERM and SIGKILL when the job is stopped.
+        watch: decides from the new rows of metrics.csv if the job is pruned.
 
     Raises:
-        UserError: when the directory is another job's, or in use.
+        UserError: if the directory holds another run or is in use.
     """
 
     def __init__(
@@ -53,9 +52,9 @@ class Attempt:
         self.started = time.monotonic()
         self._limit = limit
         self._stopped: Status | None = None
-        self._rows = Rows(job.directory / "metrics.csv")
+        self._rows = NewRows(RunDirectory(job.directory).metrics)
         self._due = self.started + WATCH_SECONDS
-        # A job of a sweep that was killed ends within its grace.
+        # The job of a sweep that was killed ends within its grace.
         lock = directory.lock(job.directory, patience=grace + 5)
         try:
             words = [*command, *job.overrides, *self._prepare()]
@@ -65,23 +64,22 @@ class Attempt:
 
     @property
     def seconds(self) -> float:
-        """How long it has been running."""
         return time.monotonic() - self.started
 
     def stop(self, status: Status) -> None:
-        """Have the job ended, as `status`; a first reason stands."""
+        """Stop the job with `status`. Only the first call counts."""
         if self._stopped is None:
             self._stopped = status
             assert self._guard.stdin is not None
             self._guard.stdin.close()
 
     def kill(self) -> None:
-        """End the job at once."""
+        """Stop the job without grace."""
         self.stop(Status.INTERRUPTED)
         self._guard.terminate()
 
     def poll(self) -> Outcome | None:
-        """The outcome, once the job has ended; looks after its time limit, and its watch, while it has not."""
+        """Return the outcome if the job has ended. Otherwise enforce the time limit and call `watch`."""
         status = self._guard.poll()
         if status is not None:
             return self._conclude(status)
@@ -93,12 +91,12 @@ class Attempt:
     def _prepare(self) -> list[str]:
         directory.check_same(self.job)
         if last := directory.checkpoint(self.job):
-            where = [quoted("ckpt_path", last)]
+            resumed = [quoted("ckpt_path", last)]
         else:
-            directory.clear(self.job.directory)
-            where = []
-        # This attempt's own tells that it is finished.
-        (self.job.directory / "summary.json").unlink(missing_ok=True)
+            RunDirectory(self.job.directory).clear()
+            resumed = []
+        # Only a summary of this attempt means that the job is finished.
+        RunDirectory(self.job.directory).summary.unlink(missing_ok=True)
         self.before = directory.read_record(self.job.directory)
         begun = replace(
             self.before,
@@ -107,7 +105,7 @@ class Attempt:
             overrides=list(self.job.overrides),
         )
         directory.write_record(self.job.directory, begun)
-        return [*where, quoted("hydra.run.dir", self.job.directory)]
+        return [*resumed, quoted("hydra.run.dir", self.job.directory)]
 
     def _start(
         self, words: list[str], environment: Mapping[str, str], grace: float, lock: int
@@ -122,7 +120,7 @@ class Attempt:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
-                start_new_session=True,  # Ctrl-C is for the sweep, which ends its jobs in order
+                start_new_session=True,  # Ctrl-C reaches the sweep only, which then stops its jobs
                 pass_fds=(lock,),
             )
 
@@ -131,7 +129,7 @@ class Attempt:
         if self.watch is None or self._stopped is not None or now < self._due:
             return
         self._due = now + WATCH_SECONDS
-        rows = self._rows.new()
+        rows = self._rows.read()
         if rows and self.watch(self.job, rows):
             self.stop(Status.PRUNED)
 
@@ -153,43 +151,17 @@ class Attempt:
         if self._stopped is not None:
             return self._stopped, _WHY.get(self._stopped, "").format(duration(self._limit or 0))
         if code == 0:
-            return Status.FAILED, "it ended without a summary.json"
-        words = self._last_words()
-        if words:
-            return (Status.DIVERGED if DIVERGED.search(words) else Status.FAILED), words
-        return Status.FAILED, _by_status(code)
+            return Status.FAILED, "the job wrote no summary.json"
+        status = Status.DIVERGED if code == Diverged.status else Status.FAILED
+        return status, self._error_line() or _by_status(code)
 
-    def _last_words(self) -> str:
+    def _error_line(self) -> str:
         with (self.job.directory / directory.LOG).open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
         return next(reversed(errors or raised), "")
-
-
-class Rows:
-    """The rows of a metrics.csv that is being written.
-
-    Args:
-        path: the file, which may not be there yet.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._seen = 0
-
-    def new(self) -> list[Row]:
-        """The rows since the last call; the file as a whole is replaced when it gets a column, hence by number."""
-        try:
-            text = self.path.read_text()
-        except FileNotFoundError:
-            return []
-        whole = text[: text.rfind("\n") + 1]  # the last line may be half written
-        rows: list[Row] = list(csv.DictReader(StringIO(whole)))
-        seen = self._seen if self._seen <= len(rows) else 0  # a run that goes on drops what it writes again
-        self._seen = len(rows)
-        return rows[seen:]
 
 
 _WHY = {
@@ -202,4 +174,4 @@ def _by_status(code: int) -> str:
     number = -code if code < 0 else code - SIGNALLED
     if number <= 0:
         return f"exit status {code}"
-    return f"ended by signal {number}" + (" (perhaps there was no memory left)" if number == KILL else "")
+    return f"ended by signal {number}" + (" (perhaps out of memory)" if number == KILL else "")

@@ -1,40 +1,44 @@
-"""What the directory of a job holds: what a run leaves there, and job.json with what became of the job."""
+"""The directories of a sweep and of its jobs, each locked while it is in use.
+
+A job's directory is a run directory with job.json, the job's record, and job.log, its output.
+"""
 
 import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from latentlab.errors import UserError
 from latentlab.run.config import PLACES, leaves, read_config, shown
 from latentlab.run.directory import RunDirectory
+from latentlab.run.results import read_results
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
 
 RECORD, LOG, LOCK = "job.json", "job.log", ".lock"
 RUNNING = "running"
-# What a run that is begun anew would mix with the old: the log of a job is kept, and the id of its W&B run.
-LEFT = (
-    *("config.yaml", "summary.json", "evaluation.json", "metrics.csv", "train.log", "checkpoints", "figures"),
-    *("wandb", "tensorboard", ".hydra"),
-)
-# Keys of a config that leave the result alone: where a run is resumed, recorded, and finds its data.
+# Files that a sweep writes before its first job starts.
+INITIAL = {LOCK, "multirun.yaml"}
+# Config keys that do not change the result: resuming, logging, and the place of the data.
 FREE = ("ckpt_path", "logger", *PLACES)
 
 
 @dataclass(frozen=True)
 class Record:
-    """job.json: what became of a job, over all attempts.
+    """The contents of job.json, over all attempts.
 
     Attributes:
-        status: how the last attempt ended; "running" while it lasts, and where it was killed.
-        reason: why it did not succeed.
-        seconds: what all attempts took.
-        attempts: their number.
+        status: the result of the last attempt, or "running" during it and after a kill.
+        reason: the cause of a failure.
+        seconds: total run time.
+        attempts: number of attempts.
         overrides: the job's overrides.
     """
 
@@ -46,7 +50,7 @@ class Record:
 
 
 def read_record(directory: Path) -> Record:
-    """The record in a directory; an empty one when there is none."""
+    """Return the record of a job. It is empty if there is none."""
     try:
         return Record(**json.loads((directory / RECORD).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -54,25 +58,24 @@ def read_record(directory: Path) -> Record:
 
 
 def write_record(directory: Path, record: Record) -> None:
-    """Replace the record in a directory as a whole."""
+    """Replace the record of a job atomically."""
     draft = directory / f"{RECORD}.part"
     draft.write_text(json.dumps(vars(record), indent=2) + "\n")
     os.replace(draft, directory / RECORD)
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
-    """The summary of a finished run; {} when there is none."""
+    """Return the summary of a finished run. A damaged one counts as missing, so that the job runs again."""
     try:
-        found = json.loads((directory / "summary.json").read_text())
-    except (FileNotFoundError, ValueError):
+        return read_results(RunDirectory(directory).summary)
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def settled(job: Job) -> Outcome | None:
-    """The outcome of a job that needs no (further) attempt: it is finished, or was pruned.
+    """Return the outcome of a job that needs no further attempt, else None.
 
-    A run with a summary is finished, unless its process was seen to fail after it was written.
+    A run with a summary is finished, unless its process failed after writing it.
     """
     record = read_record(job.directory)
     summary = read_summary(job.directory)
@@ -84,13 +87,13 @@ def settled(job: Job) -> Outcome | None:
 
 
 def checkpoint(job: Job) -> Path | None:
-    """The checkpoint that a job goes on from."""
-    path = job.directory / "checkpoints" / "last.ckpt"
+    """Return the checkpoint from which a job resumes, if it has one."""
+    path = RunDirectory(job.directory).last_checkpoint
     return path if path.exists() else None
 
 
 def check_same(job: Job) -> None:
-    """Refuse to take the run of another config for this job's.
+    """Refuse to resume a run that has another config than the job.
 
     Raises:
         UserError: for the first key that differs.
@@ -98,37 +101,28 @@ def check_same(job: Job) -> None:
     path = RunDirectory(job.directory).config
     if not job.config or not path.exists() or not (settled(job) or checkpoint(job)):
         return
-    known = dict(leaves(read_config(path, remedy=f"delete {path.parent} to run the job anew")))
+    known = dict(leaves(read_config(path, remedy=f"delete {path.parent} to run the job again")))
     asked = dict(leaves(job.config))
     for key in {**asked, **known}:
         if asked.get(key, _ABSENT) != known.get(key, _ABSENT) and not key.startswith(FREE):
             raise UserError(
-                f"{job.directory} holds a run with {key}={_shown(known, key)}, where {_shown(asked, key)} is asked "
-                "for now: its config has changed; choose another hydra.sweep.dir, or delete that directory"
+                f"{job.directory} holds a run with {key}={_shown(known, key)}, but this job has {_shown(asked, key)}: "
+                "choose another hydra.sweep.dir, or delete that directory"
             )
 
 
-def clear(directory: Path) -> None:
-    """Remove what an attempt without a checkpoint left."""
-    for name in LEFT:
-        path = directory / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def lock(directory: Path, patience: float) -> int:
-    """Lock a job's directory: an open file descriptor, whose copies in other processes hold the lock too.
+    """Lock a job's directory and return the open file descriptor.
 
-    A job whose sweep was killed is about to end, and is waited for.
+    Processes that inherit the descriptor hold the lock too. The job of a sweep that was killed may still be
+    writing its checkpoint.
 
     Args:
-        directory: the job's.
-        patience: how many seconds to wait.
+        directory: the job's directory.
+        patience: seconds to wait for another job.
 
     Raises:
-        UserError: when another job runs there still.
+        UserError: if another job still runs there.
     """
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -137,10 +131,56 @@ def lock(directory: Path, patience: float) -> int:
         if time.monotonic() > deadline:
             os.close(descriptor)
             raise UserError(
-                f"{directory}: a job of another sweep is running there; wait for it, or stop that sweep"
+                f"{directory}: a job of another sweep runs there: wait for it, or stop that sweep"
             )
         time.sleep(0.1)
     return descriptor
+
+
+def make_sweep(folder: Path) -> None:
+    """Make the directory of a sweep.
+
+    Raises:
+        UserError: if it cannot be made or is not writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK).touch()
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: {error.strerror} (choose another place with hydra.sweep.dir=DIR)"
+        ) from error
+
+
+@contextmanager
+def sweep_lock(folder: Path) -> Iterator[None]:
+    """Make the directory of a sweep, and lock it against other commands.
+
+    Raises:
+        UserError: if another command runs there, or the directory cannot be made.
+    """
+    make_sweep(folder)
+    held = FileLock(folder / LOCK)
+    try:
+        held.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(f"{folder}: another command runs this sweep: wait for it, or stop it") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextmanager
+def removed_if_unused(folder: Path) -> Iterator[None]:
+    """Remove the directory of a sweep after an error, if no job was started."""
+    try:
+        yield
+    except Exception:
+        with suppress(UserError), sweep_lock(folder):
+            if {path.name for path in folder.iterdir()} <= INITIAL:
+                shutil.rmtree(folder)
+        raise
 
 
 def _locks(descriptor: int) -> bool:

@@ -1,11 +1,11 @@
-"""A process between a sweep and one of its jobs, that never leaves the job running unseen.
+"""A process between a sweep and one of its jobs. It ends the job when the sweep dies.
 
-`python guard.py GRACE LOCK COMMAND ...` runs the command in a session of its own, and exits with its status, 128 + n
-after signal n. When standard input closes, as it does when the sweep dies, however it dies, the command and all that
-it started get SIGTERM, and SIGKILL after GRACE seconds; SIGTERM makes that now. The file descriptor LOCK is kept open
-by the guard and by the command, so that a lock on it lasts as long as either.
+`python guard.py GRACE LOCK COMMAND ...` runs the command in its own session and exits with its status, or with
+128 + n after signal n. Standard input closes when the sweep dies. The guard then sends SIGTERM to the command and
+its children, and SIGKILL after GRACE seconds. After SIGTERM the guard sends SIGKILL at once. The guard and the
+command both inherit the file descriptor LOCK, so that a lock on it lasts as long as either.
 
-Imports the standard library only: it starts in some ten milliseconds.
+Only the standard library is imported, so that the guard starts in about ten milliseconds.
 """
 
 import os
@@ -24,7 +24,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(grace: str, lock: str, *command: str) -> int:
-    """Run a command until it ends or has to; its exit status."""
+    """Run a command and return its exit status."""
     child = Popen(
         command,
         stdin=DEVNULL,
@@ -38,7 +38,7 @@ def main(grace: str, lock: str, *command: str) -> int:
         _signal(child, signal.SIGTERM)
         deadline = time.monotonic() + float(grace)
         _wait(child, lambda: _passed(deadline))
-    _signal(child, signal.SIGKILL)  # what the command left behind: ranks, workers
+    _signal(child, signal.SIGKILL)  # ranks and data workers that the command left
     status = child.wait()
     return status if status >= 0 else 128 - status
 
@@ -59,7 +59,7 @@ def _passed(deadline: float) -> bool:
 
 
 def _signal(child: "Popen[bytes]", signum: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group of zombies
+    with suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError for a group of zombies
         os.killpg(child.pid, signum)
 
 

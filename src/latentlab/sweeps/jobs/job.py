@@ -1,4 +1,4 @@
-"""What a sweep is made of: jobs, and what became of them."""
+"""A job of a sweep, its outcome, and the settings of the launcher."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,11 +6,36 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-Row = Mapping[str, str]
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from latentlab.run.metrics import Row
+
+GPU = NonNegativeInt | str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keys of `hydra.launcher`.
+
+    Attributes:
+        n_jobs: number of jobs that run at the same time.
+        devices: GPUs to share out, by index or CUDA name. A GPU listed twice runs two jobs. None: all visible GPUs.
+        devices_per_job: GPUs for each job. None: the job's `trainer.devices`.
+        timeout_minutes: time limit of one attempt at a job. None: no limit.
+        grace_seconds: time for a stopped job to write its checkpoint.
+        metric: entry of summary.json in the table. None: the first of `report.METRICS` that a job has.
+    """
+
+    n_jobs: PositiveInt = 1
+    devices: list[GPU] | None = None
+    devices_per_job: PositiveInt | None = None
+    timeout_minutes: PositiveFloat | None = None
+    grace_seconds: NonNegativeFloat = 30.0
+    metric: str | None = None
 
 
 class Status(StrEnum):
-    """What became of a job."""
+    """The result of a job. job.json stores these words."""
 
     FINISHED = "finished"
     BEFORE = "finished before"
@@ -22,7 +47,6 @@ class Status(StrEnum):
 
     @property
     def succeeded(self) -> bool:
-        """Whether the job did what it was to do, now or in an earlier call; a pruned one did."""
         return self in (Status.FINISHED, Status.BEFORE, Status.PRUNED)
 
 
@@ -31,10 +55,10 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        directory: its run directory.
-        overrides: its plain overrides, as on the command line, without `hydra.run.dir` and `ckpt_path`.
-        label: the overrides that tell it from the other jobs, as they are shown.
-        config: its resolved config; a run of another one in `directory` is refused.
+        directory: the run directory.
+        overrides: the command-line overrides, without `hydra.run.dir` and `ckpt_path`.
+        label: the overrides that distinguish the job in the table.
+        config: the resolved config. A run with another config in `directory` is refused.
     """
 
     directory: Path
@@ -45,14 +69,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
         job: the job.
-        status: how it ended.
-        reason: why it did not succeed, one line; empty otherwise.
-        seconds: what it took, over all attempts.
-        summary: its summary.json; empty when it wrote none.
+        status: its status.
+        reason: the cause of a failure in one line. Empty after a success.
+        seconds: run time over all attempts.
+        summary: the contents of summary.json. Empty if there is none.
     """
 
     job: Job
@@ -62,6 +86,5 @@ class Outcome:
     summary: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Called about once a second with the rows that metrics.csv has got since the last call (all of them, at first); True
-# prunes the job.
+# Called once a second with the new rows of metrics.csv. A return value of True prunes the job.
 Watch = Callable[[Job, Sequence[Row]], bool]

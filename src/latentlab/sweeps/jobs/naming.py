@@ -1,7 +1,7 @@
-"""Directories named after overrides: model=vae seed=1 becomes model-vae_seed-1.
+"""Directory names made from overrides: `model=vae seed=1` becomes `model-vae_seed-1`.
 
-The names need no quotes in a shell, nor in an override such as `ckpt_path=multirun/NAME/JOB/checkpoints/best.ckpt`,
-whose value may hold no `=`, comma or bracket. What cannot be told from such a name is in a hash at its end.
+The names need no quotes in a shell or in an override such as `ckpt_path=multirun/NAME/JOB/checkpoints/best.ckpt`.
+A hash at the end distinguishes names that would otherwise be equal.
 """
 
 import hashlib
@@ -9,33 +9,33 @@ import re
 from collections.abc import Iterable
 
 LIMIT = 100
-# An override that its name tells whole; a comma only stands between the values of a sweep.
+# Overrides that can be read back from the name. Commas only separate the values of a sweep.
 PLAIN = re.compile(r"\+{0,2}[\w./]*\w=[\w.+,-]*", re.ASCII)
 
 OF_HYDRA = re.compile(r"-|[+~]*hydra[./]")
 
 
 def directory_name(overrides: Iterable[str]) -> str:
-    """The name of a sweep or a job with these overrides, whatever their order; at most LIMIT characters."""
+    """Return the directory name for overrides in any order, at most LIMIT characters long."""
     parts = sorted(overrides)
     name = "_".join(map(_readable, parts)) or "defaults"
     if len(name) <= LIMIT and all(PLAIN.fullmatch(part) and "/" not in part for part in parts):
         return name
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
-    if len(name) > LIMIT:  # trainer.max_epochs is well known as max_epochs
+    if len(name) > LIMIT:  # max_epochs is clear without trainer.
         name = _cut([_readable(_short(part)) for part in parts], LIMIT - 9)
     return f"{name[9 - LIMIT :].lstrip('-+._')}-{digest}"
 
 
 def command_name(words: Iterable[str]) -> str:
-    """The name of a sweep, by the words of its command line; what is about Hydra does not count."""
+    """Return the directory name of a sweep from its command line. Hydra's own options are ignored."""
     return directory_name(
         word for word in words if ("=" in word or word[:1] == "~") and not OF_HYDRA.match(word)
     )
 
 
 def _cut(words: list[str], limit: int) -> str:
-    # From the start: model and seed are nearer to the end.
+    # Drop words at the start: the model and the seed come last.
     while len(words) > 1 and len("_".join(words)) > limit:
         words = words[1:]
     return "_".join(words)

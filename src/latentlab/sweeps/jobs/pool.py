@@ -1,4 +1,4 @@
-"""GPUs and threads, handed out to jobs in turn."""
+"""The GPUs and CPU threads that jobs share."""
 
 import os
 from collections import deque
@@ -14,11 +14,11 @@ VISIBLE, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Need:
-    """What a job needs.
+    """The devices that a job needs.
 
     Attributes:
-        gpus: how many GPUs; 0 on the CPU, None for all that are handed out.
-        ranks: how many processes it has on the CPU.
+        gpus: number of GPUs, 0 on the CPU. None: all GPUs of the pool.
+        ranks: number of processes on the CPU.
     """
 
     gpus: int | None = 0
@@ -26,19 +26,18 @@ class Need:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it needs GPUs."""
         return self.gpus != 0
 
 
 def need(trainer: Mapping[str, Any], devices_per_job: int | None) -> Need:
-    """What a job needs, by its composed `trainer`.
+    """Return the devices that a job needs.
 
     Args:
-        trainer: the trainer's config; {} for a job without one.
-        devices_per_job: goes before `trainer.devices` on GPUs.
+        trainer: the config of the trainer, {} for a job without one.
+        devices_per_job: number of GPUs, instead of `trainer.devices`.
 
     Raises:
-        UserError: when it names its GPUs, which are handed out here, wants more than it gets, or several nodes.
+        UserError: if the job names its GPUs, needs more than `devices_per_job`, or needs several nodes.
     """
     devices = trainer.get("devices", 1)
     if not trainer:
@@ -50,15 +49,15 @@ def need(trainer: Mapping[str, Any], devices_per_job: int | None) -> Need:
         if str(devices).isdigit() and int(devices) > devices_per_job:
             raise UserError(
                 f"trainer.devices={devices} is more than hydra.launcher.devices_per_job={devices_per_job}: "
-                "leave the latter out"
+                "leave devices_per_job out"
             )
         return Need(gpus=devices_per_job)
     if devices in ("auto", "-1", -1):
         return Need(gpus=None)
     if not str(devices).isdigit():
         raise UserError(
-            f"trainer.devices={devices}: a sweep hands out GPUs: give their number here, "
-            f"and name them in hydra.launcher.devices"
+            f"trainer.devices={devices}: a sweep hands out the GPUs: give their number here, "
+            "and list them in hydra.launcher.devices"
         )
     return Need(gpus=int(devices))
 
@@ -68,10 +67,10 @@ def _on_gpu(accelerator: Any) -> bool:
 
 
 class Pool:
-    """The GPUs of a sweep; what is given back is handed out last.
+    """The GPUs of a sweep. The GPU that is free for the longest time is handed out first.
 
     Args:
-        names: their names as in CUDA_VISIBLE_DEVICES; one named twice is handed out to two jobs.
+        names: names as in CUDA_VISIBLE_DEVICES. A GPU listed twice runs two jobs.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -79,14 +78,14 @@ class Pool:
         self._free = deque(names)
 
     def has(self, wanted: Need) -> bool:
-        """Whether a job's GPUs are free now."""
+        """Return True if enough GPUs are free now."""
         return self._number(wanted) <= len(self._free)
 
     def check(self, wanted: Need, label: str) -> None:
-        """Check that a job can ever have its GPUs.
+        """Refuse a job that needs more GPUs than the pool has.
 
         Raises:
-            UserError: when it needs more than there are.
+            UserError: naming the job and the setting.
         """
         if wanted.on_gpu and self.size == 0:
             raise UserError(
@@ -100,11 +99,9 @@ class Pool:
             )
 
     def take(self, wanted: Need) -> tuple[str, ...]:
-        """Hand out a job's GPUs."""
         return tuple(self._free.popleft() for _ in range(self._number(wanted)))
 
     def give_back(self, names: Sequence[str]) -> None:
-        """Take a job's GPUs back."""
         self._free.extend(names)
 
     def _number(self, wanted: Need) -> int:
@@ -112,8 +109,8 @@ class Pool:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch  # slow to import, and needed only where a job asks for a GPU
+    """Return the GPUs of this process, named as in CUDA_VISIBLE_DEVICES."""
+    import torch  # slow to import, and only needed for jobs on GPUs
 
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
@@ -121,7 +118,7 @@ def visible_gpus() -> list[str]:
 
 
 def threads(wanted: Need, n_jobs: int) -> dict[str, str]:
-    """The share of the processor's cores of each process of a job, unless OMP_NUM_THREADS says it."""
+    """Return OMP_NUM_THREADS for an equal share of the CPU cores, unless the user has set it."""
     sharing = n_jobs * wanted.ranks
     if sharing == 1 or THREADS in os.environ:
         return {}

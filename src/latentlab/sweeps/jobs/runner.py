@@ -1,4 +1,4 @@
-"""Runs jobs, some at a time."""
+"""A runner of several jobs at the same time."""
 
 import os
 import time
@@ -11,10 +11,9 @@ from latentlab.errors import UserError
 from latentlab.processes.devices import unlaunched
 from latentlab.sweeps.jobs import directory
 from latentlab.sweeps.jobs.attempt import Attempt
-from latentlab.sweeps.jobs.job import Job, Outcome, Status, Watch
+from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status, Watch
 from latentlab.sweeps.jobs.pool import VISIBLE, Need, Pool, need, threads, visible_gpus
-from latentlab.sweeps.jobs.progress import Progress
-from latentlab.sweeps.jobs.settings import Settings
+from latentlab.sweeps.jobs.report import SweepProgress
 
 TICK = 0.05
 GROUP = "WANDB_RUN_GROUP"
@@ -22,25 +21,29 @@ GROUP = "WANDB_RUN_GROUP"
 
 @final
 class Runner:
-    """Runs jobs, some at a time; leaving its `with` block stops those that still run.
+    """Runs jobs, up to `settings.n_jobs` at the same time. The end of its `with` block stops running jobs.
 
     Args:
-        settings: how many at a time, on what, for how long.
-        command: the words of a job's command before its overrides.
-        group: the group of the jobs' W&B runs, unless their config or the environment names one.
-        progress: where is told what starts and ends.
+        settings: the settings of the launcher.
+        command: the command of a job without overrides.
+        group: the W&B group of the runs, unless their config or the environment names one.
+        progress: prints the progress.
 
     Attributes:
-        outcomes: what became of the jobs that have ended.
+        outcomes: the outcomes of the jobs that have ended.
     """
 
     def __init__(
-        self, settings: Settings, command: Sequence[str], group: str = "", progress: Progress | None = None
+        self,
+        settings: Settings,
+        command: Sequence[str],
+        group: str = "",
+        progress: SweepProgress | None = None,
     ) -> None:
         self.settings = settings
         self.command = tuple(command)
         self.environment = {**({GROUP: group} if group else {}), **unlaunched(os.environ)}
-        self.progress = progress or Progress(total=None)
+        self.progress = progress or SweepProgress(total=None)
         self.outcomes: list[Outcome] = []
         self._attempts: dict[Job, Attempt] = {}
         self._lent: dict[Job, tuple[str, ...]] = {}
@@ -48,14 +51,12 @@ class Runner:
         self._pool: Pool | None = None
 
     def __enter__(self) -> Self:
-        """Show progress."""
         self.progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop what still runs."""
         try:
             self._stop_all()
         finally:
@@ -63,23 +64,22 @@ class Runner:
 
     @property
     def running(self) -> tuple[Job, ...]:
-        """The jobs that run now."""
         return tuple(self._attempts)
 
     def check(self, job: Job) -> None:
-        """Check, before it is its turn, that a job can be run.
+        """Refuse a job that cannot run.
 
         Raises:
-            UserError: when its directory holds another run, or it needs devices that there are not.
+            UserError: if its directory holds another run, or there are too few devices.
         """
         directory.check_same(job)
         self.needs(job)
 
     def needs(self, job: Job) -> Need:
-        """The devices that a job is given.
+        """Return the devices that a job needs.
 
         Raises:
-            UserError: when they can never be.
+            UserError: if there are too few devices.
         """
         needed = need(job.config.get("trainer") or {}, self.settings.devices_per_job)
         if needed.on_gpu:
@@ -87,7 +87,7 @@ class Runner:
         return needed
 
     def run(self, jobs: Sequence[Job], watch: Watch | None = None) -> list[Outcome]:
-        """Run jobs in their order; their outcomes, in that order too."""
+        """Run jobs and return their outcomes, both in the given order."""
         waiting = list(jobs)
         while waiting or self._attempts or self._ended:
             while waiting and self.has_room(waiting[0]):
@@ -97,17 +97,14 @@ class Runner:
         return [found[job] for job in jobs]
 
     def has_room(self, job: Job) -> bool:
-        """Whether the job can start now: fewer than `n_jobs` run, and its GPUs are free."""
+        """Return True if the job can start now."""
         if len(self._attempts) >= self.settings.n_jobs:
             return False
         needed = self.needs(job)
         return not needed.on_gpu or self._gpus().has(needed)
 
     def start(self, job: Job, watch: Watch | None = None) -> None:
-        """Start a job, or note at once that it is finished, or was pruned, before.
-
-        A job that cannot start, as its directory is in use, fails.
-        """
+        """Start a job, unless it finished or was pruned before. A job whose directory is in use fails."""
         if known := directory.settled(job):
             return self._note(known)
         minutes = self.settings.timeout_minutes
@@ -123,18 +120,13 @@ class Runner:
         self.progress.started(job, resumed)
 
     def wait(self) -> list[Outcome]:
-        """The jobs that have ended since the last call, at least one while any runs."""
+        """Wait until a job ends. Return all outcomes since the last call, or [] if nothing runs."""
         while self._attempts and not self._ended:
             self._poll()
             time.sleep(TICK)
         self._poll()
         ended, self._ended = self._ended, []
         return ended
-
-    def stop(self, job: Job) -> None:
-        """Have a running job ended, as interrupted; `wait` tells when it has."""
-        if job in self._attempts:
-            self._attempts[job].stop(Status.INTERRUPTED)
 
     def _share(self, job: Job) -> dict[str, str]:
         needed = self.needs(job)
@@ -166,19 +158,19 @@ class Runner:
     def _stop_all(self) -> None:
         for attempt in self._attempts.values():
             attempt.stop(Status.INTERRUPTED)
-        with self._impatience():
-            while self._attempts:
-                self._poll()
-                time.sleep(TICK)
+        with self._second_interrupt_kills():
+            self._drain()
 
     @contextmanager
-    def _impatience(self) -> Iterator[None]:
-        # A second Ctrl-C, while jobs write their checkpoints, ends them now.
+    def _second_interrupt_kills(self) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
             for attempt in self._attempts.values():
                 attempt.kill()
-            while self._attempts:
-                self._poll()
-                time.sleep(TICK)
+            self._drain()
+
+    def _drain(self) -> None:
+        while self._attempts:
+            self._poll()
+            time.sleep(TICK)

@@ -1,4 +1,4 @@
-"""A search for hyperparameters: trials from a sampler, run as the jobs of a sweep, ended early by a pruner."""
+"""A hyperparameter search: a sampler proposes trials, a runner trains them, a pruner stops bad ones early."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,8 +11,9 @@ from optuna.trial import Trial
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from latentlab.errors import UserError
-from latentlab.sweeps.jobs.attempt import Rows
-from latentlab.sweeps.jobs.job import Job, Outcome, Row, Status, Watch
+from latentlab.run.directory import RunDirectory
+from latentlab.run.metrics import NewRows, Row
+from latentlab.sweeps.jobs.job import Job, Outcome, Status, Watch
 from latentlab.sweeps.search.space import Space
 from latentlab.sweeps.search.study import Direction, Trials
 
@@ -24,17 +25,18 @@ class SearchSettings:
     """The keys of `hydra.sweeper`.
 
     Args:
-        n_trials: the trials that finish or are pruned, however many workers there are and however often they are
-            started; null for all points of a finite space.
-        metric: what of summary.json is the score, and of metrics.csv what is watched while a trial trains.
-        direction: whether more of it is better.
-        seed: what seeds the sampler of each trial, together with the trial's number.
-        reseed: false for a sampler whose trials share one seed, such as a low-discrepancy sequence.
-        max_failures: the trials that fail, twice each, before the search is given up.
-        batch_size: how many trials at a time go to a launcher that runs whole batches, such as a cluster's.
-        study: the name of the study in its storage.
-        params: what is searched, by key; the command line has the last word.
-        sampler, pruner, storage: how each is made.
+        n_trials: number of trials to finish or prune, over all workers and calls. None: all points of a finite space.
+        metric: the score in summary.json, and the watched column of metrics.csv.
+        direction: `maximise` or `minimise`.
+        seed: seeds each sampler, together with the number of the trial.
+        reseed: False if all trials share one seed, as in a low-discrepancy sequence.
+        max_failures: number of failed trials after which the search stops. A trial fails after two attempts.
+        batch_size: number of trials in a batch, for launchers that run whole batches.
+        study: name of the study in its storage.
+        params: the search space by key. The command line overrides it.
+        sampler: config of the sampler.
+        pruner: config of the pruner.
+        storage: config of the storage.
     """
 
     n_trials: PositiveInt | None = 20
@@ -51,38 +53,35 @@ class SearchSettings:
     storage: dict[str, Any] = field(default_factory=dict)
 
     def description(self, space: Space) -> dict[str, str]:
-        """What makes another search of this one, by key."""
+        """Return the settings that identify the search, by key."""
         return space.description() | {
             "hydra.sweeper.metric": self.metric,
             "hydra.sweeper.direction": self.direction,
         }
 
     def count(self, space: Space) -> int:
-        """The number of trials.
+        """Return the number of trials.
 
         Raises:
-            UserError: when all points of an infinite space are asked for.
+            UserError: if `n_trials` is None and the space is infinite.
         """
         size = space.size
         if self.n_trials is None and size is None:
             raise UserError(
-                "hydra.sweeper.n_trials=null tries every point, but this space has infinitely many: give a number, "
-                "or lists and ranges alone"
+                "hydra.sweeper.n_trials=null tries every point, but this space is infinite: give a number, "
+                "or a space of lists and ranges"
             )
         return self.n_trials or size or 0
 
 
-class Runs(Protocol):
-    """What a search asks of the runner of jobs."""
+class JobRunner(Protocol):
+    """The part of `jobs.runner.Runner` that a search uses."""
 
-    def has_room(self, job: Job) -> bool:
-        """Whether another job may start."""
+    def has_room(self, job: Job) -> bool: ...
 
-    def start(self, job: Job, watch: Watch | None = None) -> None:
-        """Start a job."""
+    def start(self, job: Job, watch: Watch | None = None) -> None: ...
 
-    def wait(self) -> Sequence[Outcome]:
-        """The jobs that have ended since the last call, at least one while any runs."""
+    def wait(self) -> Sequence[Outcome]: ...
 
 
 Prepare = Callable[[Sequence[str], Path], Job]
@@ -91,11 +90,11 @@ Launch = Callable[[Sequence[Job]], Sequence[Outcome]]
 
 @final
 class Watcher:
-    """Reports the epochs of a trial as they come, and says when it is to be pruned.
+    """Reports the epochs of a trial to the pruner.
 
     Args:
         trial: the trial.
-        metric: the column of metrics.csv.
+        metric: a column of metrics.csv.
     """
 
     def __init__(self, trial: Trial, metric: str) -> None:
@@ -104,7 +103,7 @@ class Watcher:
         self.epochs: set[int] = set()
 
     def __call__(self, job: Job, rows: Sequence[Row]) -> bool:
-        """Whether the pruner stops the trial after one of the rows, all of which are reported."""
+        """Report all rows. Return True if the pruner stops the trial after any of them."""
         new = [row for row in rows if row.get(self.metric) and row.get("epoch")]
         return any([self._stops(int(row["epoch"]), float(row[self.metric])) for row in new])
 
@@ -117,13 +116,13 @@ class Watcher:
 
 
 class Search(ABC):
-    """Runs trials until there are enough of them.
+    """Runs trials until there are enough.
 
     Args:
         trials: the trials, shared with other workers.
-        metric: the score, in summary.json, and by epoch in metrics.csv.
-        prepare: what makes a job of overrides and a run directory.
-        say: where progress is told.
+        metric: the score in summary.json, and the watched column of metrics.csv.
+        prepare: makes a job from overrides and a run directory.
+        say: prints progress.
     """
 
     def __init__(
@@ -137,19 +136,19 @@ class Search(ABC):
 
     @abstractmethod
     def run(self) -> None:
-        """Run trials until nothing is left to claim, nor runs here.
+        """Run trials until none is left to claim and none runs.
 
         Raises:
-            UserError: when a trial finished without a score.
+            UserError: if a trial finished without a score.
         """
 
     def claim(self) -> Job | None:
-        """The job of another trial, or None when there are enough."""
+        """Return the job of another trial, or None if there are enough."""
         while (trial := self.trials.claim()) is not None:
             directory = self.trials.run_directory(trial)
             try:
                 job = self.prepare(self.trials.space.overrides(trial.params), directory)
-            except UserError as error:  # of options that do not go together, which is no use to try again
+            except UserError as error:  # the options do not fit together, so a second attempt is useless
                 self.trials.give_up(trial, str(error))
                 self.say(f"trial {directory.name} is refused: {error}")
             else:
@@ -158,10 +157,10 @@ class Search(ABC):
         return None
 
     def conclude(self, outcome: Outcome) -> None:
-        """Tell the study what became of a trial; one that was interrupted is left to whoever comes next."""
+        """Report the outcome of a trial to the study. The next worker runs an interrupted trial again."""
         watcher = self.claimed.pop(outcome.job.directory)
         trial = watcher.trial
-        watcher(outcome.job, Rows(outcome.job.directory / "metrics.csv").new())  # to the last one
+        watcher(outcome.job, NewRows(RunDirectory(outcome.job.directory).metrics).read())
         if outcome.status in (Status.FINISHED, Status.BEFORE):
             self._score(trial, outcome)
         elif outcome.status is Status.PRUNED:
@@ -174,10 +173,10 @@ class Search(ABC):
     def _score(self, trial: Trial, outcome: Outcome) -> None:
         value = outcome.summary.get(self.metric)
         if not isinstance(value, int | float):
-            known = ", ".join(name for name in outcome.summary if name.startswith("val/")) or "none of val/"
+            known = ", ".join(name for name in outcome.summary if name.startswith("val/")) or "no val/ metric"
             raise UserError(
-                f"hydra.sweeper.metric={self.metric}: {outcome.job.directory}/summary.json has no such number "
-                f"(it has {known})"
+                f"hydra.sweeper.metric={self.metric}: not a number in "
+                f"{RunDirectory(outcome.job.directory).summary} (it has {known})"
             )
         if not math.isfinite(value):
             return self.trials.prune(trial, f"{self.metric} is {value}")
@@ -189,21 +188,28 @@ class Search(ABC):
 
 @final
 class WatchedSearch(Search):
-    """Trials on this machine: as many at once as the runner has room for, each watched while it trains."""
+    """Trials on this machine, as many as the runner has room for. The pruner watches each one.
+
+    Args:
+        trials: see `Search`.
+        metric: see `Search`.
+        prepare: see `Search`.
+        runner: starts jobs and waits for them.
+        say: see `Search`.
+    """
 
     def __init__(
         self,
         trials: Trials,
         metric: str,
         prepare: Prepare,
-        runner: Runs,
+        runner: JobRunner,
         say: Callable[[str], None] = print,
     ) -> None:
         super().__init__(trials, metric, prepare, say)
         self.runner = runner
 
     def run(self) -> None:
-        """Run trials until nothing is left to claim, nor runs here."""
         job: Job | None = None
         while True:
             while (job is None or self.runner.has_room(job)) and (claimed := self.claim()):
@@ -218,7 +224,16 @@ class WatchedSearch(Search):
 
 @final
 class BatchedSearch(Search):
-    """Trials by a launcher that runs whole batches: none of them can be watched, nor pruned."""
+    """Trials in batches, for a launcher that runs whole batches. They cannot be watched, so none is pruned.
+
+    Args:
+        trials: see `Search`.
+        metric: see `Search`.
+        prepare: see `Search`.
+        launch: runs a batch of jobs.
+        batch_size: number of trials in a batch.
+        say: see `Search`.
+    """
 
     def __init__(
         self,
@@ -234,7 +249,6 @@ class BatchedSearch(Search):
         self.batch_size = batch_size
 
     def run(self) -> None:
-        """Run batches until nothing is left to claim."""
         while batch := list(self._batch()):
             for outcome in self.launch(batch):
                 self.conclude(outcome)
@@ -246,15 +260,15 @@ class BatchedSearch(Search):
 
 
 def check_metric(metric: str, config: Mapping[str, Any]) -> None:
-    """Refuse a score that is not of the validation set, or a run without one.
+    """Refuse a score on the test set, or a validation score without a validation set.
 
     Raises:
-        UserError: with the way out.
+        UserError: with the remedy.
     """
     if metric.startswith("test/"):
         raise UserError(
-            f"hydra.sweeper.metric={metric}: what is chosen by the test set has no honest score left; "
-            "choose by val/elbo, and every trial is scored on the test set anyway"
+            f"hydra.sweeper.metric={metric}: a model chosen by the test set has no honest test score: "
+            "choose by val/elbo; every trial is scored on the test set anyway"
         )
     if metric.startswith("val/") and config.get("data", {}).get("val_size") == 0:
-        raise UserError(f"data.val_size=0 leaves no validation set, and with it no {metric} to search by")
+        raise UserError(f"data.val_size=0 leaves no validation set, so there is no {metric} to search by")

@@ -1,4 +1,4 @@
-"""What a search varies, in Hydra's own sweep syntax, as the distributions of Optuna."""
+"""The search space: Hydra's sweep syntax, translated to Optuna's distributions."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,41 +20,41 @@ from optuna.distributions import (
 from latentlab.errors import UserError
 from latentlab.run.config import leaves
 
-# Where results go and what is shown of them: workers of one search may differ in these.
+# Workers of one search may differ in these: they do not change the score.
 FREE = ("sweep", "logger", "callbacks", "debug", "data.root", "data.eval_batch_size")
 EXAMPLES = "optimizer.lr='tag(log,interval(1e-4,1e-2))' model.latent_dim='range(2,65)' data.batch_size=50,100"
 
 
 @dataclass(frozen=True)
 class Space:
-    """The hyperparameters that are searched, and what is the same in all trials.
+    """The searched hyperparameters, and the overrides that all trials share.
 
     Attributes:
-        distributions: by key, where the values of a trial come from; choices are kept as they are written.
-        fixed: by key, the whole overrides of all trials.
+        distributions: the distribution of each key. Choices stay as the user wrote them.
+        fixed: the whole override of each fixed key.
     """
 
     distributions: Mapping[str, BaseDistribution]
     fixed: Mapping[str, str]
 
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
-        """The command line of the trial with the values `params`, the same as often as it is asked."""
+        """Return the overrides of the trial with the values `params`."""
         return [*self.fixed.values(), *(f"{key}={params[key]}" for key in self.distributions)]
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Few points that between them have the ends of all ranges and each of the choices once."""
+        """Yield a few points that together contain both ends of each range and every choice."""
         ends = {key: _ends(distribution) for key, distribution in self.distributions.items()}
         for index in range(max(map(len, ends.values()))):
             yield {key: values[min(index, len(values) - 1)] for key, values in ends.items()}
 
     @property
     def size(self) -> int | None:
-        """The number of points; None where they are infinitely many."""
+        """Number of points, None if infinite."""
         counts = [_count(distribution) for distribution in self.distributions.values()]
         return None if None in counts else prod(count for count in counts if count is not None)
 
     def description(self) -> dict[str, str]:
-        """What makes another search of this one, by key, as text that compares as it is."""
+        """Return the settings that identify a search, as text by key."""
         kept = {key: text for key, text in self.fixed.items() if not key.startswith(FREE)}
         return kept | {
             key: json.dumps(json.loads(distribution_to_json(each)), sort_keys=True)
@@ -65,22 +65,22 @@ class Space:
 def read_space(
     params: Mapping[str, Any] | None, arguments: Sequence[str], config_loader: ConfigLoader | None = None
 ) -> Space:
-    """The space of the config and of the command line, which has the last word on each key.
+    """Read the space from the config and the command line. The command line wins.
 
     Args:
-        params: by key, dotted or nested, the text of a sweep such as `interval(0, 1)`, a list of choices, or one
-            value; null leaves a key out.
+        params: values by dotted or nested key. A value is the text of a sweep such as `interval(0, 1)`, a list of
+            choices, or a fixed value. None leaves the key out.
         arguments: the overrides of the command line.
-        config_loader: what lists the options of a group, for `glob(*)`.
+        config_loader: lists the options of a group for `glob(*)`.
 
     Raises:
-        UserError: when nothing is searched, a seed is, or a range is empty.
+        UserError: if nothing is searched, the seed is searched, or a range is empty.
     """
     parser = OverridesParser.create(config_loader=config_loader)
     lines = [f"{key}={_written(value)}" for key, value in leaves(params or {}) if value is not None]
     found: dict[str, Override] = {}
     for each in parser.parse_overrides([*lines, *arguments]):
-        found.pop(each.key_or_group, None)  # in the order of the command line
+        found.pop(each.key_or_group, None)  # keep the order of the command line
         found[each.key_or_group] = each
     searched = {each.get_key_element(): each for each in found.values() if each.is_sweep_override()}
     if not searched:
@@ -89,21 +89,21 @@ def read_space(
         )
     if "seed" in searched:
         raise UserError(
-            f"{searched['seed'].input_line}: a search would pick the luckiest seed; give it one, and train what it "
-            "finds under several afterwards (python train.py -m ... seed=1,2,3)"
+            f"{searched['seed'].input_line}: a search would pick the luckiest seed: give one seed, and train the best "
+            "trial with several seeds afterwards (python train.py -m ... seed=1,2,3)"
         )
     fixed = {key: str(each.input_line) for key, each in found.items() if not each.is_sweep_override()}
     return Space({key: distribution(each) for key, each in searched.items()}, fixed)
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """The distribution of a sweep.
+    """Return the distribution of a sweep.
 
-    `interval(a,b)` is continuous, `int(interval(a,b))` and `range(a,b,step)` are whole numbers from a to below b, as
-    in Hydra; the tag `log` makes either uniform in the logarithm; anything else is a choice.
+    `interval(a,b)` is continuous. `int(interval(a,b))` and `range(a,b,step)` are integers from a to below b, as in
+    Hydra. The tag `log` makes them uniform in the logarithm. Everything else is a choice.
 
     Raises:
-        UserError: when it is empty, or has another tag.
+        UserError: if it is empty or has another tag.
     """
     value = override.value()
     try:
@@ -128,7 +128,7 @@ def _interval(sweep: IntervalSweep) -> BaseDistribution:
 def _range(sweep: RangeSweep) -> BaseDistribution:
     values = list(sweep.range())
     if not values:
-        raise ValueError("this range is empty")
+        raise ValueError("the range is empty")
     low, high, step, log = min(values), max(values), abs(sweep.step), _is_log(sweep.tags)
     if isinstance(low, int) and isinstance(step, int):
         return IntDistribution(low, int(high), log=log, step=step)
@@ -137,13 +137,13 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
 
 def _is_log(tags: Iterable[str]) -> bool:
     if unknown := sorted(set(tags) - {"log"}):
-        raise ValueError(f"the tag {unknown[0]} is unknown (log is the only one)")
+        raise ValueError(f"the tag {unknown[0]} is unknown (the only tag is log)")
     return bool(tags)
 
 
 def _choices(override: Override) -> list[str]:
     value = override.value()
-    if isinstance(value, ChoiceSweep):  # in the order written, also when it asks for another
+    if isinstance(value, ChoiceSweep):  # in the written order, even under sort() or shuffle()
         return [Transformer.str(each) for each in value.list]
     return list(override.sweep_string_iterator())
 

@@ -1,8 +1,8 @@
-"""The trials of a search in a storage that several workers share.
+"""The trials of a search, in a storage that several workers share.
 
-Trials are claimed under a file lock in the sweep's directory, which all workers share, so that two of them never start
-one too many. Each worker holds a lock of its own for as long as it lives, which the system frees when it dies: what it
-was running then is claimed again by others, with the same values and in the same run directory.
+Workers claim trials under a file lock in the sweep's directory. Each worker also holds a lock while it lives. The
+system releases that lock when the worker dies. Other workers then run its trials again, with the same values and in
+the same run directories.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,8 @@ import optuna
 from filelock import FileLock, Timeout
 from hydra.errors import InstantiationException
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from latentlab.errors import UserError
@@ -24,22 +25,41 @@ from latentlab.sweeps.search.space import Space
 
 Direction = Literal["minimize", "maximize"]
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-# What is kept with a trial: its run directory, the runs that crashed before, why it was given up, and its worker.
+# User attributes of a trial: its run directory, the number of crashes, the reason of its end, and its worker.
 DIRECTORY, ATTEMPTS, REASON, WORKER = "directory", "attempts", "reason", "worker"
 MAX_ATTEMPTS = 2
+# Seconds that a worker waits for another one's write.
+PATIENCE = 60
+
+
+def sqlite(path: str) -> BaseStorage:
+    """Open an SQLite file, for workers on one machine."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": PATIENCE}})
+
+
+def journal(path: str) -> BaseStorage:
+    """Open a journal file, for workers that share a file system."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+
+
+def server(url: str) -> BaseStorage:
+    """Open a database such as postgresql://user@host/name. Its driver must be installed."""
+    return RDBStorage(url)
 
 
 class Trials:
-    """The trials of one search, as one of its workers sees and claims them.
+    """The trials of a search. One worker claims and finishes them through this class.
 
     Args:
-        study: the study that holds them.
+        study: the study.
         directory: the sweep's directory.
-        space: what is searched.
-        sampler: the sampler for the trial of a given number, seeded by it: workers that shared one seed would all
-            propose the same.
-        n_trials: the number of trials that finish, or are pruned, by all workers and in all calls together.
-        max_failures: the number of trials that are given up before the search is.
+        space: the searched hyperparameters.
+        sampler: returns the sampler for a trial number. Each trial has another seed, because workers with one seed
+            would all propose the same values.
+        n_trials: number of trials to finish or prune, over all workers and calls.
+        max_failures: number of failed trials after which the search stops.
     """
 
     def __init__(
@@ -62,7 +82,7 @@ class Trials:
         self._alive.acquire()
 
     def claim(self) -> Trial | None:
-        """A trial to run, or None when the others suffice."""
+        """Return a trial to run, or None if there are enough."""
         with claiming(self.directory):
             self._requeue_lost()
             if len(self.of(*DONE, TrialState.RUNNING)) >= self.goal or self.is_hopeless:
@@ -75,37 +95,35 @@ class Trials:
         return trial
 
     def of(self, *states: TrialState) -> list[FrozenTrial]:
-        """The trials that are in one of the states."""
+        """Return the trials in any of the states."""
         return self.study.get_trials(deepcopy=False, states=states)
 
     def run_directory(self, trial: Trial | FrozenTrial) -> Path:
-        """The run directory of a trial, which one that takes its place goes on in."""
+        """Return the run directory of a trial. A repeated trial keeps its directory."""
         return self.directory / "trials" / trial.user_attrs[DIRECTORY]
 
     @property
     def done(self) -> int:
-        """How many trials finished or were pruned."""
+        """Number of trials that finished or were pruned."""
         return len(self.of(*DONE))
 
     @property
     def goal(self) -> int:
-        """How many trials are to finish: as asked, or what a finite space has left."""
+        """Number of trials to finish or prune. A finite space may have fewer points than `n_trials`."""
         size = self.space.size
         return self.n_trials if size is None else min(self.n_trials, size - len(self.given_up))
 
     @property
     def given_up(self) -> list[FrozenTrial]:
-        """The trials that failed for good; one that was cut off or is tried again has a successor."""
+        """Trials that failed and are not tried again."""
         return [trial for trial in self.of(TrialState.FAIL) if REASON in trial.user_attrs]
 
     @property
     def is_complete(self) -> bool:
-        """Whether all trials are done."""
         return self.done >= self.goal
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether so many trials failed that the search is given up."""
         return len(self.given_up) >= self.max_failures
 
     def complete(self, trial: Trial, value: float) -> None:
@@ -113,13 +131,18 @@ class Trials:
         self._tell(trial.number, values=value, state=TrialState.COMPLETE)
 
     def prune(self, trial: Trial, reason: str = "") -> None:
-        """Finish a trial that was stopped early, or whose bound diverged: it counts, and is kept away from."""
+        """Finish a trial that was pruned or diverged. It counts as done. The sampler avoids its values.
+
+        Args:
+            trial: the trial.
+            reason: the error of a diverged trial.
+        """
         if reason:
             trial.set_user_attr(REASON, reason)
         self._tell(trial.number, state=TrialState.PRUNED)
 
     def fail(self, trial: Trial, reason: str) -> bool:
-        """Have a trial that crashed tried once more, and say whether it is; it counts in neither case."""
+        """Queue a failed trial again, and return True, or give it up after MAX_ATTEMPTS. It does not count as done."""
         attempts = trial.user_attrs.get(ATTEMPTS, 0) + 1
         if attempts < MAX_ATTEMPTS:
             with claiming(self.directory):
@@ -140,17 +163,16 @@ class Trials:
                 continue
             if set(trial.params) == set(self.space.distributions):
                 self._requeue(trial.number, trial.params, trial.user_attrs)
-            else:  # its worker died while it was being proposed
+            else:  # its worker died while the sampler proposed it
                 self._tell(trial.number, state=TrialState.FAIL)
 
     def _requeue(self, number: int, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-        # In this order: a worker that is killed between leaves a trial that is drawn anew, and not two in one place.
+        # In this order, a worker that is killed in between never leaves two trials in one directory.
         self._tell(number, state=TrialState.FAIL)
         self.study.enqueue_trial(dict(params), user_attrs=dict(attributes))
 
     def _tell(self, number: int, **told: Any) -> None:
-        # Samplers of a finite space want to stop `Study.optimize`, which is not what runs, once they are through it;
-        # the trial is told all the same.
+        # At the end of a finite space, samplers stop `Study.optimize`, which is not running.
         with suppress(RuntimeError):
             self.study.tell(number, **told)
 
@@ -163,24 +185,24 @@ def open_study(
     direction: Direction,
     pruner: optuna.pruners.BasePruner,
 ) -> optuna.Study:
-    """The study of a search, a new one or the one that a storage holds.
+    """Open the study of a search, or make it.
 
     Args:
-        storage: what opens the storage.
+        storage: opens the storage.
         directory: the sweep's directory.
-        name: the study's name.
-        description: what makes another search of this one, by key.
+        name: name of the study.
+        description: settings by key that identify the search.
         direction: `maximize` or `minimize`.
-        pruner: what ends trials early.
+        pruner: the pruner.
 
     Raises:
-        UserError: when the storage cannot be read, or holds another search.
+        UserError: if the storage cannot be read, or holds another search.
     """
     directory.mkdir(parents=True, exist_ok=True)
     make = partial(
         optuna.create_study, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
     )
-    with claiming(directory):  # two workers that both make the tables stumble over each other
+    with claiming(directory):  # two workers must not make the tables at the same time
         opened = _open(storage)
         study = make(storage=opened)
         _check_same(study, description, directory)
@@ -190,7 +212,7 @@ def open_study(
 
 
 def claiming(directory: Path) -> FileLock:
-    """The lock under which trials are claimed and a storage is made."""
+    """Return the lock for claiming trials and making the storage."""
     return FileLock(_lock(directory, "claim"))
 
 
@@ -206,7 +228,7 @@ def _open(storage: Callable[[], BaseStorage]) -> BaseStorage:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         reason = " ".join(str(cause).split()).partition(" [SQL")[0][:200]
         raise UserError(
-            f"hydra.sweeper.storage: this cannot be opened as the storage of a search ({reason})"
+            f"hydra.sweeper.storage: cannot be opened as the storage of a search ({reason})"
         ) from error
 
 
@@ -214,17 +236,17 @@ def _check_same(study: optuna.Study, description: Mapping[str, str], directory: 
     known, before = study.user_attrs.get("description"), study.user_attrs.get("directory")
     if known is None and study.get_trials(deepcopy=False):
         raise UserError(
-            f"hydra.sweeper.storage: this holds another program's study {study.study_name!r}: choose another file"
+            f"hydra.sweeper.storage: holds another program's study {study.study_name!r}: choose another file"
         )
     for key in [*description, *(known or {})]:
         if known is not None and description.get(key) != known.get(key):
             raise UserError(
                 f"{key}: the search in {before} has {_shown(known.get(key))}, this one {_shown(description.get(key))}: "
-                "give what it had, or another hydra.sweep.dir (and storage)"
+                "use the same value, or another hydra.sweep.dir (and storage)"
             )
     if before and Path(before) != directory.resolve() and Path(before).exists():
         raise UserError(
-            f"hydra.sweeper.storage: this holds the search in {before}; its workers share hydra.sweep.dir={before}"
+            f"hydra.sweeper.storage: holds the search in {before}: use hydra.sweep.dir={before}, or another storage"
         )
 
 

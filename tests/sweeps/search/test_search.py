@@ -15,8 +15,7 @@ from latentlab.errors import UserError
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
 from latentlab.sweeps.search.search import BatchedSearch, SearchSettings, WatchedSearch
 from latentlab.sweeps.search.space import Space, read_space
-from latentlab.sweeps.search.storage import journal, sqlite
-from latentlab.sweeps.search.study import Trials, open_study
+from latentlab.sweeps.search.study import Trials, journal, open_study, sqlite
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 SPACE = read_space({"lr": "tag(log, interval(1e-4, 1e-2))", "width": "range(1, 9)"}, ["model=vae"])
@@ -229,9 +228,7 @@ def test_options_that_do_not_go_together_fail_their_trial_alone(tmp_path):
 
 def test_a_run_without_the_metric_ends_the_search_in_one_line(tmp_path):
     machine = Machine(lambda job: Outcome(job, Status.FINISHED, summary={"val/loss": 1.0}))
-    with pytest.raises(
-        UserError, match=r"hydra.sweeper.metric=val/elbo: .* has no such number \(it has val/loss\)"
-    ):
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.metric=val/elbo: .*val/loss"):
         run(trials(tmp_path), machine)
 
 
@@ -313,7 +310,7 @@ def test_a_file_that_is_no_storage_is_refused(tmp_path, storage):
 
 def test_workers_of_one_storage_share_a_directory(tmp_path):
     trials(tmp_path)
-    with pytest.raises(UserError, match=r"share hydra.sweep.dir="):
+    with pytest.raises(UserError, match=r"hydra\.sweep\.dir="):
         open_study(
             lambda: journal(str(tmp_path / "search.db")),
             tmp_path / "other",
@@ -352,7 +349,7 @@ def test_a_search_of_nothing_reports_nothing(tmp_path, capsys):
 
 # -- Samplers, as they are configured
 
-SAMPLERS = sorted((Path(__file__).parents[2] / "conf" / "hydra" / "sweeper" / "sampler").glob("*.yaml"))
+SAMPLERS = sorted((Path(__file__).parents[3] / "conf" / "hydra" / "sweeper" / "sampler").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SAMPLERS, ids=lambda path: path.stem)
@@ -367,7 +364,7 @@ def test_every_sampler_proposes_trials_that_differ(tmp_path, path):
         reseed=path.stem != "qmc",
         sampler=yaml.safe_load(path.read_text()),
         pruner={"_target_": "optuna.pruners.HyperbandPruner", "max_resource": 3},
-        storage={"_target_": "latentlab.sweeps.search.storage.journal", "path": str(tmp_path / "search.db")},
+        storage={"_target_": "latentlab.sweeps.search.study.journal", "path": str(tmp_path / "search.db")},
     )
     with quiet():
         owned = open_trials(settings, space, tmp_path)

@@ -1,4 +1,4 @@
-"""From Hydra's multirun to jobs: composed and checked all before the first starts, run, and reported."""
+"""A multirun of Hydra as a sweep of jobs. All jobs are composed and checked before the first one starts."""
 
 import sys
 from collections import Counter
@@ -10,18 +10,15 @@ from typing import Any, final
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
-from tqdm import tqdm
+from rich.status import Status as Spinner
 
 from latentlab.cli.checks import check_call, check_config
 from latentlab.errors import UserError
-from latentlab.sweeps.jobs import directory, table
-from latentlab.sweeps.jobs.job import Job, Outcome, Status
-from latentlab.sweeps.jobs.lock import hold, tidied
-from latentlab.sweeps.jobs.progress import Progress
+from latentlab.sweeps.jobs import directory, report
+from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status
 from latentlab.sweeps.jobs.runner import Runner
-from latentlab.sweeps.jobs.settings import Settings
 
-# What of a command is about the sweep, and not for its jobs.
+# Overrides for the sweep itself, which its jobs do not get.
 OWN = ("hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher", "hydra.run.", "hydra.mode")
 
 
@@ -30,15 +27,15 @@ class Sweep:
     """The jobs of a multirun.
 
     Args:
-        loader: Hydra's.
-        config: the multirun's config, with its `hydra` part.
+        loader: Hydra's config loader.
+        config: the config of the multirun, including its `hydra` part.
 
     Attributes:
-        settings: `hydra.launcher.*`.
+        settings: `hydra.launcher`.
         folder: `hydra.sweep.dir`.
 
     Raises:
-        UserError: for a setting out of range.
+        UserError: if a setting is out of range.
     """
 
     def __init__(self, loader: Any, config: DictConfig) -> None:
@@ -53,13 +50,13 @@ class Sweep:
         """Compose and check a job.
 
         Args:
-            overrides: its plain overrides.
-            directory: its run directory; None for `hydra.sweep.subdir` in `folder`.
-            label: how it is shown; "" for all its overrides.
-            number: its number in the sweep.
+            overrides: the job's overrides.
+            directory: the run directory. None: `hydra.sweep.subdir` in `folder`.
+            label: the name in the table. "": all overrides.
+            number: the index in the sweep.
 
         Raises:
-            UserError: for an argument that its config gives wrongly, or parts that do not go together.
+            UserError: if an argument is wrong or the parts do not fit together.
         """
         composed = self.loader.load_sweep_config(self.config, list(overrides))
         with open_dict(composed):
@@ -74,14 +71,14 @@ class Sweep:
         return Job(place, tuple(words), label or " ".join(overrides) or "defaults", config)
 
     def prepare_all(self, job_overrides: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
-        """Compose and check jobs, each labelled with what tells it from the others.
+        """Compose and check jobs. The label of each holds the overrides that not all jobs share.
 
         Raises:
-            UserError: for the first mistake in any of them.
+            UserError: for the first mistake in any job.
         """
         counts = Counter(override for overrides in job_overrides for override in overrides)
         jobs = []
-        for number, overrides in enumerate(tqdm(job_overrides, "checking jobs", **_PATIENT), first):
+        for number, overrides in enumerate(job_overrides, first):
             own = [override for override in overrides if counts[override] < len(job_overrides)]
             jobs.append(self.prepare(overrides, None, " ".join(own), number))
         twice = [place for place, count in Counter(job.directory for job in jobs).items() if count > 1]
@@ -89,19 +86,24 @@ class Sweep:
             raise UserError(f"{twice[0]}: two jobs of this sweep have this directory: give each value once")
         return jobs
 
-    def runner(self, total: int | None = None) -> Runner:
-        """A runner with this sweep's settings; `total` jobs are expected, for its progress."""
-        progress = Progress(total, self.settings.metric)
+    def runner(self, total: int | None = None, metric: str | None = None) -> Runner:
+        """Return a runner with the settings of this sweep.
+
+        Args:
+            total: number of jobs for the progress bar, None if unknown.
+            metric: the metric to print. None: the metric in the settings.
+        """
+        progress = report.SweepProgress(total, metric or self.settings.metric)
         return Runner(self.settings, self._command(), group=self.folder.name, progress=progress)
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run jobs, and show and write what became of them.
+        """Run jobs, print their table and write results.csv.
 
         Raises:
-            UserError: before anything starts, when the sweep's directory is in use, or a job cannot be run there; at
-                the end, when some job did not succeed.
+            UserError: before the first job, if the directory is in use or a job cannot run. After the last job, if
+                any job did not succeed.
         """
-        with hold(self.folder):
+        with directory.sweep_lock(self.folder):
             runner = self.runner(len(jobs))
             for job in jobs:
                 runner.check(job)
@@ -110,22 +112,21 @@ class Sweep:
                 with runner:
                     outcomes = runner.run(jobs)
             except (KeyboardInterrupt, SystemExit):
-                self.report(_complete(jobs, runner.outcomes))
-                runner.progress.say("interrupted: the same command goes on with what is not finished")
+                self._report(_complete(jobs, runner.outcomes))
+                runner.progress.say("interrupted: the same command runs the remaining jobs")
                 raise
-            self.report(outcomes)
+            self._report(outcomes)
         failed = sum(not outcome.status.succeeded for outcome in outcomes)
         if failed:
             raise UserError(
-                f"{failed} of {len(jobs)} jobs did not succeed: {self.folder}/JOB/{directory.LOG} holds their "
-                "output, and the same command tries them again"
+                f"{failed} of {len(jobs)} jobs did not succeed: see {self.folder}/JOB/{directory.LOG}; "
+                "the same command tries them again"
             )
         return outcomes
 
-    def report(self, outcomes: Sequence[Outcome]) -> None:
-        """Show the table of some jobs, and write results.csv of all in the sweep's directory."""
-        table.show(outcomes, self.settings.metric)
-        print(f"results: {table.write(self.folder)}", flush=True)
+    def _report(self, outcomes: Sequence[Outcome]) -> None:
+        report.show(outcomes, self.settings.metric)
+        print(f"results: {report.write(self.folder)}", flush=True)
 
     def _title(self, jobs: Sequence[Job]) -> str:
         known = sum(directory.settled(job) is not None for job in jobs)
@@ -146,46 +147,47 @@ class Sweep:
         return [word for word in self.config.hydra.overrides.hydra if not word.lstrip("+~").startswith(OWN)]
 
 
-class Remembered:
-    """Hydra's loader of configs, that composes a job once: a sweeper composes all to check them, and drops them.
+class CachedLoader:
+    """A config loader that composes each job once.
+
+    Hydra's sweeper composes all jobs to validate them and drops the result. The launcher needs it again.
 
     Args:
-        loader: Hydra's.
-        folder: the sweep's directory, which is taken away after a mistake.
+        loader: Hydra's config loader.
+        folder: the directory of the sweep, removed after a mistake.
+        spinner: shown from the first job on.
     """
 
-    def __init__(self, loader: Any, folder: Path) -> None:
+    def __init__(self, loader: Any, folder: Path, spinner: Spinner) -> None:
         self.loader = loader
         self.folder = folder
+        self.spinner = spinner
         self._known: dict[tuple[str, ...], DictConfig] = {}
-        self._bar = tqdm(desc="composing jobs", **_PATIENT)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """The config of a job."""
+        """Return the config of a job."""
         key = tuple(sweep_overrides)
         if key in self._known:
-            self._bar.close()
             return self._known.pop(key)
-        with tidied(self.folder):
-            found: DictConfig = self.loader.load_sweep_config(master_config, sweep_overrides)
+        self.spinner.start()
+        try:
+            with directory.removed_if_unused(self.folder):
+                found: DictConfig = self.loader.load_sweep_config(master_config, sweep_overrides)
+        except BaseException:
+            self.spinner.stop()
+            raise
         self._known[key] = deepcopy(found)
-        self._bar.update()
         return found
 
     def __getattr__(self, name: str) -> Any:
-        """What else the loader has."""
         return getattr(self.loader, name)
 
 
-# A bar on a terminal alone, and only when it takes long.
-_PATIENT: dict[str, Any] = {"disable": None, "leave": False, "delay": 2, "unit": "job"}
-
-
 def read_settings(node: DictConfig) -> Settings:
-    """`hydra.launcher.*`, checked.
+    """Read and check `hydra.launcher`.
 
     Raises:
-        UserError: for a setting out of range.
+        UserError: if a setting is out of range.
     """
     given: Any = OmegaConf.to_container(node, resolve=True)
     values = {key: value for key, value in given.items() if key != "_target_"}
@@ -196,17 +198,17 @@ def read_settings(node: DictConfig) -> Settings:
 def _check(raw: Any, config: Any, overrides: Sequence[str]) -> None:
     if "trainer" not in config:
         return check_config(raw, config)
-    from latentlab.cli import training  # with Lightning, which checking a trainer imports anyway
+    from latentlab.cli import training  # imports Lightning, which takes seconds
     from latentlab.cli.compose import build
 
     training.check(raw, config, overrides)
-    # What does not go together is refused when it is built.
+    # Parts that do not fit together are refused when they are built.
     build(config["module"]).check(build(config["data"]))
 
 
 @contextmanager
 def _current(config: DictConfig) -> Iterator[None]:
-    # ${hydra:...} is looked up in what is current.
+    # ${hydra:...} reads the current HydraConfig.
     hydra = HydraConfig.instance()
     before, hydra.cfg = hydra.cfg, None
     hydra.set_config(config)
