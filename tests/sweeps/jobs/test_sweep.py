@@ -167,7 +167,7 @@ def test_a_real_run_that_was_stopped_is_resumed_by_a_sweep(tmp_path, monkeypatch
     with (job / "metrics.csv").open() as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/elbo"]]
     assert steps == sorted(set(steps))
-    arguments = (f"ckpt_path={job}/checkpoints/best.ckpt", "figures.draw=false", "nll.samples=0")  # without quotes
+    arguments = (f"ckpt_path={job}/checkpoints/best.ckpt", "figures.draw=false", "nll.samples=0")
     assert call("evaluate.py", *arguments).status == 0
 
 
