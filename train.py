@@ -1,4 +1,4 @@
-"""Compose an experiment, train it, score the test set. `python train.py --help` says how."""
+"""Train an experiment and score the test set: `python train.py --help` lists the options."""
 
 from pathlib import Path
 from typing import Any

@@ -487,7 +487,7 @@ def test_a_run_is_not_resumed_as_another_one(copied, arguments, words):
     before = (copied / "config.yaml").read_text()
     options = (f"ckpt_path={copied}/checkpoints/last.ckpt", f"hydra.run.dir={copied}", "trainer.max_epochs=2")
     line = refusal(call("train.py", *QUICK, *options, *arguments.split()))
-    assert [word for word in (*words, "goes on with that") if word not in line] == [], line
+    assert [word for word in (*words, "resumes with that") if word not in line] == [], line
     assert (copied / "config.yaml").read_text() == before
 
 

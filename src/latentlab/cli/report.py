@@ -1,4 +1,4 @@
-"""What is written and shown of a run: summary.json, evaluation.json, and a table."""
+"""The report of a run or an evaluation: summary.json or evaluation.json, and a table on the terminal."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,30 +9,24 @@ from rich.console import Console
 from rich.table import Table
 
 from latentlab.callbacks import BestCheckpoint, Timing
+from latentlab.classical.sources import Source
 from latentlab.lit import ClassicalModule
+from latentlab.lit.base import LitModule
 from latentlab.models.base import GenerativeModel
+from latentlab.protocols import Protocol
 from latentlab.run.directory import RunDirectory
 from latentlab.run.results import write_results
 from latentlab.tracking.record import log_summary
 
-# What is shown of a summary: scores on the test set, and what a classical inference reports.
+# The numbers in the table: scores on the test set, and the results of a classical inference.
 SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")
 
 
 def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Write summary.json of a run that was trained and tested; {} on ranks other than the first."""
+    """Write summary.json of a trained and tested run, and return it; {} on ranks other than the first."""
     if not trainer.is_global_zero:
         return {}
-    best = _callback(trainer, BestCheckpoint)
-    timing = _callback(trainer, Timing)
-    summary = {
-        **_described(trainer, names),
-        **_validated(trainer, best),
-        "best/epoch": best.best_epoch + 1,
-        "time/train_seconds": timing.train_seconds,
-        **_rates(trainer, timing),
-        **_scale(trainer),
-    }
+    summary = {**_described(trainer, names), **_course(trainer)}
     log_summary(trainer.loggers, summary, trainer.global_step)
     write_results(RunDirectory(directory).summary, summary)
     return summary
@@ -41,7 +35,7 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
 def conclude_evaluation(
     trainer: pl.Trainer, directory: Path, names: Mapping[str, Any], estimates: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Write evaluation.json and print it as a table."""
+    """Write evaluation.json, print it as a table, and return it."""
     results = {**_described(trainer, names), **estimates}
     write_results(RunDirectory(directory).evaluation, results)
     show(results, directory)
@@ -49,7 +43,7 @@ def conclude_evaluation(
 
 
 def show(summary: Mapping[str, Any], directory: Path) -> None:
-    """Print the test metrics, and those of a classical inference, as a small table; nothing of an empty summary."""
+    """Print the numbers of a summary as a table; print nothing for an empty summary."""
     if not summary:
         return
     unit = ", nats per example" if "test/reconstruction" in summary else ", nats"
@@ -58,53 +52,55 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
     table.add_column("value", justify="right")
     for name, value in summary.items():
         if name.startswith(SHOWN) and not name.endswith("_stderr"):
-            stderr = summary.get(f"{name}_stderr")
-            error = "" if stderr is None else f" +- {stderr:.2f}"
-            digits = ".2f" if name.startswith("test/") else ".4g" if abs(value) < 0.1 else ".4f"
-            table.add_row(name, f"{value:{digits}}{error}" if isinstance(value, float) else f"{value:,}")
+            table.add_row(name, _rounded(name, value, summary.get(f"{name}_stderr")))
     console = Console(soft_wrap=True)
     console.print(table)
-    drawn = (directory / "figures").is_dir()
-    console.print(f"figures: {directory / 'figures'}" if drawn else f"run: {directory}", highlight=False)
+    figures = RunDirectory(directory).figures
+    console.print(f"figures: {figures}" if figures.is_dir() else f"run: {directory}", highlight=False)
 
 
-def protocol_of(trainer: pl.Trainer) -> Any:
-    """What the numbers are to be read under; a classical inference about its own data names its source."""
-    model: Any = trainer.lightning_module.model
-    protocol = trainer.datamodule.protocol  # type: ignore[attr-defined]
-    return model.scored_as(protocol) if isinstance(model, GenerativeModel) else protocol
+def _rounded(name: str, value: float, stderr: float | None) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}"
+    digits = ".2f" if name.startswith("test/") else ".4g" if abs(value) < 0.1 else ".4f"
+    error = "" if stderr is None else f" +- {stderr:.2f}"
+    return f"{value:{digits}}{error}"
 
 
 def _described(trainer: pl.Trainer, names: Mapping[str, Any]) -> dict[str, Any]:
-    module: Any = trainer.lightning_module
+    module = LitModule.of(trainer.lightning_module)
     return {
         **names,
-        "protocol": protocol_of(trainer).name,
+        "protocol": _protocol(module).name,
         "model/parameters": sum(parameter.numel() for parameter in module.parameters()),
         **{name: value for name, value in module.results.items() if name.startswith((*SHOWN, "model/"))},
     }
 
 
-def _validated(trainer: pl.Trainer, best: BestCheckpoint) -> dict[str, float]:
-    module: Any = trainer.lightning_module
-    if isinstance(module, ClassicalModule):  # best.ckpt is chosen by the training set
-        return {name: value for name, value in module.results.items() if name == "val/elbo"}
-    return {} if best.best_score is None else {best.monitor: best.best_score}
+def _protocol(module: LitModule) -> Protocol | Source:
+    """Return the protocol under which the bound is reported, or the source of a classical inference's data."""
+    protocol = module.data.protocol
+    if isinstance(module.model, GenerativeModel) and isinstance(protocol, Protocol):
+        return module.model.scored_as(protocol)
+    return protocol
 
 
-def _rates(trainer: pl.Trainer, timing: Timing) -> dict[str, float]:
-    if isinstance(
-        trainer.lightning_module, ClassicalModule
-    ):  # an iteration sees all examples, whatever the batch
-        return {"time/iterations_per_second": trainer.global_step / max(timing.train_seconds, 1e-9)}
-    return {"time/examples_per_second": timing.examples_per_second}
-
-
-def _scale(trainer: pl.Trainer) -> dict[str, int]:
-    if isinstance(trainer.lightning_module, ClassicalModule):
-        return {}
-    batch = trainer.datamodule.total_batch_size * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
-    return {"trainer/devices": trainer.world_size, "trainer/examples_per_step": batch}
+def _course(trainer: pl.Trainer) -> dict[str, float]:
+    module = LitModule.of(trainer.lightning_module)
+    best, timing = _callback(trainer, BestCheckpoint), _callback(trainer, Timing)
+    times = {"best/epoch": best.best_epoch + 1, "time/train_seconds": timing.train_seconds}
+    if isinstance(module, ClassicalModule):
+        # An iteration sees all examples, and the training set chooses best.ckpt.
+        rate = trainer.global_step / max(timing.train_seconds, 1e-9)
+        validated = {name: value for name, value in module.results.items() if name == "val/elbo"}
+        return {**validated, **times, "time/iterations_per_second": rate}
+    return {
+        **({} if best.best_score is None else {best.monitor: best.best_score}),
+        **times,
+        "time/examples_per_second": timing.examples_per_second,
+        "trainer/devices": trainer.world_size,
+        "trainer/examples_per_step": module.data.total_batch_size * trainer.accumulate_grad_batches,
+    }
 
 
 def _callback(trainer: pl.Trainer, kind: type) -> Any:

@@ -1,4 +1,4 @@
-"""A training run: checked, begun in its directory, tracked while it lasts."""
+"""The course of a training run: check the experiment, begin in its directory, track it, find what to score."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ from latentlab.run.resuming import check_resumed
 from latentlab.tracking.csv_logger import CSVMetrics
 from latentlab.tracking.record import finish
 
-# What Lightning would take, and stumble over later.
+# The settings that Lightning would accept now and fail on later.
 SETTINGS = {
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
     "validate_args": bool,
@@ -46,15 +46,15 @@ SETTINGS = {
 
 
 def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str]) -> None:
-    """Check a composed experiment against the code it names, before anything of it is built.
+    """Check a composed experiment before anything is built.
 
     Args:
-        raw: its config with its interpolations.
-        config: its config without.
+        raw: the config with interpolations.
+        config: the config without interpolations.
         overrides: the arguments of the command line.
 
     Raises:
-        UserError: for the first setting out of range, group that changes nothing, or unknown or ill-typed argument.
+        UserError: for a setting out of range, a group without an effect, or an unknown or ill-typed argument.
     """
     check_types(config, SETTINGS)
     check_used(raw, overrides, config["names"]["model"])
@@ -64,22 +64,24 @@ def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable
 def begin(
     directory: Path, config: Mapping[str, Any], seed: int, ckpt_path: str | None, validate_args: bool
 ) -> None:
-    """Start a run: seeds, switches, and config.yaml in `directory`, which the first of several processes writes.
+    """Seed the run, and write config.yaml on the first rank.
+
+    A resumed run removes the rows of metrics.csv that it writes again.
 
     Raises:
-        UserError: when `directory` holds another run, `ckpt_path` cannot be read or is of a run with other settings.
+        UserError: if `directory` holds another run, or `ckpt_path` cannot be resumed with these settings.
     """
-    done = 0
+    run, done = RunDirectory(directory), 0
     if ckpt_path is not None:
         done = read_checkpoint(ckpt_path)["global_step"]
         check_resumed(config, ckpt_path)
-    elif (directory / "checkpoints" / "last.ckpt").exists():
+    elif run.last_checkpoint.exists():
         raise UserError(
-            f"{directory} already holds a run: resume it with ckpt_path={directory}/checkpoints/last.ckpt, "
+            f"{directory} already holds a run: resume it with ckpt_path={run.last_checkpoint}, "
             "or choose another hydra.run.dir"
         )
     rank = devices.rank(config["trainer"])
-    # Lightning has it from variables that tasks of a batch system have too when they are runs of their own.
+    # Lightning reads the rank from SLURM's variables, also when each SLURM task is a separate run.
     rank_zero_only.rank = rank  # type: ignore[attr-defined]
     if rank > 0:
         devices.hush()
@@ -87,12 +89,12 @@ def begin(
     pl.seed_everything(seed, workers=True, verbose=False)
     Distribution.set_default_validate_args(validate_args)
     if rank == 0:
-        write_config(RunDirectory(directory).config, config)
-        MetricsFile(RunDirectory(directory).metrics).rewind(done)
+        write_config(run.config, config)
+        MetricsFile(run.metrics).rewind(done)
 
 
 class Checkpoints(TorchCheckpointIO):
-    """Lightning's reader and writer of checkpoints; it reads those of older versions too."""
+    """Lightning's checkpoint files, read as everywhere else: one line for a damaged file, old names translated."""
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return read_checkpoint(path)
@@ -101,16 +103,16 @@ class Checkpoints(TorchCheckpointIO):
 def plugins(trainer: Mapping[str, Any]) -> list[ClusterEnvironment | CheckpointIO]:
     """Return the plugins of the trainer."""
     tasks = int(os.environ.get("SLURM_NTASKS", 1))
-    # Lightning would take tasks of SLURM for the ranks of one run, where each task runs an experiment.
+    # Lightning would take SLURM tasks for the ranks of one run, although each task is a separate run.
     alone = [LightningEnvironment()] if tasks > 1 and not devices.has_peers(trainer) else []
     return [*alone, Checkpoints()]
 
 
 def check_callbacks(callbacks: Sequence[pl.Callback], validates: bool) -> None:
-    """Check that a run has the callbacks that its results are read from, and a validation set where one is watched.
+    """Check that the callbacks behind the summary are there, and that early stopping has a validation set.
 
     Raises:
-        UserError: naming the entry of the group `callbacks`.
+        UserError: with the entry of the group `callbacks`.
     """
     for name, kind in {"best": BestCheckpoint, "last": LastCheckpoint, "timing": Timing}.items():
         if not any(isinstance(callback, kind) for callback in callbacks):
@@ -122,15 +124,15 @@ def check_callbacks(callbacks: Sequence[pl.Callback], validates: bool) -> None:
 
 
 def best_checkpoint(directory: Path) -> Path:
-    """The checkpoint of a trained run that is scored.
+    """Return the checkpoint of a trained run that is scored.
 
     Raises:
-        UserError: when no epoch made one.
+        UserError: if no epoch wrote one.
     """
-    path = directory / "checkpoints" / "best.ckpt"
+    path = RunDirectory(directory).best_checkpoint
     if not path.exists():
         raise UserError(
-            "no epoch ended with a finite validation bound, so that there is nothing to score: "
+            "there is nothing to score, because no epoch ended with a finite validation bound: "
             "raise trainer.max_epochs, or lower trainer.check_val_every_n_epoch"
         )
     return path
@@ -138,7 +140,7 @@ def best_checkpoint(directory: Path) -> Path:
 
 @contextmanager
 def tracked(directory: Path, logger: Logger | None, config: Mapping[str, Any]) -> Iterator[list[Logger]]:
-    """The loggers of a run, metrics.csv always among them, closed with the run's own exit status."""
+    """Yield the loggers of a run, metrics.csv first, and close them with the run's exit status."""
     loggers = [CSVMetrics(str(directory)), *([logger] if logger is not None else [])]
     for each in loggers:
         each.log_hyperparams(dict(config))
@@ -151,10 +153,10 @@ def tracked(directory: Path, logger: Logger | None, config: Mapping[str, Any]) -
 
 
 def quieten_lightning() -> None:
-    """Lightning's notices about devices and tips off; its warnings stay."""
+    """Silence Lightning's notices and tips; its warnings stay."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Lightning 2.6 with torch 2.15: a warning about its own use of torch.
+    # Lightning 2.6 with torch 2.15 warns of its own use of torch.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-    # What is logged at the end of an epoch is the same on all ranks already.
+    # The values logged at the end of an epoch are the same on all ranks already.
     warnings.filterwarnings("ignore", message=r"It is recommended to use .*sync_dist=True")

@@ -1,0 +1,84 @@
+"""The evaluation of a run: rebuild its model and data, score the test set, estimate the NLL."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pydantic import NonNegativeInt, PositiveInt
+
+from latentlab.callbacks import Figures
+from latentlab.classical.sources import Source
+from latentlab.cli.checks import check_types
+from latentlab.cli.compose import build, build_each
+from latentlab.cli.training import quieten_lightning
+from latentlab.data.module import DataModule
+from latentlab.evaluation import choose_nll_samples, estimate
+from latentlab.figures.classical.callback import FigureCallback
+from latentlab.lit.base import LitModule
+from latentlab.run.checkpoints import config_of, load_state, read_checkpoint
+
+SETTINGS = {
+    "batch_size": PositiveInt,
+    "samples": PositiveInt,
+    "nll.samples": NonNegativeInt | None,
+    "nll.chunk": PositiveInt,
+    "figures.draw": bool,
+    "wandb": bool,
+    "accelerator": Literal["auto", "cpu", "gpu"],
+}
+
+
+def read(cfg: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check the settings of evaluate.py, and return the checkpoint's state and its run's config.
+
+    Raises:
+        UserError: for a setting out of range, or a checkpoint or config that cannot be read.
+    """
+    check_types(cfg, SETTINGS)
+    return read_checkpoint(cfg.ckpt_path), config_of(cfg.ckpt_path)
+
+
+def rebuild(cfg: Any, config: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[LitModule, DataModule]:
+    """Build the trained model and the data of a run.
+
+    Raises:
+        UserError: if the weights do not fit, or `nll.samples` is asked of a model without an NLL.
+    """
+    quieten_lightning()
+    moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
+    data = build(config["data"], eval_batch_size=cfg.batch_size, **moved)
+    module = build(config["module"], eval_samples=cfg.samples)
+    choose_nll_samples(module.model, cfg.nll.samples)
+    load_state(module, state, cfg.ckpt_path)
+    return module, data
+
+
+def trainer(cfg: Any, callbacks: Mapping[str, Any], directory: Any) -> pl.Trainer:
+    """Return a trainer on one device that draws the run's figures into `directory`, if they are asked for."""
+    kinds = (Figures, FigureCallback) if cfg.figures.draw else ()
+    figures: list[pl.Callback] = [each for each in build_each(callbacks) if isinstance(each, kinds)]
+    return pl.Trainer(
+        accelerator=cfg.accelerator,
+        devices=1,
+        logger=False,
+        callbacks=figures,
+        default_root_dir=directory,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def estimates(cfg: Any, trainer: pl.Trainer, module: LitModule, data: DataModule) -> dict[str, float]:
+    """Return the estimates of a tested model, such as `test/nll` and `test/active_units`."""
+    if isinstance(data.protocol, Source):  # a classical inference about its own data has no test set
+        return {}
+    found = estimate(
+        module.to(trainer.strategy.root_device).eval().model,
+        data.test_dataloader(),
+        data.num_examples["test"],
+        data.protocol,
+        module.results.get("test/elbo"),
+        choose_nll_samples(module.model, cfg.nll.samples),
+        cfg.nll.chunk,
+    )
+    return {f"test/{name}": value for name, value in found.items()}
