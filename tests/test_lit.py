@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import ConstantLR
 from latentlab.batch import BLOCK, Batch
 from latentlab.data import Digits, Images, Splits
 from latentlab.errors import Diverged, UserError
-from latentlab.evaluation import reproducible
-from latentlab.lit import EVALUATION_SEED, GradientModule
+from latentlab.evaluation import EVALUATION_SEED, reproducible
+from latentlab.lit import GradientModule
 from latentlab.lit.gradient import shares
 from latentlab.lit.schedulers import IWAEStages
 from latentlab.objectives import ELBO, IWAE, AnalyticELBO, Clock

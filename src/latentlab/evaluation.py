@@ -18,6 +18,8 @@ from latentlab.trace import Trace
 
 # Draws of the latents per example, for the NLL of a model that has one.
 NLL_SAMPLES = 100
+# Evaluation seeds start here, far from the small seeds that users choose for training.
+EVALUATION_SEED = 2**20
 
 
 class Tally:

@@ -213,15 +213,12 @@ def test_the_chain_ends_in_the_distribution_of_the_data():
     assert largest_z(z, torch.zeros(1, dtype=torch.float64)) < Z_MAX
 
 
-def test_samples_are_the_ends_of_paths(capsys):
+def test_samples_are_the_ends_of_paths():
     diffusion = gaussian(LinearSchedule(*ENDS), event_shape=(1, 2, 2))
     torch.manual_seed(3)
     *_, last = diffusion.path(4, steps=6)
     torch.manual_seed(3)
     assert torch.equal(diffusion.sample(4, steps=6), last)
-    assert capsys.readouterr().err == ""
-    diffusion.sample(1, steps=6, progress=True)
-    assert "sampling" in capsys.readouterr().err
 
 
 def test_less_than_one_step_is_refused():

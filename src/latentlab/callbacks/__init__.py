@@ -1,13 +1,12 @@
-"""What happens beside training: figures, progress, timing, checkpoints."""
+"""Callbacks: checkpoints, resuming, moving averages, gradients, progress, timing, figures."""
 
-from latentlab.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from latentlab.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from latentlab.callbacks.ema import EMA
 from latentlab.callbacks.figures import Figures
 from latentlab.callbacks.gradient_skip import GradientSkip
 from latentlab.callbacks.gradient_variance import GradientVariance
 from latentlab.callbacks.progress import Progress
-from latentlab.callbacks.resume import ResumeState
-from latentlab.callbacks.signals import OwnSignals
+from latentlab.callbacks.resuming import OwnSignals, ResumeState
 from latentlab.callbacks.timing import Timing
 
 __all__ = [

@@ -1,19 +1,22 @@
 """Figures, drawn while a model is trained and once it is tested."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from pydantic import PositiveInt
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
+from rich.console import Console
+from rich.progress import track
 
 from latentlab.callbacks.ema import averaged_weights
 from latentlab.callbacks.progress import headline
 from latentlab.errors import UserError
 from latentlab.figures.drawing import TabledFigure, save, undisturbed
+from latentlab.lit import LitModule
 from latentlab.run.directory import RunDirectory
 from latentlab.tracking.record import log_figure, log_table
 
@@ -73,9 +76,12 @@ class Figures(Callback):
     def _draw(self, trainer: Trainer, pl_module: LightningModule, names: Iterable[str], at_end: bool) -> None:
         if not trainer.is_global_zero:
             return
-        model: Any = pl_module.model
-        data = trainer.datamodule.whole_test_set()  # type: ignore[attr-defined]
-        for name in names:
+        module = LitModule.of(pl_module)
+        model, data = module.model, module.data.whole_test_set()
+        shown = at_end and sys.stderr.isatty()
+        for name in track(
+            list(names), "figures", console=Console(stderr=True), transient=True, disable=not shown
+        ):
             with isolate_rng(), undisturbed(model):
                 figure = self.figures[name](model, data)
             if figure is not None:

@@ -1,4 +1,4 @@
-"""Leaving out steps whose gradient is too large, without freezing the training."""
+"""Training without the steps whose gradient is too large."""
 
 import logging
 from collections import deque
@@ -18,22 +18,22 @@ log = logging.getLogger(__name__)
 
 
 class GradientSkip(Callback):
-    """Skips every step whose gradient has a norm above a threshold, or not finite (Child 2021).
+    """Skips every step whose gradient norm is above a threshold or not finite (Child 2021).
 
-    Parameters and the optimiser's state stay as they are; the step counts for schedules. The norm is that of the whole
-    gradient, accumulated over batches and devices, before `trainer.gradient_clip_val` clips it. Skips are counted in
-    `train/skipped_steps`, logged with the bound and kept in the run's summary; a resumed run goes on counting. A bound
-    that is itself not finite is no matter of one step and ends the training where it is seen: on a CPU at once, on a
-    GPU in the steps that log, between which its gradient is skipped.
+    A skipped step leaves the parameters and the optimiser's state unchanged, and counts as a step for schedulers. The
+    norm is that of the whole gradient, accumulated over batches and devices, before `trainer.gradient_clip_val` clips
+    it. The number of skips is logged as `train/skipped_steps`, reported in the summary, and kept on a resume.
+
+    A bound that is not finite still ends the training: on a CPU at once, on a GPU in the next step that logs.
 
     Args:
-        max_norm: the largest norm of a gradient that is followed.
+        max_norm: the largest gradient norm that is not skipped.
         patience: the number of skips among the last `window` steps that ends the training.
-        window: the number of steps; with `window` equal to `patience` only skips in a row end it.
+        window: the number of steps; if it equals `patience`, only consecutive skips end the training.
 
     Raises:
-        UserError: when the patience is larger than the window.
-        Diverged: when the patience is at an end.
+        UserError: if the patience is larger than the window, or a fused optimiser hides the gradient's norm.
+        Diverged: if the patience is exhausted.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class GradientSkip(Callback):
     ) -> None:
         if patience > window:
             raise UserError(
-                f"callbacks.skip.patience={patience}: there cannot be so many skips among the last "
-                f"{window} steps: raise callbacks.skip.window"
+                f"callbacks.skip.patience={patience} is larger than callbacks.skip.window={window}: "
+                f"set callbacks.skip.window={patience} or more"
             )
         self.max_norm = max_norm
         self.patience = patience
@@ -50,21 +50,16 @@ class GradientSkip(Callback):
         self._recent: deque[bool] = deque(maxlen=window)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse an optimiser that unscales half-precision gradients itself: their norms are not known before.
-
-        Raises:
-            UserError: with the way out.
-        """
+        # Such an optimiser unscales half-precision gradients in its step. Their norm is unknown before.
         if trainer.scaler is not None and any(map(_optimizer_handles_unscaling, trainer.optimizers)):
             raise UserError(
-                "callbacks.skip reads the norm of the gradient, which a fused optimiser hides under "
-                "trainer.precision=16-mixed: set optimizer.fused=false, or trainer.precision=bf16-mixed"
+                "callbacks.skip needs the gradient's norm, which a fused optimiser hides under "
+                "trainer.precision=16-mixed: set optimizer.fused=false or trainer.precision=bf16-mixed"
             )
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Take the gradients away from the optimiser, if they are too large."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = get_total_norm([cast(torch.Tensor, p.grad) for p in parameters]).item()
         skip = not norm <= self.max_norm
@@ -73,35 +68,31 @@ class GradientSkip(Callback):
             self.skipped += 1
             log.debug("step %d skipped: the gradient has norm %.3g", trainer.global_step, norm)
             for parameter in parameters:
-                parameter.grad = None  # which every optimiser of torch passes over
+                parameter.grad = None  # optimisers leave such parameters alone
             self._check_patience(trainer, norm)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the count in the steps that log."""
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # 0: never
+        every = LitModule.of(pl_module).log_every_n_steps
         if every > 0 and trainer.global_step % every == 0:
             pl_module.log("train/skipped_steps", float(self.skipped))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hand the count to the run's summary."""
         LitModule.of(pl_module).results["train/skipped_steps"] = self.skipped
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts, in plain numbers."""
         return {"skipped": self.skipped, "recent": list(self._recent)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
         self.skipped = state_dict["skipped"]
         self._recent.extend(state_dict["recent"])
 
     def _check_patience(self, trainer: Trainer, norm: float) -> None:
         if sum(self._recent) >= self.patience:
             raise Diverged(
-                f"training diverged: {sum(self._recent)} of the last {len(self._recent)} steps were skipped at epoch "
-                f"{trainer.current_epoch + 1}, step {trainer.global_step}, the last for a gradient of norm {norm:.3g} "
-                f"above callbacks.skip.max_norm={self.max_norm:g}; lower optimizer.lr or raise max_norm "
-                "(the checkpoints of the epochs before are kept)"
+                f"training diverged: {sum(self._recent)} of the last {len(self._recent)} steps were skipped by epoch "
+                f"{trainer.current_epoch + 1}, step {trainer.global_step}; the last gradient has norm {norm:.3g} and "
+                f"callbacks.skip.max_norm={self.max_norm:g}: lower optimizer.lr or raise callbacks.skip.max_norm "
+                "(the checkpoints of earlier epochs are kept)"
             )

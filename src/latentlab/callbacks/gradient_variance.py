@@ -1,4 +1,4 @@
-"""How noisy the gradient of the inference network is, under the trained objective and under others."""
+"""The variance of the inference network's gradient, under the trained objective and under others."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from latentlab.trace import Traced
 
 log = logging.getLogger(__name__)
 
-# The same draws at every measurement: measurements differ by what the model has learned.
+# Every measurement starts from this seed, so that two epochs differ only by what the model has learned.
 SEED = 2024
 TINY = 1e-300
 
@@ -42,16 +42,19 @@ class Noise:
 
 
 class GradientVariance(Callback):
-    r"""Measures the noise that draws of the latents leave in the gradient of the inference network.
+    r"""Measures the variance that draws of the latents cause in the gradient of the inference network.
 
-    Every n epochs and after the last, on the first training batch of the run, for the trained objective as it stands
-    and for those of `compare`; logs `train/gradient_variance`, `train/gradient_norm` and `train/gradient_snr`, and the
-    same with `_NAME` for the objective NAME of `compare`. Training goes on as if nothing had been measured.
+    It measures every n epochs and after the last, always on the first training batch of the run. It logs
+    `train/gradient_variance`, `train/gradient_norm` and `train/gradient_snr` for the trained objective. For the
+    objective NAME of `compare`, the keys end in `_NAME`. A run has the same results with and without it.
 
     Args:
         every_n_epochs: the number of training epochs between two measurements.
-        repeats: the number R of gradients of each objective; the variance is known to about $\sqrt{2 / R}$ of itself.
+        repeats: the number R of gradients per objective; the variance has a relative error of about $\sqrt{2 / R}$.
         compare: other objectives by name.
+
+    Raises:
+        UserError: if the model has no trained inference network, or one of the objectives is not defined for it.
     """
 
     def __init__(
@@ -66,26 +69,20 @@ class GradientVariance(Callback):
         self._batch: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a model without an inference network, and objectives that are not defined for it.
-
-        Raises:
-            UserError: with the reason.
-        """
         model = GradientModule.of(pl_module).model
         if not isinstance(model, Traced) or not list(model.inference_parameters()):
             raise UserError(
-                f"callbacks.gradient_variance needs the gradient of q(z|x), and {type(model).__name__} has no "
-                "inference network that is trained: leave it out with ~callbacks.gradient_variance"
+                f"callbacks.gradient_variance needs the gradient of q(z|x), and {type(model).__name__} trains no "
+                "inference network: leave it out with ~callbacks.gradient_variance"
             )
         for name, objective in self.compare.items():
             try:
                 objective.check(model)
             except UserError as error:
                 entry = f"callbacks.gradient_variance.compare.{name}"
-                raise UserError(f"{entry}, left out with ~{entry}: {error}") from error
+                raise UserError(f"{entry}: {error}; or leave it out with ~{entry}") from error
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure when it is time, on rank zero."""
         epoch = trainer.current_epoch + 1
         if trainer.is_global_zero and (epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs):
             noises = self.measure(trainer, GradientModule.of(pl_module))
@@ -95,45 +92,44 @@ class GradientVariance(Callback):
             log.info("gradient variance %s", _described(noises))
 
     def measure(self, trainer: Trainer, module: GradientModule) -> dict[str, Noise]:
-        """The noise under the trained objective, named '', and under the others, named '_NAME'."""
+        """Return the noise under the trained objective, named "", and under the others, named "_NAME"."""
         others = {f"_{name}": objective for name, objective in self.compare.items()}
-        x = module.model.observe(self._first_batch(trainer))
+        x = module.model.observe(self._first_batch(trainer, module))
         parameters = [p for p in cast(Traced, module.model).inference_parameters() if p.requires_grad]
         noises = {}
         for name, objective in {"": module.objective, **others}.items():
-            now = partial(objective.at(module.clock), module.model, x)
+            bound = partial(objective.at(module.clock), module.model, x)
             with undisturbed(module.model), trainer.precision_plugin.forward_context():
-                noises[name] = gradient_noise(now, parameters, self.repeats)
+                noises[name] = gradient_noise(bound, parameters, self.repeats)
         return noises
 
-    def _first_batch(self, trainer: Trainer) -> Any:
+    def _first_batch(self, trainer: Trainer, module: GradientModule) -> Any:
         if self._batch is None:
-            loader = GradientModule.of(trainer.lightning_module).data.training_set()
-            self._batch = trainer.strategy.batch_to_device(next(iter(loader)))
+            self._batch = trainer.strategy.batch_to_device(next(iter(module.data.training_set())))
         return self._batch
 
 
 def gradient_noise(bound: Callable[[], Tensor], parameters: Sequence[Tensor], repeats: int) -> Noise:
-    """The noise of the gradient of the mean of a bound (B,) in the parameters, from independent evaluations."""
+    """Return the noise in the gradient of the mean of a bound (B,), from independent evaluations."""
     mean = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64, device=parameters[0].device)
     squares, norm = 0.0, 0.0
     for n in range(1, repeats + 1):
         gradients = torch.autograd.grad(bound().mean(), parameters, materialize_grads=True)
         gradient = torch.cat([part.flatten() for part in gradients]).double()
-        # Welford's update: no gradient is kept, and nothing cancels.
+        # Welford's update keeps one gradient in memory and avoids cancellation.
         before = gradient - mean
         mean += before / n
         squares += torch.dot(before, gradient - mean).item()
         norm += gradient.norm().item() / repeats
     variance = squares / (repeats - 1)
-    # The mean's own noise is no signal.
+    # The squared norm of the mean is biased by the mean's own variance.
     signal = max(mean.square().sum().item() - variance / repeats, 0.0)
     return Noise(variance, norm, sqrt(signal / max(variance, TINY)))
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """A fixed seed inside; generators and buffers as they were outside. Gradients are never accumulated."""
+    """Use a fixed seed in the context; restore random states and buffers after it. Gradients are not accumulated."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with isolate_rng():
         torch.manual_seed(SEED)
@@ -143,10 +139,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _described(noises: Mapping[str, Noise]) -> str:
-    own = noises[""].variance
-    parts = [
-        f"{name[1:]} {noise.variance / max(own, TINY):.3g} times that"
+    trained = noises[""].variance
+    others = [
+        f"{name[1:]} {noise.variance / max(trained, TINY):.3g} times that"
         for name, noise in noises.items()
         if name
     ]
-    return ", ".join([f"{own:.3g}", *parts])
+    return ", ".join([f"{trained:.3g}", *others])

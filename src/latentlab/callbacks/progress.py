@@ -1,6 +1,8 @@
-"""The progress of training: epoch, bounds, examples a second."""
+"""The progress of training: a bar on a terminal, one line per epoch elsewhere."""
 
+import logging
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Container
 from time import perf_counter
 from typing import Any
@@ -8,19 +10,96 @@ from typing import Any
 from pydantic import PositiveFloat
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
+from rich import progress
+from rich.console import Console
 
-from latentlab.callbacks.displays import Bar, Display, Lines, Silence
 from latentlab.callbacks.timing import batch_examples
+
+log = logging.getLogger(__name__)
 
 # The bound, or the score of a model without one.
 SCORES = ("elbo", "reconstruction")
 
 
-class Progress(ProgressBar):
-    """A bar on a terminal, redrawn every `refresh_seconds` at most; elsewhere a line an epoch in the log.
+class Display(ABC):
+    """A place for progress. `share` is the finished part of the training, from 0 to 1."""
+
+    @abstractmethod
+    def refresh(self, title: str, share: float, figures: str) -> None:
+        """Show the progress within an epoch."""
+
+    @abstractmethod
+    def end_epoch(self, title: str, share: float, figures: str) -> None:
+        """Show the figures of a finished epoch."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Restore the terminal."""
+
+
+class Bar(Display):
+    """One bar for the whole training, on standard error.
 
     Args:
-        refresh_seconds: the least time between two redrawings of the bar.
+        share: the part that was finished before a resume.
+    """
+
+    def __init__(self, share: float) -> None:
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=None),
+            progress.TimeRemainingColumn(compact=True),
+            progress.TextColumn("{task.fields[figures]}"),
+        )
+        # The bar fills the rest of the line. Progress redraws it, so no thread is needed.
+        self.bar = progress.Progress(
+            *columns, console=Console(stderr=True), expand=True, auto_refresh=False, redirect_stdout=False
+        )
+        self.task = self.bar.add_task("", total=1.0, figures="")
+        self.bar.update(self.task, completed=share)
+        self.bar.start()
+
+    def refresh(self, title: str, share: float, figures: str) -> None:
+        self.bar.update(self.task, description=title, completed=share, figures=figures, refresh=True)
+
+    def end_epoch(self, title: str, share: float, figures: str) -> None:
+        self.refresh(title, share, figures)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+class Lines(Display):
+    """One line per epoch in the log."""
+
+    def refresh(self, title: str, share: float, figures: str) -> None:
+        pass
+
+    def end_epoch(self, title: str, share: float, figures: str) -> None:
+        log.info("%s  %s", title, figures)
+
+    def close(self) -> None:
+        pass
+
+
+class Silence(Display):
+    """No progress."""
+
+    def refresh(self, title: str, share: float, figures: str) -> None:
+        pass
+
+    def end_epoch(self, title: str, share: float, figures: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Progress(ProgressBar):
+    """Shows epoch, bounds and examples per second: as a bar on a terminal, else as one line per epoch in the log.
+
+    Args:
+        refresh_seconds: the shortest time between two updates of the bar.
     """
 
     def __init__(self, refresh_seconds: PositiveFloat = 0.2) -> None:
@@ -32,27 +111,23 @@ class Progress(ProgressBar):
         self._start = self._now = self._due = 0.0
 
     def enable(self) -> None:
-        """Show progress in the next training."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Show nothing in the next training; Lightning calls it on all ranks but the first."""
+        """Show nothing; Lightning calls this on every rank but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose where to show."""
         if self._enabled:
             self._display = Bar(_share(trainer, 0)) if sys.stderr.isatty() else Lines()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count examples anew."""
         self._examples = 0
         self._start = self._now = perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count, and show when it is time."""
         self._examples += batch_examples(batch)
         self._now = perf_counter()
         if self._now >= self._due:
@@ -60,22 +135,18 @@ class Progress(ProgressBar):
             self._display.refresh(_title(trainer), _share(trainer, batch_idx + 1), self._figures(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the finished epoch, its validation included."""
-        self._display.end_epoch(
-            _title(trainer), _share(trainer, trainer.num_training_batches), self._figures(trainer)
-        )
+        share = _share(trainer, trainer.num_training_batches)
+        self._display.end_epoch(_title(trainer), share, self._figures(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the terminal in order."""
         self._display.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal in order."""
         self._display.close()
 
     def _figures(self, trainer: Trainer) -> str:
         metrics = trainer.callback_metrics
-        # The trained bound has the objective's name: train/elbo, train/iwae, ...
+        # The trained bound has the name of its objective, such as train/iwae.
         trained = [name for name in metrics if name.startswith("train/")][:1]
         shown = [*trained, *headline(metrics, "val")]
         bounds = [f"{name.replace('/', ' ')} {metrics[name].item():.2f}" for name in shown]
@@ -98,9 +169,8 @@ def _has_limit(trainer: Trainer) -> bool:
 
 
 def _share(trainer: Trainer, batches: int | float) -> float:
-    """The part of the training that is done after so many batches of the current epoch."""
+    # The finished part of the training after this number of batches of the current epoch.
     if _has_limit(trainer):
-        return min(
-            1.0, (trainer.current_epoch + batches / trainer.num_training_batches) / (trainer.max_epochs or 1)
-        )
+        epochs = trainer.current_epoch + batches / trainer.num_training_batches
+        return min(1.0, epochs / (trainer.max_epochs or 1))
     return min(1.0, trainer.global_step / trainer.max_steps) if trainer.max_steps > 0 else 0.0

@@ -85,7 +85,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 def batches(model: nn.Module, data: Data) -> Iterator[Batch]:
     """Yield the batches on the model's device."""
     device = device_of(model)
-    return (Batch(batch.x.to(device), batch.y.to(device)) for batch in data)
+    return (batch.to(device) for batch in data)
 
 
 def spread(model: nn.Module, data: Data, n: int) -> Batch:

@@ -9,6 +9,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from latentlab.batch import BLOCK
+from latentlab.evaluation import EVALUATION_SEED, Tally, observations, reproducible
 from latentlab.figures.drawing import Data, Table, TabledFigure, batches, figure, plain
 from latentlab.models.base import GenerativeModel
 from latentlab.models.hierarchy import Hierarchy
@@ -76,12 +78,12 @@ def usage_bars(
 @figure
 def layer_kl(model: Hierarchy, data: Data) -> Figure:
     """Draw the KL of each layer, averaged over the data, in nats."""
-    sums, count = torch.zeros(len(model.z_shapes), dtype=torch.float64), 0
-    for batch in batches(model, data):
-        terms = model.terms(model.observe(batch))
-        sums += torch.stack([terms[f"kl_{level + 1}"].sum().cpu() for level in range(len(sums))])
-        count += len(batch.y)
-    return layer_bars((sums / count).tolist(), model.layer_name)
+    tally = Tally()
+    for index, x in enumerate(observations(model, data)):
+        with reproducible(EVALUATION_SEED + index * BLOCK, x.device):  # the draws of the reported test score
+            tally.add(model.terms(x))
+    means = tally.means(tally.count)
+    return layer_bars([means[f"kl_{level + 1}"] for level in range(len(model.z_shapes))], model.layer_name)
 
 
 def layer_bars(kls: Sequence[float], layer_name: str) -> Figure:

@@ -13,11 +13,8 @@ from latentlab.batch import BLOCK, Batch, blocks
 from latentlab.classical.sources import Source
 from latentlab.data.module import DataModule
 from latentlab.errors import UserError
-from latentlab.evaluation import Tally, reproducible
+from latentlab.evaluation import EVALUATION_SEED, Tally, reproducible
 from latentlab.models.base import GenerativeModel
-
-# Evaluation seeds start here, far from the small seeds that users choose for training.
-EVALUATION_SEED = 2**20
 
 
 class LitModule(pl.LightningModule, ABC):

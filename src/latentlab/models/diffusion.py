@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.nn.functional import softplus
-from tqdm import tqdm
 
 from latentlab.errors import UserError
 from latentlab.nn import Shape, full_precision
@@ -134,10 +133,9 @@ class Diffusion(nn.Module):
             z = self.reverse(z, t, s).sample()
             yield z
 
-    def sample(self, n: int, steps: int, progress: bool = False) -> Tensor:
-        """The end z_0 of n paths of `steps` steps, (n, *event_shape), with a progress bar if asked for."""
-        path = tqdm(self.path(n, steps), total=steps + 1, desc="sampling", leave=False, disable=not progress)
-        return deque(path, maxlen=1).pop()
+    def sample(self, n: int, steps: int) -> Tensor:
+        """The end z_0 of n paths of `steps` steps, (n, *event_shape)."""
+        return deque(self.path(n, steps), maxlen=1).pop()
 
     def _mix(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
         return self._each(alpha(gamma)) * x + self._each(sigma(gamma)) * eps

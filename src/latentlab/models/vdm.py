@@ -76,22 +76,19 @@ class DiffusionModel(GenerativeModel, ABC):
         others = [steps for steps in (*self.eval_steps, None) if steps != self.steps]
         return self._estimate(x, samples, others)
 
-    def sample_prior(self, n: int, steps: int | None = None, progress: bool = False) -> Tensor:
+    def sample_prior(self, n: int, steps: int | None = None) -> Tensor:
         """n draws of what p(x|.) is given: ancestral draws down to z_0, in `steps` steps or in `sample_steps`."""
-        return self.end(self.diffusion.sample(n, self.sample_steps if steps is None else steps, progress))
+        return self.end(self.diffusion.sample(n, self.sample_steps if steps is None else steps))
 
-    def generate(
-        self, n: int, mean: bool = False, steps: int | None = None, progress: bool = False
-    ) -> Tensor:
+    def generate(self, n: int, mean: bool = False, steps: int | None = None) -> Tensor:
         """n draws x ~ p(x), or the means of p(x|.) of the same paths, (n, *x_shape).
 
         Args:
             n: the number of images.
             mean: whether to return means; under the same seed they belong to the same paths.
             steps: the number of steps, whatever was trained; `sample_steps` by default.
-            progress: whether to show a progress bar.
         """
-        px = self.likelihood(self.sample_prior(n, steps, progress))
+        px = self.likelihood(self.sample_prior(n, steps))
         return px.mean if mean else px.sample()
 
     def _estimate(self, x: Any, samples: int, others: Sequence[int | None]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from latentlab.errors import UserError
 from latentlab.run.config import leaves
 
 # Workers of one search may differ in these: they do not change the score.
-FREE = ("sweep", "logger", "callbacks", "debug", "data.root", "data.eval_batch_size")
+FREE = ("sweep", "logger", "callbacks", "figures", "debug", "data.root", "data.eval_batch_size")
 EXAMPLES = "optimizer.lr='tag(log,interval(1e-4,1e-2))' model.latent_dim='range(2,65)' data.batch_size=50,100"
 
 

@@ -1,6 +1,7 @@
-"""The states of the random number generators, so that a resumed run is the run that was never cut off."""
+"""Interrupted runs: the random states to resume from, and SIGTERM on several devices."""
 
 import random
+import signal
 from typing import Any
 
 import numpy as np
@@ -15,36 +16,39 @@ State = dict[str, Any]
 
 
 class ResumeState(Callback):
-    """Keeps the random states of Python, NumPy and torch of each rank, and restores them on a resume."""
+    """Saves the random states of Python, NumPy and torch for each rank, and restores them on a resume.
+
+    In a new run, each rank gets its own random draws.
+    """
 
     def __init__(self) -> None:
         self._restored: list[State] = []
 
     def state_dict(self) -> State:
-        """The generators' states, one for each rank, of plain numbers and tensors; called on every rank."""
+        """Return the random states of all ranks as plain numbers and tensors; called on every rank."""
         return {"ranks": _of_all_ranks(generator_states())}
 
     def load_state_dict(self, state_dict: State) -> None:
-        """Keep the states until training starts: what comes before may draw."""
+        # Restored when training starts, because Lightning may draw before.
         self._restored = state_dict["ranks"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore this rank's generators when training resumes; otherwise give each rank draws of its own."""
         states, self._restored = self._restored, []
         if len(states) == trainer.world_size:
             set_generator_states(states[trainer.global_rank])
             return
         if states:
             rank_zero_warn(
-                f"resuming on {trainer.world_size} devices a run of {len(states)}: its draws cannot go on"
+                f"the run was trained on {len(states)} devices and resumes on {trainer.world_size}: "
+                "its random draws start anew"
             )
-        if trainer.global_rank > 0:  # seeded as the first is, for the same weights; the latents are to differ
+        if trainer.global_rank > 0:  # equal seeds gave equal weights; latents must differ between ranks
             torch.manual_seed(seeded(torch.initial_seed(), trainer.global_rank).initial_seed())
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Count the batch whose step was cut short as not seen: the loader has given it out already."""
+        # The loader has yielded a batch whose step was interrupted. It counts as not seen.
         loop = checkpoint["loops"]["fit_loop"]
         processed = loop["epoch_loop.batch_progress"]["current"]["processed"]
         for place in loop["state_dict"].get("combined_loader", []):
@@ -52,7 +56,7 @@ class ResumeState(Callback):
 
 
 def generator_states() -> State:
-    """The states of this process's generators, loadable with `weights_only=True`."""
+    """Return the states of this process's generators, loadable with `weights_only=True`."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -78,3 +82,19 @@ def _of_all_ranks(state: State) -> list[State]:
     states: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(states, state)
     return states
+
+
+class OwnSignals(Callback):
+    """Keeps the process's own SIGTERM handler on several devices.
+
+    Lightning's handler sends a message to all ranks. It hangs if another rank is waiting for something else.
+    """
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            signal.signal(signal.SIGTERM, self.handler)
+
+    on_test_start = on_train_start

@@ -1,6 +1,6 @@
-"""checkpoints/best.ckpt and checkpoints/last.ckpt, always under these names, each replaced as a whole.
+"""The checkpoints best.ckpt and last.ckpt, each replaced as a whole.
 
-Lightning's `ModelCheckpoint` may write `last-v1.ckpt` or a link instead, and may take weights that are NaN.
+Lightning's `ModelCheckpoint` may write `last-v1.ckpt` or a link instead, and may save weights that are NaN.
 """
 
 import os
@@ -13,11 +13,12 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from latentlab.errors import Diverged
+from latentlab.run.directory import RunDirectory
 from latentlab.tracking.record import log_best, log_checkpoint
 
 
 def save(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint beside `path` and move it there, so that a crash leaves the old; on all ranks."""
+    """Replace a checkpoint, called on all ranks. A crash while it is written leaves the old one."""
     draft = path.with_name(f"{path.name}.part")
     trainer.save_checkpoint(draft)
     if trainer.is_global_zero:
@@ -25,7 +26,7 @@ def save(trainer: Trainer, path: Path) -> None:
 
 
 def is_finite(trainer: Trainer) -> bool:
-    """Whether the weights and the bounds logged last are finite, on every rank."""
+    """Return True if the weights and the bounds logged last are finite on every rank."""
     bounds = [
         value for name, value in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))
     ]
@@ -35,17 +36,17 @@ def is_finite(trainer: Trainer) -> bool:
 
 
 class BestCheckpoint(Checkpoint):
-    """Keeps the epoch with the largest validation bound in checkpoints/best.ckpt, or the latest of all.
+    """Keeps the epoch with the largest validation score in checkpoints/best.ckpt.
 
-    Without a validation set the latest epoch counts as the best.
+    Without a validation set, it keeps the latest epoch. An epoch whose score or weights are not finite is never kept.
 
     Args:
         monitor: the metric to maximise.
 
     Attributes:
         best_epoch: the epoch of best.ckpt, from 0; None before the first.
-        best_score: its metric; None without validation.
-        path: where best.ckpt is, once a trainer is known.
+        best_score: the metric of that epoch; None without validation.
+        path: the path of best.ckpt, set when a trainer starts.
     """
 
     def __init__(self, monitor: str = "val/elbo") -> None:
@@ -57,27 +58,24 @@ class BestCheckpoint(Checkpoint):
 
     @property
     def best_model_path(self) -> str:
-        """Where best.ckpt is, "" before the first: the name that Lightning's `ckpt_path="best"` asks for."""
+        """The path of best.ckpt, "" if there is none; Lightning reads this name for `ckpt_path="best"`."""
         return "" if self.best_epoch is None else str(self.path)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run directory."""
-        self.path = Path(trainer.default_root_dir) / "checkpoints" / "best.ckpt"
+        self.path = RunDirectory(Path(trainer.default_root_dir)).best_checkpoint
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the best epoch of a run that is resumed in another directory, where its checkpoint is not."""
+        # A run resumed in another directory has no best.ckpt there.
         if not trainer.strategy.broadcast(self.path.exists()):
             self.best_epoch = self.best_score = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the metric is fresh."""
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if the epoch is the best so far; a metric or weights that are not finite never are."""
         validates = trainer.enable_validation and sum(trainer.fit_loop.epoch_loop.val_loop.max_batches) > 0
-        fresh, self._validated = self._validated, False
-        score = trainer.callback_metrics.get(self.monitor) if fresh else None
+        validated, self._validated = self._validated, False
+        score = trainer.callback_metrics.get(self.monitor) if validated else None
         if validates and score is None:
             return
         value = None if score is None else float(score)
@@ -87,18 +85,15 @@ class BestCheckpoint(Checkpoint):
             self._report(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hand the best checkpoint to the loggers that were asked to keep it."""
-        self._report(trainer)  # a resumed run may have been best before
+        self._report(trainer)  # the best epoch of a resumed run may lie before the resume
         if self.best_epoch is not None and trainer.is_global_zero:
             metadata = {"epoch": self.best_epoch, self.monitor: self.best_score}
             log_checkpoint(trainer.loggers, self.path, metadata)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best epoch and its metric."""
         return {"best_epoch": self.best_epoch, "best_score": self.best_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best epoch and its metric."""
         self.best_epoch, self.best_score = state_dict["best_epoch"], state_dict["best_score"]
 
     def _report(self, trainer: Trainer) -> None:
@@ -110,31 +105,27 @@ class BestCheckpoint(Checkpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps the latest epoch in checkpoints/last.ckpt, from where a run resumes.
+    """Keeps the latest epoch in checkpoints/last.ckpt, from which a run resumes.
 
-    A run resumed from an epoch's end gives the same numbers as one that was never cut off. An exception or a
-    signal adds a checkpoint in the middle of an epoch only when there is none yet.
-    Weights or bounds that are not finite are never saved.
+    A run resumed at the end of an epoch gives the same numbers as an uninterrupted one. If the first epoch is
+    interrupted, its unfinished weights are saved. Weights or bounds that are not finite are never saved.
 
     Attributes:
-        path: where last.ckpt is, once a trainer is known.
+        path: the path of last.ckpt, set when a trainer starts.
     """
 
     def __init__(self) -> None:
         self.path = Path("last.ckpt")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run directory."""
-        self.path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        self.path = RunDirectory(Path(trainer.default_root_dir)).last_checkpoint
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save every epoch."""
         if is_finite(trainer):
             save(trainer, self.path)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the first epoch's unfinished weights, when training did not diverge."""
-        # Saving would wait for other ranks, perhaps in vain; a test runs on the best weights, not the last.
-        alone = trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0
-        if alone and not self.path.exists() and not isinstance(exception, Diverged) and is_finite(trainer):
+        # With several ranks, saving could wait forever for a failed one. While testing, the weights are the best ones.
+        fits = trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0
+        if fits and not self.path.exists() and not isinstance(exception, Diverged) and is_finite(trainer):
             save(trainer, self.path)
