@@ -5,8 +5,7 @@ import torch
 from pytorch_lightning import Callback
 from toy import ToyData, ToyModule, trainer_in
 
-from latentlab.callbacks import EMA, BestCheckpoint, LastCheckpoint, ResumeState
-from latentlab.figures import Drawing, FigureCallback
+from latentlab.callbacks import EMA, BestCheckpoint, Figures, LastCheckpoint, ResumeState
 
 DECAY = 0.6
 
@@ -25,16 +24,6 @@ class Watch(Callback):
 
     def on_test_batch_start(self, trainer, pl_module, *_):
         self.tested.append(weights(pl_module))
-
-
-class Draws(FigureCallback):
-    def __init__(self):
-        super().__init__(every_n_epochs=1)
-        self.seen = []
-
-    def draw(self, trainer, model):
-        self.seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-        return Drawing()
 
 
 def weights(module):
@@ -65,11 +54,12 @@ def run(folder, epochs, module=None, ckpt=None, extra=()):
 
 
 def test_what_is_validated_saved_drawn_and_tested_is_the_average(tmp_path):
-    drawn = Draws()
-    module, trainer, watch = run(tmp_path, 3, extra=[drawn])
+    drawn = []
+    figures = Figures(1, seen=lambda model, data: drawn.append(weights(model)))
+    module, trainer, watch = run(tmp_path, 3, extra=[figures])
     per_epoch = [by_hand(watch.trained[: 4 * epoch]) for epoch in (1, 2, 3)]
     torch.testing.assert_close(torch.stack(watch.validated[::4]), torch.stack(per_epoch))
-    torch.testing.assert_close(torch.stack(drawn.seen), torch.stack(per_epoch))
+    torch.testing.assert_close(torch.stack(drawn), torch.stack(per_epoch))
     last = tmp_path / "checkpoints" / "last.ckpt"
     torch.testing.assert_close(saved(last), per_epoch[-1])
     assert torch.equal(saved(last, "current_model_state"), watch.trained[-1])
@@ -78,7 +68,7 @@ def test_what_is_validated_saved_drawn_and_tested_is_the_average(tmp_path):
     best = tmp_path / "checkpoints" / "best.ckpt"
     trainer.test(module, ToyData(), ckpt_path=best, weights_only=True, verbose=False)
     assert torch.equal(watch.tested[0], saved(best))
-    assert torch.equal(drawn.seen[-1], saved(best))
+    assert torch.equal(drawn[-1], saved(best))
     assert (watch.trained[-1] - per_epoch[-1]).abs().max() > 1e-4
 
 

@@ -1,122 +1,114 @@
+"""The callback draws figures in time and leaves training alone."""
+
 import random
 
 import numpy as np
 import pytest
 import torch
-from latentlab.figures.latents import palette, plot, principal_components
-from latentlab.figures.manifold import quantile_grid
+from hydra.utils import instantiate
+from matplotlib.figure import Figure
 from matplotlib.image import imread
-from sklearn.decomposition import PCA
+from parts import composed
 from toy import ToyData, ToyModule, trainer_in
 
-from latentlab.figures import Latents, Manifold, Reconstructions, Samples
-from latentlab.figures.drawing import undisturbed
-from latentlab.figures.images import tile
-
-NAMES = {"latents", "samples", "sample_means", "reconstructions"}
+from latentlab.callbacks import Figures
+from latentlab.errors import UserError
+from latentlab.figures import Table, TabledFigure, classes, latents, manifold, samples
 
 
 def states():
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
-def fit(folder, callbacks=(), latent_dim=2, **options):
+def disturbing(model, data):
+    """A figure that draws random numbers outside torch and turns dropout on."""
+    random.random()
+    np.random.rand()
+    model.train()
+    return Figure()
+
+
+def fit(folder, *callbacks, epochs=1, **options):
     torch.manual_seed(0)
-    module = ToyModule(latent_dim)
-    trainer = trainer_in(folder, callbacks, **options)
+    module = ToyModule()
+    trainer = trainer_in(folder, callbacks, epochs=epochs, **options)
     trainer.fit(module, ToyData())
     return module, trainer
 
 
-def all_figures(every=1):
-    return [Latents(every), Samples(every), Reconstructions(every), Manifold(every, rows=6)]
+def drawn(folder):
+    return {path.stem for path in (folder / "figures").glob("*.png")}
 
 
-@pytest.mark.parametrize("latent_dim", [1, 2, 5])
-def test_draws_every_figure_at_the_end(tmp_path, latent_dim):
-    module, trainer = fit(tmp_path, all_figures(every=10), latent_dim)
-    assert not (tmp_path / "figures").exists()
+def test_figures_are_drawn_every_n_epochs_and_at_the_end(tmp_path):
+    figures = Figures(2, at_end=["manifold"], samples=samples, manifold=manifold, latents=None)
+    fit(tmp_path / "short", figures)
+    assert drawn(tmp_path / "short") == set()
+    module, trainer = fit(tmp_path, figures, epochs=2)
+    assert drawn(tmp_path) == {"samples"}
     trainer.test(module, ToyData(), verbose=False)
-    drawn = {path.stem: path for path in (tmp_path / "figures").glob("*.png")}
-    assert set(drawn) == NAMES | ({"manifold"} if latent_dim == 2 else set())
-    for path in drawn.values():
-        assert 3_000 < path.stat().st_size < 200_000
-        assert min(imread(path).shape[:2]) > 500
+    assert drawn(tmp_path) == {"samples", "manifold"}
+    assert min(imread(tmp_path / "figures" / "manifold.png").shape[:2]) > 500
 
 
-def test_draws_every_n_epochs(tmp_path):
-    fit(tmp_path, all_figures(every=2), epochs=1)
-    assert not (tmp_path / "figures").exists()
-    fit(tmp_path, all_figures(every=2), epochs=2)
-    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} > NAMES
+def test_figures_at_the_end_only(tmp_path):
+    module, trainer = fit(tmp_path, Figures(None, samples=samples))
+    assert drawn(tmp_path) == set()
+    trainer.test(module, ToyData(), verbose=False)
+    assert drawn(tmp_path) == {"samples"}
+
+
+def test_a_figure_that_the_model_does_not_have_is_left_out(tmp_path):
+    fit(tmp_path, Figures(1, nothing=lambda model, data: None))
+    assert drawn(tmp_path) == set()
 
 
 def test_drawing_changes_no_number_of_the_training(tmp_path):
     plain, _ = fit(tmp_path)
     before = states()
-    drawn, _ = fit(tmp_path, all_figures())
+    with_figures, _ = fit(tmp_path, Figures(1, latents=latents, samples=samples, disturbing=disturbing))
     assert states() == before
-    for a, b in zip(plain.parameters(), drawn.parameters(), strict=True):
+    for a, b in zip(plain.parameters(), with_figures.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_modes_are_restored_and_draws_repeat(tmp_path):
-    module, trainer = fit(tmp_path)
-    module.train()
-    module.model.dropout.eval()
-    trainer.datamodule = ToyData()
-    before, pictures = states(), []
-    for _ in range(2):
-        Samples()._record(trainer, module, at_end=False)
-        pictures.append((tmp_path / "figures" / "samples.png").read_bytes())
-    assert pictures[0] == pictures[1]
-    assert module.model.training and not module.model.dropout.training
-    assert states() == before
-
-
 def test_an_error_in_drawing_is_raised(tmp_path):
-    module, trainer = fit(tmp_path)
-    module.model.generate = None
-    with pytest.raises(TypeError):
-        Samples()._record(trainer, module, at_end=False)
+    def fails(model, data):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path, Figures(1, fails=fails))
 
 
-def test_principal_components_are_scikit_learns():
-    torch.manual_seed(0)
-    z = torch.randn(200, 6) * torch.tensor([3.0, 0.1, 2.0, 1.0, 0.5, 0.2]) + 1
-    points, explained = principal_components(z)
-    pca = PCA(2).fit(z.numpy().astype(np.float64))
-    np.testing.assert_allclose(explained, pca.explained_variance_ratio_, rtol=1e-6)
-    np.testing.assert_allclose(points.abs(), np.abs(pca.transform(z.numpy().astype(np.float64))), atol=1e-4)
+def test_tables_are_logged_at_the_end(tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr("latentlab.callbacks.figures.log_table", lambda loggers, *row: logged.append(row))
+    table = Table(["a"], [[1]])
+    module, trainer = fit(tmp_path, Figures(1, x=lambda model, data: TabledFigure({"numbers": table})))
+    assert logged == []
+    trainer.test(module, ToyData(), verbose=False)
+    assert logged == [("tables/numbers", ["a"], [[1]], 4)]
 
 
-def test_principal_components_of_a_collapsed_posterior_are_finite():
-    points, explained = principal_components(torch.ones(10, 4))
-    assert points.isfinite().all() and explained.isfinite().all()
+def test_captions_name_epoch_and_score(tmp_path, monkeypatch):
+    captions = []
+    monkeypatch.setattr("latentlab.callbacks.figures.save", lambda *given: captions.append(given[2]))
+    module, trainer = fit(tmp_path, Figures(1, samples=samples))
+    trainer.test(module, ToyData(), verbose=False)
+    assert captions[0].startswith("epoch 1, val elbo -") and captions[1].startswith("test elbo -")
 
 
-def test_labels():
-    assert list(palette(torch.tensor([3, -1, 0]))) == [-1, 0, 3]
-    assert len(set(palette(torch.arange(47)).values())) == 47
-    unlabelled = plot(torch.randn(20, 2), torch.full((20,), -1), ["z_1", "z_2"])
-    assert not unlabelled.legends
-    labelled = plot(torch.randn(20, 2), torch.arange(20) % 10, ["z_1", "z_2"])
-    assert [text.get_text() for text in labelled.legends[0].get_texts()] == [str(i) for i in range(10)]
+def test_figures_that_the_model_cannot_have_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"figures\.classes is drawn of a ConditionalVAE.*~figures\.classes"):
+        fit(tmp_path, Figures(1, classes=classes))
+    with pytest.raises(UserError, match=r"figures\.x=3: a figure is a function"):
+        Figures(1, x=3)
 
 
-def test_a_cap_on_the_points(tmp_path):
-    module, trainer = fit(tmp_path)
-    trainer.datamodule = ToyData()
-    with undisturbed(module.model):
-        drawing = Latents(max_points=20).draw(trainer, module.model)
-    assert len(drawing.tables["latents"].rows) == 20
-    assert drawing.tables["latents"].columns == ["z_1", "z_2", "label"]
-
-
-def test_grids():
-    picture = tile(torch.stack([torch.full((1, 2, 2), i / 8) for i in range(3)]), columns=2)
-    assert picture.shape == (5, 5)
-    assert picture[0, 0] == 0 and picture[0, 3] == 1 / 8 and picture[3, 0] == 2 / 8
-    z = quantile_grid(3)
-    assert z.shape == (9, 2)
-    assert z[0, 0] < 0 < z[0, 1]  # upper left
+def test_figures_are_configured_by_one_group():
+    config = composed("figures.every_n_epochs=5", "~figures.manifold", "figures.samples.rows=3")
+    built = instantiate(config.callbacks.figures)
+    assert built.every_n_epochs == 5
+    assert list(built.figures) == ["latents", "samples", "sample_means", "reconstructions", "usage"]
+    assert built.figures["sample_means"].keywords == {"rows": 3}
+    assert "figures" not in composed("callbacks=none").callbacks

@@ -29,7 +29,7 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     fit(tmp_path, [Progress(refresh_seconds=1e-9)], epochs=2)
     shown = capsys.readouterr().err.split("\r")[-1]
-    assert "epoch 2/2 |█" in shown
+    assert "epoch 2/2" in shown and "━" in shown
     assert "train elbo -" in shown and "val elbo -" in shown and "examples/s" in shown
 
 

@@ -1,4 +1,4 @@
-"""A tiny VAE, data and Lightning module: stand-ins for the real ones, quick to train."""
+"""A tiny VAE with its data and Lightning module, quick to train."""
 
 import pytorch_lightning as pl
 import torch
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from latentlab.batch import Batch
+from latentlab.lit import LitModule
 from latentlab.models.base import GenerativeModel
 
 
@@ -45,7 +46,7 @@ class ToyVAE(GenerativeModel):
         return {"elbo": self.elbo(x)}
 
     def check(self, protocol):
-        """Score any data."""
+        """Accept any data."""
 
     def posterior_mean(self, x):
         return self.encoder(x).chunk(2, -1)[0]
@@ -62,16 +63,18 @@ class ToyVAE(GenerativeModel):
         return p if mean else torch.bernoulli(p)
 
 
-class ToyModule(pl.LightningModule):
-    """`diverge_at`: the epoch from which on the validation bound is NaN; `fail_at`: the step that raises."""
+class ToyModule(LitModule):
+    """The validation bound is NaN from epoch `diverge_at` on; step `fail_at` raises an error."""
 
     def __init__(self, latent_dim=2, width=16, lr=1e-3, diverge_at=10**9, fail_at=10**9):
-        super().__init__()
-        self.model = ToyVAE(latent_dim, width)
+        super().__init__(ToyVAE(latent_dim, width))
         self.lr = lr
         self.diverge_at = diverge_at
         self.fail_at = fail_at
         self.error: type[BaseException] = RuntimeError
+
+    def check(self, data):
+        """Accept any data."""
 
     def training_step(self, batch, batch_idx):
         if self.global_step >= self.fail_at:

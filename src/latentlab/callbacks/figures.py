@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
 from rich.console import Console
 from rich.progress import track
+from torch import nn
 
 from latentlab.callbacks.ema import averaged_weights
 from latentlab.callbacks.progress import headline
@@ -27,7 +28,8 @@ class Figures(Callback):
     """Draws RUN/figures/NAME.png every n epochs and once the test set is scored, on rank zero.
 
     A figure is a function `draw(model, data)` of the model and the batches of the test set, such as those of
-    `latentlab.figures`. It returns None if the model has no such figure. The numbers of a `TabledFigure` are logged as
+    `latentlab.figures`. It returns None if the model has no such figure. The annotation of its first parameter is the
+    class of models that can have it. The numbers of a `TabledFigure` are logged as
     `tables/*` at the end. A run has the same results with and without figures.
 
     Args:
@@ -57,7 +59,8 @@ class Figures(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for name, draw in self.figures.items():
-            kind = next(iter(signature(draw).parameters.values())).annotation
+            first = next(iter(signature(draw, eval_str=True).parameters.values()))
+            kind = nn.Module if first.annotation is Parameter.empty else first.annotation
             if not isinstance(pl_module.model, kind):
                 raise UserError(
                     f"figures.{name} is drawn of a {kind.__name__}, and {type(pl_module.model).__name__} is none: "

@@ -1,0 +1,61 @@
+"""Scatter plots of latents."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+from test_images import data, vae
+
+from latentlab.figures import latents
+from latentlab.figures.latent_space import legend, palette, panels, principal_components, scatter, spread_over
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 5])
+def test_latents_carry_their_points_as_a_table(latent_dim):
+    table = latents(vae(latent_dim), data(), max_points=20).tables["latents"]
+    assert len(table.rows) == 20 and len(table.columns) == min(latent_dim, 2) + 1
+    assert table.columns[0] == "z_1" if latent_dim < 3 else table.columns[0].startswith("component 1 (")
+
+
+def test_principal_components_are_scikit_learns():
+    z = torch.randn(200, 6) * torch.tensor([3.0, 0.1, 2.0, 1.0, 0.5, 0.2]) + 1
+    points, explained = principal_components(z)
+    pca = PCA(2).fit(z.numpy().astype(np.float64))
+    np.testing.assert_allclose(explained, pca.explained_variance_ratio_, rtol=1e-6)
+    np.testing.assert_allclose(points.abs(), np.abs(pca.transform(z.numpy().astype(np.float64))), atol=1e-4)
+
+
+def test_principal_components_of_a_collapsed_posterior_are_finite():
+    points, explained = principal_components(torch.ones(10, 4))
+    assert points.isfinite().all() and explained.isfinite().all()
+
+
+def words(labels):
+    """The words of a figure's legend."""
+    figure = Figure()
+    scatter(figure.add_subplot(), torch.randn(20, 2), labels, ["z_1", "z_2"])
+    legend(figure, labels)
+    return [text.get_text() for each in figure.legends for text in each.get_texts()]
+
+
+def test_labels_have_colours_and_a_legend():
+    assert list(palette(torch.tensor([3, -1, 0]))) == [-1, 0, 3]
+    assert len(set(palette(torch.arange(47)).values())) == 47
+    assert words(torch.full((20,), -1)) == []
+    assert words(torch.arange(20) % 10) == [str(i) for i in range(10)]
+
+
+def test_layers_are_chosen_from_the_whole_range():
+    assert spread_over(3, 6) == [0, 1, 2]
+    assert spread_over(100, 4) == [0, 33, 66, 99]
+    assert spread_over(100, 1) == [99]
+
+
+def test_a_panel_for_each_layer():
+    zs = [torch.randn(20, size) for size in (1, 2, 5, 3)]
+    figure = panels(zs, torch.arange(20) % 10, [1, 2, 7, 9])
+    assert [axes.get_title() for axes in figure.axes] == [
+        f"$z_{{{number}}}$: {size} latents" for number, size in ((1, 1), (2, 2), (7, 5), (9, 3))
+    ]
+    assert len(figure.legends[0].get_texts()) == 10
