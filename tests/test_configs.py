@@ -20,7 +20,7 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 # Options that are made for one model.
 NEEDS = {
     ("data", "earthquakes"): ["model=cavi_earthquakes"],
-    ("chain", "noised_data"): ["model=markovian_hvae"],
+    **{("chain", option): ["model=markovian_hvae"] for group, option in OPTIONS if group == "chain"},
 }
 # What makes an experiment with large networks small enough to try.
 SMALLER = {

@@ -154,9 +154,12 @@ class Traced(Scored, ABC):
         """The parameters of q(z|x)."""
 
 
-def draw(q: Distribution, samples: int) -> Tensor:
-    """Draw from q: with a gradient path if q has one and gradients are recorded, else exactly, (samples, *).
+def draw(q: Distribution, samples: int | None = None) -> Tensor:
+    """Draw from q: with a gradient path if q has one and gradients are recorded, else exactly.
 
-    The two differ for a relaxed q, whose gradient path leads through a continuous relaxation of a discrete draw.
+    The result has a leading dimension of `samples`, or no further dimension for None.
+
+    The two kinds differ for a relaxed q, whose gradient path leads through a continuous relaxation of a discrete draw.
     """
-    return q.rsample((samples,)) if torch.is_grad_enabled() and q.has_rsample else q.sample((samples,))
+    shape = () if samples is None else (samples,)
+    return q.rsample(shape) if torch.is_grad_enabled() and q.has_rsample else q.sample(shape)

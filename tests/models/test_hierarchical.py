@@ -16,7 +16,7 @@ from torch.distributions import kl_divergence
 from latentlab.errors import UserError
 from latentlab.evaluation import log_likelihood
 from latentlab.likelihoods import BernoulliLikelihood, GaussianFixedLikelihood
-from latentlab.models.hierarchical import HierarchicalVAE
+from latentlab.models.chain import HierarchicalVAE
 from latentlab.nn.mlp import MLP, Linear
 from latentlab.objectives import ELBO, IWAE, STL, AnalyticELBO, BetaELBO, DReG
 from latentlab.posteriors import DiagonalNormalPosterior, FullRankNormalPosterior, GumbelSoftmaxPosterior
@@ -61,12 +61,11 @@ def hierarchy(chain):
         StandardNormalPrior,
         (x_size,),
     ).double()
-    qs = [model.inference.posterior, *model.inference.steps.conditionals]
-    for q, conditional in zip(chain.q, qs, strict=True):
+    for q, conditional in zip(chain.q, model.up, strict=True):
         tril = q.tril
         below = tril[tuple(torch.tril_indices(len(tril), len(tril), offset=-1))]
         assign(conditional, q, [tril.diagonal().log(), below])
-    for p, conditional in zip(chain.p[1:-1], model.transitions.conditionals, strict=True):
+    for p, conditional in zip(chain.p[1:-1], model.down, strict=True):
         assign(conditional, p, [p.raw.diagonal()])
     assign(model.likelihood, chain.p[0], [])
     return model
@@ -225,12 +224,12 @@ def test_pseudo_inputs_are_latents_of_the_layer_below():
     model = tiny(3, 2, prior=partial(VampPrior, num_components=5))
     assert model.prior.bounds == (None, None)
     model.initialise(IMAGES)
-    means = model.inference.posterior(IMAGES).mean
+    means = model.up[0](IMAGES).mean
     starts = means[[0, 1, 2, 0, 1]]
     assert model.prior.pseudo_inputs.shape == (5, 3)
     assert (model.prior.pseudo_inputs - starts).abs().max() < 0.1 and starts.min() < 0
     z = torch.randn(4, 2).double()
-    mixture = model.inference.steps(model.prior.pseudo_inputs, 0).log_prob(z[:, None]).logsumexp(1)
+    mixture = model.up[1](model.prior.pseudo_inputs).log_prob(z[:, None]).logsumexp(1)
     torch.testing.assert_close(model.prior().log_prob(z), mixture - torch.tensor(5.0).double().log())
     # Of a single layer they are images.
     single = tiny(3, prior=partial(VampPrior, num_components=5))

@@ -13,10 +13,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 from latentlab.errors import UserError
 from latentlab.evaluation import log_likelihood
 from latentlab.likelihoods import BernoulliLikelihood
-from latentlab.models.bottom_up import LearnedInference
-from latentlab.models.markov import MarkovianHVAE
-from latentlab.models.noising import DenoisingSteps, NoisedData, NoisedLatents
-from latentlab.models.steps import SeparateSteps, SharedSteps
+from latentlab.models.chain import MarkovianHVAE, SeparateConditionals, SharedConditionals
+from latentlab.models.noising import NoisedData, NoisingConditionals
 from latentlab.models.vdm import VDM
 from latentlab.nn.denoiser import MLPDenoiser
 from latentlab.nn.mlp import MLP
@@ -34,29 +32,33 @@ def network(in_shape, out_shape):
     return MLP(in_shape, out_shape, hidden=(8,), activation=torch.nn.Tanh)
 
 
-SEPARATE, SHARED = (partial(steps, network=network) for steps in (SeparateSteps, SharedSteps))
-LEARNED = partial(LearnedInference, encoder=network, posterior=DiagonalNormalPosterior)
-LATENTS = partial(
-    NoisedLatents,
-    encoder=network,
-    posterior=DiagonalNormalPosterior,
-    noise_schedule=LinearSchedule(-3.0, 3.0),
-)
+SEPARATE, SHARED = (partial(kind, network=network) for kind in (SeparateConditionals, SharedConditionals))
 CHAINS = {
-    "learned": (partial(LEARNED, steps=SEPARATE), SEPARATE),
-    "shared": (partial(LEARNED, steps=SHARED), SHARED),
-    "noising": (LATENTS, SHARED),
-    "noised_data": (
-        partial(NoisedData, noise_schedule=CosineSchedule(-3.0, 3.0)),
-        partial(DenoisingSteps, denoiser=partial(MLPDenoiser, width=8, blocks=1, embedding=8)),
-    ),
+    "learned": (SEPARATE, SEPARATE),
+    "shared": (SHARED, SHARED),
+    "noising": (partial(NoisingConditionals, noise_schedule=LinearSchedule(-3.0, 3.0)), SHARED),
 }
+ALL = [*CHAINS, "noised_data"]
 
 
-def tiny(chain, levels=3, prior=StandardNormalPrior, likelihood=BernoulliLikelihood):
-    """The real model, small, in float64, with weights that are not those it starts from."""
-    inference, transitions = CHAINS[chain] if isinstance(chain, str) else chain
-    model = MarkovianHVAE(2, levels, network, likelihood, prior, inference, transitions, SHAPE).double()
+def markovian(chain, levels, posterior=DiagonalNormalPosterior, prior=StandardNormalPrior):
+    """The real model with small networks, in float64."""
+    up, down = CHAINS[chain]
+    return MarkovianHVAE(
+        2, levels, network, network, posterior, BernoulliLikelihood, prior, up, down, SHAPE
+    ).double()
+
+
+def noised(levels, prior=StandardNormalPrior):
+    """Noised data with a small denoiser, in float64."""
+    denoiser = partial(MLPDenoiser, width=8, blocks=1, embedding=8)
+    schedule = CosineSchedule(-3.0, 3.0)
+    return NoisedData(levels, network, BernoulliLikelihood, prior, schedule, denoiser, SHAPE).double()
+
+
+def tiny(chain, levels=3, **parts):
+    """The real model, small, with weights that are not those it starts from."""
+    model = noised(levels, **parts) if chain == "noised_data" else markovian(chain, levels, **parts)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -73,10 +75,7 @@ def test_with_one_layer_it_is_the_vae(chain):
     torch.manual_seed(3)
     vae = tiny_vae(latent_dim=2)
     torch.manual_seed(3)
-    inference, transitions = CHAINS[chain]
-    model = MarkovianHVAE(
-        2, 1, network, BernoulliLikelihood, StandardNormalPrior, inference, transitions, SHAPE
-    ).double()
+    model = markovian(chain, levels=1)
     assert all(torch.equal(a, b) for a, b in zip(vae.parameters(), model.parameters(), strict=True))
     found = []
     for each in (vae, model):
@@ -98,14 +97,13 @@ def diffusion(steps=4):
     with torch.no_grad():
         for parameter in vdm.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    model = MarkovianHVAE(
-        4,
+    model = NoisedData(
         steps + 1,
         network,
         lambda network, in_shape, x_shape: vdm.likelihood,
         StandardNormalPrior,
-        partial(NoisedData, noise_schedule=vdm.diffusion.schedule),
-        partial(DenoisingSteps, denoiser=lambda *shape, **range: vdm.diffusion.denoiser),
+        vdm.diffusion.schedule,
+        lambda *shape, **range: vdm.diffusion.denoiser,
         SHAPE,
     ).double()
     return vdm, model
@@ -142,8 +140,8 @@ def test_noised_data_has_the_bound_of_the_diffusion_model():
 @torch.no_grad()
 def test_noise_drawn_from_the_top_is_the_chain_that_adds_it():
     model = tiny("noised_data", levels=4)
-    trace, schedule = model(X, samples=5), model.inference.chain.schedule
-    gammas = schedule(model.inference.chain.times).gamma
+    trace, schedule = model(X, samples=5), model.noise_schedule
+    gammas = schedule(model.times).gamma
     before, scale_before, log_q = (2 * X - 1).expand(5, *X.shape), torch.zeros(()).double(), 0.0
     factor_before = torch.ones(()).double()
     for z, gamma in zip(trace.z, gammas, strict=True):
@@ -159,7 +157,7 @@ def test_noise_drawn_from_the_top_is_the_chain_that_adds_it():
     assert largest_z((drawn - mean) ** 2, (sigma(gammas[1]) ** 2).expand(SHAPE)) < Z_MAX
 
 
-@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("chain", ALL)
 @torch.no_grad()
 def test_the_two_bounds_agree_and_the_likelihood_is_above_them(chain):
     model = tiny(chain)
@@ -170,17 +168,17 @@ def test_the_two_bounds_agree_and_the_likelihood_is_above_them(chain):
     assert estimate > ELBO()(model, x).mean()
 
 
-@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("chain", ALL)
 def test_layers_whose_conditional_does_not_move_with_them_have_their_kl_in_closed_form(chain):
     layers = tiny(chain)(X, samples=2).layers
-    coupled = {"noising": [True, False, False], "noised_data": [False] * 3}
-    assert [layer.coupled for layer in layers] == coupled.get(chain, [True, True, False])
+    below = chain != "noised_data"
+    assert [layer.coupled for layer in layers] == [below, below, False]
     for layer in layers:
         if not layer.coupled:
             torch.testing.assert_close(layer.kl(), kl_divergence(layer.q, layer.p).expand_as(layer.log_q))
 
 
-@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("chain", ALL)
 def test_shapes_and_layers_that_are_given(chain):
     model = tiny(chain)
     sizes = {"noised_data": SHAPE}.get(chain, (2,))
@@ -198,13 +196,12 @@ def test_shapes_and_layers_that_are_given(chain):
     assert model.decode(z).shape == model.reconstruct(X).shape == model.generate(3).shape == (3, *SHAPE)
 
 
-def test_shared_steps_are_one_network_that_is_told_t():
-    models = [tiny("shared", levels) for levels in (2, 4)]
-    few, many = ([p.shape for p in model.transitions.parameters()] for model in models)
+def test_a_shared_network_reads_the_step():
+    few, many = ([p.shape for p in tiny("shared", levels).down.parameters()] for levels in (2, 4))
     assert [shape[0] for shape in few] == [shape[0] for shape in many]
-    assert len(list(tiny("learned", 4).transitions.parameters())) == 3 * len(few)
+    assert len(list(tiny("learned", 4).down.parameters())) == 3 * len(few)
     z = torch.randn(3, 2).double()
-    means = [models[1].transitions(z, layer).mean for layer in range(3)]
+    means = [down(z).mean for down in tiny("shared", 4).down]
     assert not torch.allclose(means[0], means[1]) and not torch.allclose(means[1], means[2])
 
 
@@ -237,18 +234,13 @@ def test_every_objective_trains_every_parameter(objective):
 
 
 def test_parts_that_do_not_go_together_are_refused():
-    _, denoising = CHAINS["noised_data"]
-    with pytest.raises(UserError, match="chain=noised_data"):
-        tiny((CHAINS["learned"][0], denoising))
     for chain in ("noised_data", "noising"):
         with pytest.raises(UserError, match=r"model\.levels=2"):
             tiny(chain, levels=1)
     with pytest.raises(UserError, match="prior=standard_normal"):
         tiny("noised_data", prior=FlowPrior)
-    with pytest.raises(UserError, match="one shape"):
-        SharedSteps([(2,)], [(3,)], network)
     with pytest.raises(UserError, match="one-hot"):
-        tiny((partial(LATENTS, posterior=GumbelSoftmaxPosterior), SHARED))
+        tiny("noising", posterior=GumbelSoftmaxPosterior)
 
 
 @pytest.mark.parametrize(

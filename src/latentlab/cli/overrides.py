@@ -10,7 +10,11 @@ _FIGURES = (
 # The old keys of train.py by pattern, and their names today. The first pattern that matches the whole key counts.
 KEYS: tuple[tuple[str, str], ...] = (
     (r"(?:model\.)?schedule(\..+)?", r"noise_schedule\1"),
-    (r"chain\.inference\.schedule(\..+)?", r"chain.inference.noise_schedule\1"),
+    (r"chain\.inference\.(?:noise_)?schedule(\..+)?", r"model.up.noise_schedule\1"),
+    (r"chain\.inference\.steps(\..+)?", r"model.up\1"),
+    (r"chain\.inference\.((?:encoder|posterior)(?:\..+)?)", r"\1"),
+    (r"chain\.transitions\.(denoiser(?:\..+)?)", r"\1"),
+    (r"chain\.transitions(\..+)?", r"model.down\1"),
     (r"steps(\..+)?", r"step_size\1"),
     (r"model\.steps(\..+)", r"model.step_size\1"),  # model.steps itself is the number of diffusion steps
     (rf"callbacks\.(?:layers|{_FIGURES})\.every_n_epochs", "figures.every_n_epochs"),

@@ -1,6 +1,6 @@
-"""The ladder variational autoencoder: inference from the top down, along the generative path."""
+"""The ladder variational autoencoder: inference runs from the top down, along the generative path."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from math import e, log, prod
 from typing import cast
@@ -11,21 +11,22 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn.functional import softplus
 
-from latentlab.errors import UserError
 from latentlab.likelihoods import LikelihoodFactory
-from latentlab.models.hierarchy import Hierarchy
+from latentlab.models.hierarchy import Hierarchy, check_real
 from latentlab.nn import NetworkFactory, Shape, full_precision
 from latentlab.nn.ladder import RungsFactory
 from latentlab.posteriors import Posterior, PosteriorFactory
 from latentlab.priors import PriorFactory
 from latentlab.trace import Layer, Trace, draw
 
-# Where softplus is 1, so that networks that return zeros make standard normals.
+# The input at which softplus is 1, so that networks that return zeros make standard normals.
 UNIT = log(e - 1)
 
 
 class Ascent(Posterior):
-    r"""q(z_L|x): the deterministic way up $d_l = u_l(d_{l-1})$, $d_0 = x$, and the posterior of the top layer at $d_L$.
+    r"""The posterior of the top layer, q(z_L|x) = q(z_L|d_L), at the end of the deterministic way up.
+
+    The way up is $d_l = u_l(d_{l-1})$ with $d_0 = x$.
 
     Args:
         in_shape: the shape of one image.
@@ -38,11 +39,7 @@ class Ascent(Posterior):
 
     def __init__(self, in_shape: Shape, up: Sequence[nn.Module], top: Posterior) -> None:
         super().__init__(in_shape, top.event_shape)
-        if top.discrete:
-            raise UserError(
-                f"LadderVAE has real latents, and {type(top).__name__} draws one-hot ones: "
-                "choose posterior=diagonal_normal or full_rank_normal, or model=categorical_vae"
-            )
+        check_real(top)
         self.up = nn.ModuleList(up)
         self.top = top
 
@@ -59,18 +56,19 @@ class Ascent(Posterior):
 
 
 class Rung(nn.Module):
-    r"""A layer below the top: $p(z_l|z_{>l})$, and $q(z_l|z_{>l}, x)$ which is that times a normal term of the image.
+    r"""A layer below the top, with $p(z_l|z_{>l})$ and $q(z_l|z_{>l}, x)$.
 
-    With $p = \mathcal N(\mu_p, \sigma_p^2)$ and the term $\mathcal N(z_l; \hat\mu, \hat\sigma^2)$ precisions add up,
-    $\sigma_q^{-2} = \hat\sigma^{-2} + \sigma_p^{-2}$ and
-    $\mu_q = \sigma_q^2 (\hat\mu \hat\sigma^{-2} + \mu_p \sigma_p^{-2})$ (Sønderby et al. 2016, section 2). Scales are
-    the softplus of what the networks return, as there, plus `min_scale`: they do not explode as exponentials do.
+    q is the normalised product of $p = \mathcal N(\mu_p, \sigma_p^2)$ and a normal term of the image,
+    $\mathcal N(z_l; \hat\mu, \hat\sigma^2)$. Precisions add up, $\sigma_q^{-2} = \hat\sigma^{-2} + \sigma_p^{-2}$, and
+    $\mu_q = \sigma_q^2 (\hat\mu \hat\sigma^{-2} + \mu_p \sigma_p^{-2})$ (Sønderby et al. 2016, section 2). As in the
+    paper, a scale is the softplus of a network's output, which does not explode as an exponential does. `min_scale` is
+    added to it.
 
     Args:
         expectation: the network of $\mu_p$ and $\sigma_p$, h -> (2, *z_shape).
         evidence: the network of $\hat\mu$ and $\hat\sigma$, (d, h) -> (2, *z_shape).
         z_shape: the shape of one latent.
-        min_scale: the least standard deviation of either.
+        min_scale: the least standard deviation of p and of the image's term.
     """
 
     def __init__(self, expectation: nn.Module, evidence: nn.Module, z_shape: Shape, min_scale: float) -> None:
@@ -106,9 +104,9 @@ def product(one: Normal, other: Normal) -> Normal:
 class LadderVAE(Hierarchy):
     r"""The ladder VAE, $p(z_L) \prod_l p(z_l|z_{>l})\,p(x|z)$ with $q(z_L|x) \prod_l q(z_l|z_{>l}, x)$.
 
-    Sønderby et al. 2016. Inference runs down the generative path: q of a layer is p of it, corrected by what the image
-    says (see `Rung`), given the same draws of the layers above. The KL of each layer is hence a term of the bound, in
-    closed form where that of the top layer has one. With one layer it is the VAE of the same networks.
+    Sønderby et al. 2016. Inference runs down the generative path. Given the layers above, q of a layer is p of it,
+    corrected by the image (see `Rung`). Hence the KL of every layer is a term of the bound. It is in closed form below
+    the top. With one layer the model is the VAE with the same networks.
 
     Args:
         rungs: makes the networks between the layers, of the shape of one image.
@@ -116,7 +114,7 @@ class LadderVAE(Hierarchy):
         posterior: makes q(z_L|d_L).
         likelihood: makes p(x|z).
         prior: makes p(z_L).
-        min_scale: the least standard deviation of p and of the image's term below the top.
+        min_scale: the least standard deviation of p, and of the image's term, below the top.
         x_shape: the shape of one image.
 
     Raises:
@@ -151,82 +149,56 @@ class LadderVAE(Hierarchy):
         self.prior = prior(event_shape=top.event_shape, posterior=self.posterior)
         self.z_shapes = (*map(tuple, lower), top.event_shape)
         self.latent_dim = sum(map(prod, self.z_shapes))
-        # What stands above the top.
+        # The state above the top layer.
         self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     def forward(self, x: Tensor, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
-        """The trace of x (B, *x_shape) with `samples` draws of each layer, or with the given `zs`, (K, B, *z_shape)."""
-        infer, scored = self._inference(x), []
-
-        def choose(index: int, h: Tensor) -> Tensor:
-            q, p = infer(index, h)
-            z = _drawn(q, samples if index == len(self.rungs) else None) if zs is None else zs[index]
-            scored.append(Layer.scored(z, q, p))
-            return z
-
-        px = self.likelihood(self._walk(choose))
-        return Trace(scored[::-1], px, px.log_prob(x))
+        """The trace of x (B, *x_shape) with `samples` draws of each layer, or the given `zs`, each (K, B, *z_shape)."""
+        ds = self.posterior.climb(x)
+        q, p = self.posterior.top(ds[-1]), self.prior()
+        z = draw(q, samples) if zs is None else zs[-1]
+        h, layers = self.down[-1](self.zero, z), [Layer.scored(z, q, p)]
+        for level in reversed(range(len(self.rungs))):
+            q, p = self.rungs[level](ds[level], h)
+            z = draw(q) if zs is None else zs[level]
+            h = self.down[level](h, z)
+            layers.insert(0, Layer.scored(z, q, p))
+        px = self.likelihood(h)
+        return Trace(layers, px, px.log_prob(x))
 
     def inference_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of q(z|x): all of the generative path but its last step, from z_1 to x, among them."""
+        """The parameters of q(z|x). They include the generative path, but for its last step from z_1 to x."""
         return chain.from_iterable(part.parameters() for part in (self.posterior, self.rungs, self.down[1:]))
 
     def descend(self, n: int, given: Sequence[Tensor] = ()) -> list[Tensor]:
-        """n ancestral draws of every layer, each (n, *z_shape); the topmost that are `given` are kept as they are."""
-        drawn: list[Tensor] = []
-        missing = len(self.z_shapes) - len(given)
-
-        def choose(index: int, h: Tensor) -> Tensor:
-            if index >= missing:
-                drawn.append(given[index - missing])
-            elif index == len(self.rungs):
-                drawn.append(self.prior().sample((n,)))
-            else:
-                drawn.append(cast(Rung, self.rungs[index]).p(h).sample())
-            return drawn[-1]
-
-        self._walk(choose)
-        return drawn[::-1]
+        zs = list(given) or [self.prior().sample((n,))]
+        h = self.state(zs)
+        for level in reversed(range(len(self.down) - len(zs))):
+            zs.insert(0, cast(Rung, self.rungs[level]).p(h).sample())
+            h = self.down[level](h, zs[0])
+        return zs
 
     def px(self, zs: Sequence[Tensor]) -> Distribution:
-        """p(x|z) for latents of every layer, each (*, *z_shape), batch shape *."""
-        return self.likelihood(self._walk(lambda index, h: zs[index]))
+        return self.likelihood(self.state(zs))
 
     def posterior_means(self, x: Tensor) -> list[Tensor]:
-        """The mean of each layer's q, given the means of the layers above, each (B, *z_shape)."""
-        infer, means = self._inference(x), []
+        ds = self.posterior.climb(x)
+        means = [self.posterior.top(ds[-1]).mean]
+        h = self.state(means)
+        for level in reversed(range(len(self.rungs))):
+            q, _ = self.rungs[level](ds[level], h)
+            means.insert(0, q.mean)
+            h = self.down[level](h, means[0])
+        return means
 
-        def choose(index: int, h: Tensor) -> Tensor:
-            means.append(infer(index, h)[0].mean)
-            return means[-1]
-
-        self._walk(choose)
-        return means[::-1]
+    def state(self, zs: Sequence[Tensor]) -> Tensor:
+        """The state below the topmost layers `zs`."""
+        h = self.zero
+        for down, z in zip(reversed(self.down), reversed(zs), strict=False):
+            h = down(h, z)
+        return h
 
     def initialise(self, x: Tensor) -> None:
         """Adapt likelihood and prior to training images (N, *x_shape)."""
         self.likelihood.initialise(x)
         self.prior.initialise(x)
-
-    def _inference(self, x: Tensor) -> Callable[[int, Tensor], tuple[Distribution, Distribution]]:
-        """q and p of a layer, given the state of the layers above."""
-        *ds, d_top = self.posterior.climb(x)
-
-        def infer(index: int, h: Tensor) -> tuple[Distribution, Distribution]:
-            if index == len(ds):
-                return self.posterior.top(d_top), self.prior()
-            return self.rungs[index](ds[index], h)
-
-        return infer
-
-    def _walk(self, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """The state below z_1, with each layer's latents chosen, from the top, by its index and the state above."""
-        h = self.zero
-        for index in reversed(range(len(self.down))):
-            h = self.down[index](h, choose(index, h))
-        return h
-
-
-def _drawn(q: Distribution, samples: int | None) -> Tensor:
-    """`samples` draws from q, or, where None, one of each element of its batch, which has them already."""
-    return draw(q, 1)[0] if samples is None else draw(q, samples)

@@ -1,200 +1,222 @@
-r"""Inference that adds noise, and steps downwards that remove it.
+r"""Layers that are data with more and more noise.
 
-Layers are data d with more and more noise, $q(z_t|d) = \mathcal N(\alpha_t d, \sigma_t^2 I)$ at times t in [0, 1] of a
-noise schedule: a chain with $q(z_t|z_s) = \mathcal N(\alpha_{t|s} z_s, \sigma_{t|s}^2 I)$, s < t, of
-$\alpha_{t|s} = \alpha_t / \alpha_s$ and $\sigma_{t|s}^2 = \sigma_t^2 - \alpha_{t|s}^2 \sigma_s^2$
-(Kingma et al. 2021, section 3.1). Here it is drawn from its top, as $q(z_1|d) \prod q(z_s|z_t, d)$, which is the same
-distribution: as z_s is drawn after z_t, its KL divergence from $p(z_s|z_t)$ has a closed form.
+At times t in [0, 1] of a noise schedule, $q(z_t|d) = \mathcal N(\alpha_t d, \sigma_t^2 I)$ for data d. These are the
+marginals of a Markov chain, $q(z_t|z_s) = \mathcal N(\alpha_{t|s} z_s, \sigma_{t|s}^2 I)$ for s < t with
+$\alpha_{t|s} = \alpha_t / \alpha_s$ and $\sigma_{t|s}^2 = \sigma_t^2 - \alpha_{t|s}^2 \sigma_s^2$ (Kingma et al. 2021,
+section 3.1). `NoisingConditionals` are that chain. `NoisedData` draws the same distribution from its top.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import pairwise
+from math import inf, prod
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from latentlab.errors import UserError
-from latentlab.models.bottom_up import Inference, Inferred, real
+from latentlab.likelihoods import LikelihoodFactory
 from latentlab.models.diffusion import DenoiserFactory, Diffusion
-from latentlab.models.steps import Steps
+from latentlab.models.hierarchy import Hierarchy
 from latentlab.nn import NetworkFactory, Shape
-from latentlab.posteriors import PosteriorFactory
+from latentlab.posteriors import Posterior
+from latentlab.priors import PriorFactory
 from latentlab.schedules import NoiseSchedule, alpha, sigma
-from latentlab.trace import draw
+from latentlab.trace import Layer, Trace, draw
 
 # The default gamma(0) of noised data. It need not be less, for p(x|z_1) is learned.
 LEAST_NOISE = -4.0
 
 
-class NoisingChain(nn.Module):
-    """Layers of data with noise.
+class NoisingConditionals(list[Posterior]):
+    """The conditionals q(z_t|z_{t-1}) that add noise to z_1, at times 1/n, 2/n, ..., 1 for n steps.
 
     Args:
-        schedule: gamma(t).
-        times: the time of each layer, increasing, (n,).
-        dims: the number of dimensions of the data.
+        latent_dim: the number of latents of each layer.
+        steps: the number of steps.
+        noise_schedule: gamma(t).
+
+    Raises:
+        UserError: if there is no step.
     """
 
-    times: Tensor
-
-    def __init__(self, schedule: NoiseSchedule, times: Tensor, dims: int) -> None:
-        super().__init__()
-        self.schedule = schedule
-        self.dims = dims
-        self.register_buffer("times", times, persistent=False)
-
-    def marginal(self, data: Tensor, layer: int) -> Independent:
-        r"""$q(z_t|d)$ of the layer, from 0 on, batch shape that of the data."""
-        gamma = self.schedule(self.times[layer : layer + 1]).gamma
-        return self._normal(alpha(gamma) * data, sigma(gamma))
-
-    def back(self, z_t: Tensor, data: Tensor, layer: int) -> Independent:
-        r"""$q(z_s|z_t, d)$ of the layer at s, given the one above it at t.
-
-        Mean $\frac{\alpha_s}{\alpha_t} (z_t - c\,(z_t - \alpha_t d))$ and variance $c\,\sigma_s^2$ with
-        $c = -\mathrm{expm1}(\gamma_s - \gamma_t)$ (Kingma et al. 2021, eq. 25 to 27, rearranged).
-        """
-        gamma_s, gamma_t = self.schedule(self.times[layer : layer + 2]).gamma
-        c = -torch.expm1(gamma_s - gamma_t)
-        loc = alpha(gamma_s) / alpha(gamma_t) * (z_t - c * (z_t - alpha(gamma_t) * data))
-        return self._normal(loc, c.sqrt() * sigma(gamma_s))
-
-    def forward(self, data: Tensor, zs: Sequence[Tensor] | None = None) -> list[Inferred]:
-        """A draw of each layer given data (K, B, ...), or the given `zs`: from the top, listed from the bottom."""
-        q = self.marginal(data, len(self.times) - 1)
-        layers = [Inferred(draw(q, 1)[0] if zs is None else zs[-1], q, coupled=False)]
-        for layer in reversed(range(len(self.times) - 1)):
-            q = self.back(layers[0].z, data, layer)
-            layers.insert(0, Inferred(draw(q, 1)[0] if zs is None else zs[layer], q, coupled=False))
-        return layers
-
-    def _normal(self, loc: Tensor, scale: Tensor) -> Independent:
-        return Independent(Normal(loc, scale.expand_as(loc)), self.dims)
+    def __init__(self, latent_dim: int, steps: int, noise_schedule: NoiseSchedule) -> None:
+        if steps < 1:
+            raise UserError(
+                "model.levels=1: noise is added above the first layer: choose model.levels=2 or more, or chain=learned"
+            )
+        first, *others = torch.arange(1, steps + 1) / steps
+        super().__init__([AddedNoise((latent_dim,), noise_schedule, first)])
+        self.extend(AddedNoise((latent_dim,), noise_schedule, t, s) for s, t in pairwise([first, *others]))
 
 
-class NoisedData(Inference):
-    r"""Layers of the data's shape that are the data with noise: nothing is learned but the schedule.
+class AddedNoise(Posterior):
+    r"""A step that adds noise, $q(z_t|z_s) = \mathcal N(\alpha_{t|s} z_s, \sigma_{t|s}^2 I)$, without parameters.
 
-    The L layers are the $z_0, z_{1/T}, \dots, z_1$ of a diffusion of T = L - 1 steps, with x taken from [0, 1] to
-    [-1, 1].
+    With $\gamma = \gamma(t)$ and $\gamma_s = \gamma(s)$, $\sigma_{t|s}^2 = -\mathrm{expm1}(\gamma_s - \gamma_t)
+    \sigma_t^2$.
 
     Args:
-        x_shape: the shape of one image.
-        latent_dims: their number is the number L of layers; each has as many latents as there are pixels.
+        shape: the shape of z_s and z_t.
         noise_schedule: gamma(t).
+        t: the time of z_t, ().
+        s: the time of z_s, (). None if z_s has no noise.
+    """
+
+    t: Tensor
+    s: Tensor | None
+
+    def __init__(
+        self, shape: Shape, noise_schedule: NoiseSchedule, t: Tensor, s: Tensor | None = None
+    ) -> None:
+        super().__init__(shape, shape)
+        self.noise_schedule = noise_schedule
+        self.register_buffer("t", t, persistent=False)
+        self.register_buffer("s", s, persistent=False)
+
+    def forward(self, z_s: Tensor) -> Independent:
+        """q(z_t|z_s) for z_s (*, *shape), batch shape *."""
+        gamma_t = self.noise_schedule(self.t[None]).gamma
+        gamma_s = (
+            torch.full_like(gamma_t, -inf) if self.s is None else self.noise_schedule(self.s[None]).gamma
+        )
+        loc = alpha(gamma_t) / alpha(gamma_s) * z_s
+        scale = (-torch.expm1(gamma_s - gamma_t)).sqrt() * sigma(gamma_t)
+        return normal(loc, scale, len(self.event_shape))
+
+
+class NoisedData(Hierarchy):
+    r"""The hierarchy whose L layers are x with more and more noise, and whose transitions remove it.
+
+    The layers are $z_0, z_{1/T}, \dots, z_1$ of a diffusion of T = L - 1 steps, with x scaled from [0, 1] to the data d
+    in [-1, 1]. A denoiser makes $p(z_s|z_t) = q(z_s|z_t, d = \hat d(z_t))$. Inference has no parameters but the noise
+    schedule's. It draws $q(z_1|d) \prod q(z_s|z_t, d)$ from its top, so that every layer's KL is in closed form.
+
+    Args:
+        levels: the number L of layers.
+        decoder: makes the network of p(x|z_0).
+        likelihood: makes p(x|z_0).
+        prior: makes p(z_1).
+        noise_schedule: gamma(t).
+        denoiser: makes the network of the noise in z_t, see `diffusion.Diffusion`.
+        x_shape: the shape of one image.
 
     Raises:
         UserError: for less than two layers.
     """
 
-    learned = False
-
-    def __init__(self, x_shape: Shape, latent_dims: Sequence[int], noise_schedule: NoiseSchedule) -> None:
-        layers = len(latent_dims)
-        super().__init__(x_shape, [x_shape] * layers, below_top=0)
-        if layers < 2:
-            raise UserError(
-                f"model.levels={layers}: noised data runs from least to most noise, which takes two layers: "
-                "choose model.levels=2 or more, or chain=learned"
-            )
-        schedule = noise_schedule.with_default(LEAST_NOISE)
-        self.chain = NoisingChain(schedule, torch.arange(layers) / (layers - 1), len(self.x_shape))
-
-    def forward(self, x: Tensor, samples: int, zs: Sequence[Tensor] | None = None) -> list[Inferred]:
-        """The draws, from z_L downwards."""
-        return self.chain((2 * x - 1).expand(samples, *x.shape), zs)
-
-    def means(self, x: Tensor) -> Iterator[Tensor]:
-        """The means of $q(z_t|x)$."""
-        return (self.chain.marginal(2 * x - 1, layer).mean for layer in range(len(self.z_shapes)))
-
-    def top(self, below: Tensor) -> Distribution:
-        """q(z_L|x)."""
-        return self.chain.marginal(2 * below - 1, len(self.z_shapes) - 1)
-
-
-class NoisedLatents(Inference):
-    r"""A posterior q(z_1|x), and layers above it that are z_1 with more and more noise.
-
-    Layer l, from 2 on, is at time $(l - 1) / (L - 1)$.
-
-    Args:
-        x_shape: the shape of one image.
-        latent_dims: the number of latents of each layer, all the same.
-        encoder: makes the posterior's network.
-        posterior: makes q(z_1|x).
-        noise_schedule: gamma(t).
-
-    Raises:
-        UserError: for a posterior of one-hot latents, and for less than two layers.
-    """
-
-    def __init__(
-        self,
-        x_shape: Shape,
-        latent_dims: Sequence[int],
-        encoder: NetworkFactory,
-        posterior: PosteriorFactory,
-        noise_schedule: NoiseSchedule,
-    ) -> None:
-        above = len(latent_dims) - 1
-        super().__init__(x_shape, [(dim,) for dim in latent_dims], below_top=1)
-        if above < 1:
-            raise UserError(
-                "model.levels=1: noise is added above the first layer: choose model.levels=2 or more, or chain=learned"
-            )
-        self.posterior = real(posterior(network=encoder, in_shape=self.x_shape, latent_dim=latent_dims[0]))
-        self.chain = NoisingChain(noise_schedule, torch.arange(1, above + 1) / above, 1)
-
-    def forward(self, x: Tensor, samples: int, zs: Sequence[Tensor] | None = None) -> list[Inferred]:
-        """The draws, z_1 first and the others from z_L downwards."""
-        q = self.posterior(x)
-        first = Inferred(draw(q, samples) if zs is None else zs[0], q, coupled=True)
-        return [first, *self.chain(first.z, None if zs is None else zs[1:])]
-
-    def means(self, x: Tensor) -> Iterator[Tensor]:
-        """The means, from z_1 upwards."""
-        mean = self.posterior(x).mean
-        yield mean
-        yield from (self.chain.marginal(mean, layer).mean for layer in range(len(self.z_shapes) - 1))
-
-    def top(self, below: Tensor) -> Distribution:
-        """q(z_L|z_1)."""
-        return self.chain.marginal(below, len(self.z_shapes) - 2)
-
-
-class DenoisingSteps(Steps):
-    r"""Steps downwards that remove the noise of `NoisedData`, $p(z_s|z_t) = q(z_s|z_t, x = \hat x(z_t))$.
-
-    Args:
-        sources: the shapes that each step starts from.
-        targets: the shapes that each step leads to, the same.
-        denoiser: makes the network of the noise in $z_t$, see `diffusion.Diffusion`.
-        inference: the noised data, whose schedule it shares.
-
-    Raises:
-        UserError: for another inference.
-    """
-
+    layer_name = "t"
+    learned_inference = False
     times: Tensor
 
     def __init__(
-        self, sources: Sequence[Shape], targets: Sequence[Shape], denoiser: DenoiserFactory, inference: Any
+        self,
+        levels: PositiveInt,
+        decoder: NetworkFactory,
+        likelihood: LikelihoodFactory,
+        prior: PriorFactory,
+        noise_schedule: NoiseSchedule,
+        denoiser: DenoiserFactory,
+        x_shape: Sequence[PositiveInt] = (1, 28, 28),
     ) -> None:
         super().__init__()
-        if not isinstance(inference, NoisedData):
+        if levels < 2:
             raise UserError(
-                f"DenoisingSteps remove the noise of NoisedData, and {type(inference).__name__} adds none to the data: "
-                "choose chain=noised_data, or chain.transitions of another chain"
+                f"model.levels={levels}: noised data runs from least to most noise, which takes two layers: "
+                "choose model.levels=2 or more, or chain=learned"
             )
-        self.diffusion = Diffusion(sources[0], inference.chain.schedule, denoiser)
-        self.register_buffer("times", inference.chain.times, persistent=False)
+        self.x_shape = tuple(x_shape)
+        self.z_shapes = (self.x_shape,) * levels
+        self.latent_dim = levels * prod(self.x_shape)
+        self.register_buffer("times", torch.arange(levels) / (levels - 1), persistent=False)
+        self.noise_schedule = noise_schedule.with_default(LEAST_NOISE)
+        self.likelihood = likelihood(network=decoder, in_shape=self.x_shape, x_shape=self.x_shape)
+        self.posterior = NoisiestImage(self.x_shape, self.noise_schedule.gamma_max)
+        self.prior = prior(event_shape=self.x_shape, posterior=self.posterior)
+        self.diffusion = Diffusion(self.x_shape, self.noise_schedule, denoiser)
 
-    def forward(self, z: Tensor, step: int) -> Independent:
-        """p(z_s|z_t) of a step, given latents z_t (*, *source), batch shape *."""
-        shape = self.diffusion.event_shape
-        flat = z.reshape(-1, *shape)
-        s, t = (time.expand(len(flat)) for time in self.times[step : step + 2])
-        normal = self.diffusion.reverse(flat, t, s).base_dist
-        return Independent(Normal(normal.loc.view(z.shape), normal.scale.view(z.shape)), len(shape))
+    def forward(self, x: Tensor, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
+        """The trace of x (B, *x_shape) with `samples` draws of each layer, or the given `zs`, each (K, B, *x_shape)."""
+        data = signed(x).expand(samples, *x.shape)
+        q, p = self.posterior(x.expand(samples, *x.shape)), self.prior()
+        z = draw(q) if zs is None else zs[-1]
+        layers = [Layer.scored(z, q, p)]
+        for level in reversed(range(len(self.times) - 1)):
+            q, p = self.backward(z, data, level), self.transition(z, level)
+            z = draw(q) if zs is None else zs[level]
+            layers.insert(0, Layer.scored(z, q, p))
+        px = self.likelihood(z)
+        return Trace(layers, px, px.log_prob(x))
+
+    def inference_parameters(self) -> Iterator[nn.Parameter]:
+        return self.noise_schedule.parameters()
+
+    def descend(self, n: int, given: Sequence[Tensor] = ()) -> list[Tensor]:
+        zs = list(given) or [self.prior().sample((n,))]
+        for level in reversed(range(len(self.times) - len(zs))):
+            zs.insert(0, self.transition(zs[0], level).sample())
+        return zs
+
+    def px(self, zs: Sequence[Tensor]) -> Distribution:
+        return self.likelihood(zs[0])
+
+    def posterior_means(self, x: Tensor) -> list[Tensor]:
+        """The means of q(z_t|x), each (B, *x_shape)."""
+        return [self.marginal(signed(x), level).mean for level in range(len(self.times))]
+
+    def initialise(self, x: Tensor) -> None:
+        """Adapt likelihood and prior to training images (N, *x_shape)."""
+        self.likelihood.initialise(x)
+        self.prior.initialise(x)
+
+    def marginal(self, data: Tensor, level: int) -> Independent:
+        """q(z_t|d) of a layer, from 0 on, for d (*, *x_shape), batch shape *."""
+        gamma_t = self.noise_schedule(self.times[level][None]).gamma
+        return normal(alpha(gamma_t) * data, sigma(gamma_t), len(self.x_shape))
+
+    def backward(self, z_t: Tensor, data: Tensor, level: int) -> Independent:
+        r"""q(z_s|z_t, d) of the layer at s, given the layer above it at t, batch shape that of z_t.
+
+        Its mean is $\frac{\alpha_s}{\alpha_t} (z_t - c\,(z_t - \alpha_t d))$ and its variance $c\,\sigma_s^2$ with
+        $c = -\mathrm{expm1}(\gamma_s - \gamma_t)$ (Kingma et al. 2021, eq. 25 to 27, rearranged).
+        """
+        gamma_s, gamma_t = self.noise_schedule(self.times[level : level + 2]).gamma
+        c = -torch.expm1(gamma_s - gamma_t)
+        loc = alpha(gamma_s) / alpha(gamma_t) * (z_t - c * (z_t - alpha(gamma_t) * data))
+        return normal(loc, c.sqrt() * sigma(gamma_s), len(self.x_shape))
+
+    def transition(self, z_t: Tensor, level: int) -> Independent:
+        """p(z_s|z_t) of the layer at s, given the layer above it at t, (*, *x_shape), batch shape *."""
+        flat = z_t.reshape(-1, *self.x_shape)
+        s, t = (time.expand(len(flat)) for time in self.times[level : level + 2])
+        p = self.diffusion.reverse(flat, t, s).base_dist
+        return normal(p.loc.view(z_t.shape), p.scale.view(z_t.shape), len(self.x_shape))
+
+
+class NoisiestImage(Posterior):
+    r"""The top layer of noised data, $q(z_1|x) = \mathcal N(\alpha_1 (2 x - 1), \sigma_1^2 I)$ for x in [0, 1].
+
+    Args:
+        x_shape: the shape of one image.
+        gamma_max: gamma(1).
+    """
+
+    def __init__(self, x_shape: Shape, gamma_max: float) -> None:
+        super().__init__(x_shape, x_shape)
+        self.gamma_max = gamma_max
+
+    def forward(self, x: Tensor) -> Independent:
+        """q(z_1|x) for x (*, *x_shape), batch shape *."""
+        gamma = x.new_tensor(self.gamma_max)
+        return normal(alpha(gamma) * signed(x), sigma(gamma), len(self.event_shape))
+
+
+def signed(x: Tensor) -> Tensor:
+    """Scale images from [0, 1] to [-1, 1]."""
+    return 2 * x - 1
+
+
+def normal(loc: Tensor, scale: Tensor, dims: int) -> Independent:
+    """The normal of tensors with `dims` dimensions and independent entries, for a scale that broadcasts."""
+    return Independent(Normal(loc, scale.expand_as(loc)), dims)

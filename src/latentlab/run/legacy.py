@@ -3,6 +3,7 @@
 Every config and checkpoint passes through here when it is read. A change must therefore leave today's names alone.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,10 @@ TARGETS: dict[str, str] = {
     "latentlab.classical.steps.RobbinsMonro": "latentlab.classical.bbvi.RobbinsMonro",
     "latentlab.optim.IWAEStages": "latentlab.lit.schedulers.IWAEStages",
     "latentlab.models.latent_diffusion.LatentVDM": "latentlab.models.latent_vdm.LatentVDM",
+    "latentlab.models.hierarchical.HierarchicalVAE": "latentlab.models.chain.HierarchicalVAE",
+    "latentlab.models.markov.MarkovianHVAE": "latentlab.models.chain.MarkovianHVAE",
+    "latentlab.models.steps.SeparateSteps": "latentlab.models.chain.SeparateConditionals",
+    "latentlab.models.steps.SharedSteps": "latentlab.models.chain.SharedConditionals",
 }
 
 # The gamma_min that the configs of these models once held, and that is their default today.
@@ -133,15 +138,58 @@ def _with_optimiser_state(weights: Weights, config: Config) -> Weights:
     return {**weights, "model._extra_state": {0: state}}
 
 
+def list_conditionals(node: Any) -> Any:
+    """Replace `inference` and `transitions` of a Markovian HVAE by `up` and `down`."""
+    if isinstance(node, list):
+        return [list_conditionals(each) for each in node]
+    if not isinstance(node, Mapping):
+        return node
+    found = {key: list_conditionals(value) for key, value in node.items()}
+    return _chain(found) if {"_target_", "inference", "transitions"} <= found.keys() else found
+
+
+def _chain(model: Config) -> Config:
+    inference, transitions = model.pop("inference"), model.pop("transitions")
+    schedule = {"noise_schedule": inference.get("noise_schedule")}
+    if inference["_target_"] == "latentlab.models.noising.NoisedData":
+        del model["latent_dim"]
+        return model | schedule | {"_target_": inference["_target_"], "denoiser": transitions["denoiser"]}
+    noising = {"_target_": "latentlab.models.noising.NoisingConditionals", "_partial_": True}
+    up = inference.get("steps", noising | schedule)
+    return model | {key: inference[key] for key in ("encoder", "posterior")} | {"up": up, "down": transitions}
+
+
+def rename_conditionals(weights: Weights, config: Config) -> Weights:
+    """Rename the weights of a bottom-up hierarchy; those of shared parts have one name for each step."""
+    model = config.get("model", {})
+    return {today: value for name, value in weights.items() for today in _todays_names(name, model)}
+
+
+def _todays_names(name: str, model: Config) -> list[str]:
+    steps = range(model.get("levels", 1) - 1)
+    if found := re.fullmatch(r"model\.(inference\.steps|transitions)\.conditionals\.(\d+)\.(.+)", name):
+        part, index, rest = found.groups()
+        which, first = ("down", 0) if part == "transitions" else ("up", 1)
+        if str(model.get(which, {}).get("_target_")).endswith(".SharedConditionals"):
+            return [f"model.{which}.{first + step}.conditional.{rest}" for step in steps]
+        return [f"model.{which}.{first + int(index)}.{rest}"]
+    if found := re.fullmatch(r"model\.inference\.chain\.schedule\.(.+)", name):
+        holders = [f"up.{1 + step}." for step in steps] if "up" in model else [""]
+        return [f"model.{holder}noise_schedule.{found[1]}" for holder in holders]
+    name = re.sub(r"^model\.inference\.posterior\.", "model.up.0.", name)
+    return [re.sub(r"^model\.transitions\.diffusion\.", "model.diffusion.", name)]
+
+
 # Changes to the structure of a config, applied in order to a config whose targets are renamed already.
 CONFIG_CHANGES: list[Callable[[Config], Config]] = [
     rename_noise_schedules,
     _draw_figures_by_functions,
     rename_step_sizes,
+    list_conditionals,
 ]
 
 # Changes to the names of parameters, applied in order. Each gets the weights and the translated config of the run.
-WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = [_with_optimiser_state]
+WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = [_with_optimiser_state, rename_conditionals]
 
 
 def today(config: Config) -> Config:
