@@ -341,7 +341,7 @@ REFUSED = {
     ),
     "no checkpoint kept": ("~callbacks.best", ["callbacks.best", "leave it in"]),
     "part of another model": ("model=autoencoder prior=mog", ["prior=mog", "autoencoder", "change nothing"]),
-    "chain of another model": ("model=vae chain=noised_data", ["chain=noised_data", "change nothing"]),
+    "chain of another model": ("model=vae chain=noised_data", ["chain", "change nothing"]),
     "likelihood": ("data=continuous_digits", ["BernoulliLikelihood", "protocol=threshold"]),
     "options of different models": ("data=earthquakes", ["model.num_components", "do not go together"]),
     "protocol": ("protocol=static", ["protocol=static", "Digits", "threshold"]),
