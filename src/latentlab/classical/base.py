@@ -1,13 +1,14 @@
 """Iterative inference, the history of its numbers, and the source of its observations."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from latentlab.batch import Batch
 from latentlab.errors import UserError
 from latentlab.protocols import Protocol
 
@@ -26,7 +27,7 @@ def check_positive(**values: float) -> None:
 
 
 class Source:
-    """Observations of a classical model, in the role that a protocol has for images.
+    """Observations of a classical model as an iterable of one batch. They have no protocol but themselves.
 
     Args:
         x: the observations, float64 (N, C).
@@ -45,6 +46,9 @@ class Source:
         self.x = x.double()
         self.y = torch.full((len(x),), -1) if y is None else y.long()
         self.truth = truth or {}
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield Batch(self.x, self.y)
 
 
 class History(nn.Module):

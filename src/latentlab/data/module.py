@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import pytorch_lightning as pl
 
 from latentlab.batch import Batch
-from latentlab.classical.sources import Source
+from latentlab.classical.base import Source
 from latentlab.protocols import Protocol
 
 

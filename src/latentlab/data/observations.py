@@ -1,4 +1,4 @@
-"""A data set that is one batch, for inference that sees all of it at every step."""
+"""Observations of a classical model, which sees all of them at every step."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,7 @@ from pydantic import PositiveInt
 
 from latentlab.batch import Batch
 from latentlab.classical.base import Source
-
-from .module import DataModule
+from latentlab.data.module import DataModule
 
 
 class Repeated:
@@ -26,14 +25,12 @@ class Repeated:
 
 
 class Observations(DataModule):
-    """All observations of a source at every step; nothing is kept for validation or test.
-
-    The test loader yields the observations themselves, for the figures.
+    """All observations of a source in one batch. None are held out: the test set is the training set.
 
     Args:
-        source: where the observations come from.
-        steps_per_epoch: how many steps count as an epoch: a checkpoint is written after each.
-        eval_batch_size: accepted for `evaluate.py`; the observations are one batch.
+        source: the observations.
+        steps_per_epoch: the number of training steps in an epoch. Checkpoints are written after each epoch.
+        eval_batch_size: ignored, as all observations are one batch.
     """
 
     protocol: Source
@@ -51,7 +48,6 @@ class Observations(DataModule):
 
     @property
     def num_examples(self) -> dict[str, int]:
-        """How many observations there are."""
         return {"train": len(self.source.x), "val": 0, "test": 0}
 
     @property
@@ -62,27 +58,24 @@ class Observations(DataModule):
     def total_batch_size(self) -> int:
         return len(self.source.x)
 
-    def training_set(self) -> list[Batch]:
-        return [self._all]
+    def training_set(self) -> Source:
+        return self.source
 
     def training_sample(self, n: int) -> Batch:
         return Batch(self.source.x[:n], self.source.y[:n])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Leave the observations on the CPU, where the inference is: not every device has float64."""
+        """Leave the observations on the CPU with the inference, because some devices have no float64."""
         return batch
 
     def train_dataloader(self) -> Repeated:
-        """The batch of all observations, once a step."""
-        return Repeated(self._all, self.steps_per_epoch)
+        return self._loader(self.steps_per_epoch)
 
     def test_dataloader(self) -> Repeated:
-        """The batch of all observations, once."""
-        return Repeated(self._all, 1)
+        return self._loader(1)
 
-    def whole_test_set(self) -> Repeated:
-        return self.test_dataloader()
+    def whole_test_set(self) -> Source:
+        return self.source
 
-    @property
-    def _all(self) -> Batch:
-        return Batch(self.source.x, self.source.y)
+    def _loader(self, steps: int) -> Repeated:
+        return Repeated(Batch(self.source.x, self.source.y), steps)

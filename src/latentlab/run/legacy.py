@@ -15,12 +15,6 @@ Weights = dict[str, Any]  # tensors, and the extra states of modules
 
 # The old dotted name of each class that moved, and its name today.
 TARGETS: dict[str, str] = {
-    "latentlab.callbacks.classical.BBVIFigures": "latentlab.figures.classical.BBVIFigures",
-    "latentlab.callbacks.classical.EarthquakeFigures": "latentlab.figures.classical.EarthquakeFigures",
-    "latentlab.callbacks.classical.GammaFigures": "latentlab.figures.classical.GammaFigures",
-    "latentlab.callbacks.classical.MeanFieldFigures": "latentlab.figures.classical.MeanFieldFigures",
-    "latentlab.callbacks.classical.NormalGammaFigures": "latentlab.figures.classical.NormalGammaFigures",
-    "latentlab.callbacks.classical.PPCAFigures": "latentlab.figures.classical.PPCAFigures",
     "latentlab.lit.VAEModule": "latentlab.lit.GradientModule",
     "latentlab.lit.HierarchicalModule": "latentlab.lit.GradientModule",
     "latentlab.lit.AutoencoderModule": "latentlab.lit.GradientModule",
@@ -69,20 +63,39 @@ def _least_noise(model: Config) -> float | None:
     return -13.3 if str(model["protocol"]["_target_"]).endswith(grey) else -4.0
 
 
-# The old callback classes that drew figures, and today's functions for the same PNG files.
-FIGURES: dict[str, tuple[str, ...]] = {
-    "latentlab.callbacks.ClassSamples": ("classes",),
-    "latentlab.callbacks.DenoisingChain": ("denoising",),
-    "latentlab.callbacks.FrozenLayers": ("frozen_layers",),
-    "latentlab.callbacks.LatentUsage": ("usage",),
-    "latentlab.callbacks.Latents": ("latents",),
-    "latentlab.callbacks.LayerKL": ("layer_kl",),
-    "latentlab.callbacks.LayerLatents": ("latents_layers",),
-    "latentlab.callbacks.LossByTime": ("loss_by_time",),
-    "latentlab.callbacks.Manifold": ("manifold",),
-    "latentlab.callbacks.Reconstructions": ("reconstructions",),
-    "latentlab.callbacks.Samples": ("samples", "sample_means"),
-    "latentlab.callbacks.SamplingSteps": ("sampling_steps",),
+# The old callback classes that drew figures: the PNG files of each, and today's functions that draw them.
+FIGURES: dict[str, dict[str, str]] = {
+    "latentlab.callbacks.ClassSamples": {"classes": "classes"},
+    "latentlab.callbacks.DenoisingChain": {"denoising": "denoising"},
+    "latentlab.callbacks.FrozenLayers": {"frozen_layers": "frozen_layers"},
+    "latentlab.callbacks.LatentUsage": {"usage": "usage"},
+    "latentlab.callbacks.Latents": {"latents": "latents"},
+    "latentlab.callbacks.LayerKL": {"layer_kl": "layer_kl"},
+    "latentlab.callbacks.LayerLatents": {"latents_layers": "latents_layers"},
+    "latentlab.callbacks.LossByTime": {"loss_by_time": "loss_by_time"},
+    "latentlab.callbacks.Manifold": {"manifold": "manifold"},
+    "latentlab.callbacks.Reconstructions": {"reconstructions": "reconstructions"},
+    "latentlab.callbacks.Samples": {"samples": "samples", "sample_means": "sample_means"},
+    "latentlab.callbacks.SamplingSteps": {"sampling_steps": "sampling_steps"},
+    "latentlab.callbacks.classical.BBVIFigures": {
+        "path": "classical.normal_gamma.path",
+        "variance": "classical.normal_gamma.variance",
+        "posterior": "classical.normal_gamma.posterior",
+    },
+    "latentlab.callbacks.classical.EarthquakeFigures": {
+        "map": "classical.earthquakes.cluster_map",
+        "rates": "classical.earthquakes.rates",
+        "elbo": "classical.earthquakes.elbo",
+    },
+    "latentlab.callbacks.classical.GammaFigures": {"paths": "classical.gamma_mle.paths"},
+    "latentlab.callbacks.classical.MeanFieldFigures": {"ellipses": "classical.mean_field.ellipses"},
+    "latentlab.callbacks.classical.NormalGammaFigures": {
+        "posterior": "classical.normal_gamma.posterior_and_elbo"
+    },
+    "latentlab.callbacks.classical.PPCAFigures": {
+        "likelihood": "classical.ppca.likelihood",
+        "loadings": "classical.ppca.loadings",
+    },
 }
 
 
@@ -106,8 +119,8 @@ def _draw_figures_by_functions(config: Config) -> Config:
 def _functions(callback: Config) -> dict[str, Config]:
     options = {key: value for key, value in callback.items() if key not in ("_target_", "every_n_epochs")}
     return {
-        name.rpartition(".")[2]: {"_target_": f"latentlab.figures.{name}", "_partial_": True, **options}
-        for name in FIGURES[callback["_target_"]]
+        name: {"_target_": f"latentlab.figures.{function}", "_partial_": True, **options}
+        for name, function in FIGURES[callback["_target_"]].items()
     }
 
 

@@ -1,109 +1,111 @@
-"""The earthquakes: a map of the clusters, the posterior of the rates, and the ELBO of every start."""
+"""Figures of the earthquakes: a map of the clusters, the posterior of the rates, and the ELBO of each start."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from pytorch_lightning import Trainer
-from torch import Tensor, nn
+from pydantic import PositiveInt
+from torch import Tensor
 from torch.distributions import Gamma
 
-from latentlab.classical.earthquakes import CAVIEarthquakes, Globals
-from latentlab.figures.classical.callback import Drawing, FigureCallback
-from latentlab.figures.classical.panels import BLUE, COLOURS, EXACT, ellipse, label, panels
+from latentlab.classical.base import Source
+from latentlab.classical.earthquakes import CAVIEarthquakes
+from latentlab.figures.classical.axes import BLUE, EXACT, colour, ellipse, label, row
+from latentlab.figures.drawing import figure
 
-MAX_POINTS = 5000
 FLOOR = 1e-10
 WHITE = {"fc": "white", "ec": "none", "pad": 1.5}
 
 
-class EarthquakeFigures(FigureCallback):
-    """Draws map.png, rates.png and elbo.png.
+@figure
+def cluster_map(model: CAVIEarthquakes, data: Source, max_points: PositiveInt = 5000) -> Figure:
+    """Draw the earthquakes in the colours of their clusters, and ellipses that hold 95 % of each cluster.
 
     Args:
-        every_n_epochs: the number of training epochs between two figures.
+        model: the inference.
+        data: the catalogue. Its true centres are drawn if they are known.
+        max_points: the largest number of earthquakes, chosen at random from more.
     """
-
-    def draw(self, trainer: Trainer, model: nn.Module) -> Drawing:
-        """The three figures; the truth is drawn where it is known."""
-        source = trainer.datamodule.source  # type: ignore[attr-defined]
-        assert isinstance(model, CAVIEarthquakes)
-        q, tau = model.best(), float(model.h.tau)
-        map_figure, (axes,) = panels(1, 6.4, 5.2)
-        draw_map(axes, source.x, model.assignments().argmax(-1), q, tau)
-        rates_figure, (rates_axes,) = panels(1, 6.4, 4.0)
-        draw_rates(rates_axes, q, source.truth)
-        draw_truth(axes, source.truth)
-        elbo_figure, elbo_axes = panels(2)
-        draw_bounds(elbo_axes, model.history.values)
-        return Drawing({"map": map_figure, "rates": rates_figure, "elbo": elbo_figure})
-
-
-def draw_map(axes: Axes, x: Tensor, z: Tensor, q: Globals, tau: float) -> None:
-    """The places in the colours of their clusters, larger for stronger quakes, and 95 % ellipses of each cluster."""
-    shown = torch.randperm(len(x))[:MAX_POINTS]
-    colours = [COLOURS[k % len(COLOURS)] for k in z[shown].tolist()]
-    sizes = 2 + 22 * x[shown, 2] / x[:, 2].max().clamp(min=1)
-    axes.scatter(
-        x[shown, 0].numpy(), x[shown, 1].numpy(), s=sizes.numpy(), c=colours, alpha=0.5, linewidths=0
-    )
-    for k, (m, rho) in enumerate(zip(q.m, q.rho, strict=True)):
-        cov = (1 / tau + 1 / rho) * torch.eye(2, dtype=m.dtype)
-        ellipse(axes, m, cov, "white", lw=3)
-        ellipse(axes, m, cov, COLOURS[k % len(COLOURS)], lw=1.6)
-        axes.annotate(
-            str(k + 1),
-            (float(m[0]), float(m[1]) + 2.7 * tau**-0.5),
-            ha="center",
-            va="bottom",
-            fontsize=10,
-            weight="bold",
-        )
-    axes.set_aspect("equal", "datalim")
-    shown_of = f", {len(shown):,} of {len(x):,} shown" if len(shown) < len(x) else ""
-    label(axes, f"earthquakes by cluster, 95 % ellipses (area: strength{shown_of})", "x", "y")
-
-
-def draw_truth(axes: Axes, truth: dict[str, Tensor]) -> None:
-    """Crosses at the true centres."""
-    if truth:
-        axes.plot(*truth["mu"].T.numpy(), "x", color="black", ms=7, mew=1.6, label="true centres")
+    drawn, (axes,) = row(1, 6.4, 5.2)
+    shown = torch.randperm(len(data.x))[:max_points]
+    draw_earthquakes(axes, data.x[shown], model.assignments().argmax(-1)[shown], float(data.x[:, 2].max()))
+    draw_clusters(axes, model)
+    if data.truth:
+        axes.plot(*data.truth["mu"].T.numpy(), "x", color="black", ms=7, mew=1.6, label="true centres")
         axes.legend(fontsize=9, framealpha=0.9, edgecolor="none")
+    axes.set_aspect("equal", "datalim")
+    share = f", {len(shown):,} of {len(data.x):,} shown" if len(shown) < len(data.x) else ""
+    label(axes, f"earthquakes by cluster, 95 % ellipses (area: strength{share})", "x", "y")
+    return drawn
 
 
-def draw_rates(axes: Axes, q: Globals, truth: dict[str, Tensor]) -> None:
-    """The posteriors of the rates, with the true rates as lines."""
+@figure
+def rates(model: CAVIEarthquakes, data: Source) -> Figure:
+    """Draw the posterior of each rate, and the true rates if they are known."""
+    drawn, (axes,) = row(1, 6.4, 4.0)
+    q = model.best()
     for k, (a, b) in enumerate(zip(q.a, q.b, strict=True)):
-        mean, sd = float(a / b), float(a.sqrt() / b)
-        grid = torch.linspace(max(mean - 5 * sd, 1e-9), mean + 5 * sd, 400, dtype=torch.float64)
-        density = Gamma(a, b).log_prob(grid).exp()
-        colour = COLOURS[k % len(COLOURS)]
-        # To the same height: the widths differ by orders of magnitude.
-        axes.fill_between(grid.numpy(), (density / density.max()).numpy(), color=colour, alpha=0.35, lw=0)
-        axes.plot(grid.numpy(), (density / density.max()).numpy(), color=colour, lw=1.4)
-        axes.annotate(str(k + 1), (mean, 1.05), ha="center", fontsize=10, weight="bold", bbox=WHITE, zorder=4)
-    for rate in truth.get("lambda", torch.zeros(0)).tolist():
+        draw_rate(axes, k, a, b)
+    for rate in data.truth.get("lambda", torch.zeros(0)).tolist():
         axes.axvline(rate, color=EXACT, lw=1.1, ls="--")
     axes.set_ylim(0, 1.18)
-    known = ", truth dashed" if truth else ""
+    known = ", truth dashed" if data.truth else ""
     label(axes, f"posterior of the rates{known}", r"strength $\lambda_k$", "density, peak = 1")
+    return drawn
 
 
-def draw_bounds(axes: Sequence[Axes], values: dict[str, list[float]]) -> None:
-    """The ELBO of every start by iteration, and how far each is below the best at the end."""
-    starts = [bounds[1:] for name, bounds in values.items() if name != "elbo"]
+@figure
+def elbo(model: CAVIEarthquakes, data: Source) -> Figure:
+    """Draw the ELBO of each start, and its distance from the best start's last ELBO."""
+    drawn, axes = row(2, 4.4, 3.9)
+    starts = [bounds[1:] for name, bounds in model.history.values.items() if name != "elbo"]
     best = max(starts, key=lambda bounds: bounds[-1])
-    # Drawn last, on top of those that end at the same bound.
-    for bounds in sorted(starts, key=lambda bounds: bounds is best):
-        style: dict[str, Any] = {"color": BLUE, "lw": 1.8} if bounds is best else {"color": "0.7", "lw": 0.9}
-        iterations = range(1, len(bounds) + 1)
-        axes[0].plot(iterations, bounds, **style)
-        axes[1].semilogy(iterations, [max(best[-1] - bound, FLOOR) for bound in bounds], **style)
+    for bounds in starts:
+        draw_bounds(axes, bounds, best[-1], color="0.7", lw=0.9)
+    draw_bounds(axes, best, best[-1], color=BLUE, lw=1.8)
     axes[1].set_ylim(bottom=FLOOR * 2)
     for each in axes:
         each.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     label(axes[0], "ELBO of each start, the best in blue", "iteration", "ELBO in nats")
     label(axes[1], "below the best start's last ELBO", "iteration", "nats")
     axes[0].ticklabel_format(axis="y", useOffset=False)
+    return drawn
+
+
+def draw_earthquakes(axes: Axes, x: Tensor, z: Tensor, strongest: float) -> None:
+    """Draw points at the locations of x (N, 3), with an area by strength and the colour of the cluster z (N,)."""
+    sizes = 2 + 22 * x[:, 2] / max(strongest, 1)
+    colours = [colour(k) for k in z.tolist()]
+    axes.scatter(x[:, 0].numpy(), x[:, 1].numpy(), s=sizes.numpy(), c=colours, alpha=0.5, linewidths=0)
+
+
+def draw_clusters(axes: Axes, model: CAVIEarthquakes) -> None:
+    """Draw the ellipse and the number of each cluster."""
+    q, tau = model.best(), float(model.h.tau)
+    for k, (m, rho) in enumerate(zip(q.m, q.rho, strict=True)):
+        cov = (1 / tau + 1 / rho) * torch.eye(2, dtype=m.dtype)
+        ellipse(axes, m, cov, "white", width=3)
+        ellipse(axes, m, cov, colour(k), width=1.6)
+        above = (float(m[0]), float(m[1]) + 2.7 * tau**-0.5)
+        axes.annotate(str(k + 1), above, ha="center", va="bottom", fontsize=10, weight="bold")
+
+
+def draw_rate(axes: Axes, k: int, a: Tensor, b: Tensor) -> None:
+    """Draw Gamma(a, b), scaled to height 1 because the widths differ by orders of magnitude."""
+    mean, sd = float(a / b), float(a.sqrt() / b)
+    rate = torch.linspace(max(mean - 5 * sd, 1e-9), mean + 5 * sd, 400, dtype=torch.float64)
+    log_density = Gamma(a, b).log_prob(rate)
+    height = (log_density - log_density.max()).exp()
+    axes.fill_between(rate.numpy(), height.numpy(), color=colour(k), alpha=0.35, lw=0)
+    axes.plot(rate.numpy(), height.numpy(), color=colour(k), lw=1.4)
+    axes.annotate(str(k + 1), (mean, 1.05), ha="center", fontsize=10, weight="bold", bbox=WHITE, zorder=4)
+
+
+def draw_bounds(axes: Sequence[Axes], bounds: Sequence[float], best: float, **style: Any) -> None:
+    """Draw the ELBO of a start on the left, and its distance from `best` on the right."""
+    iterations = range(1, len(bounds) + 1)
+    axes[0].plot(iterations, bounds, **style)
+    axes[1].semilogy(iterations, [max(best - bound, FLOOR) for bound in bounds], **style)
