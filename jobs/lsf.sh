@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One experiment, or one agent of a W&B sweep, as an LSF job. From the project's folder:
+# One experiment, or one agent of a W&B sweep, as an LSF job. Submit it from the project's folder:
 #
 #   OVERRIDES="model=vae data=binarised_mnist trainer=gpu" bsub < jobs/lsf.sh
 #   SWEEP=entity/project/id bsub -J "latentlab[1-8]" < jobs/lsf.sh
 #
-# Options of bsub on the command line win over those below: -q QUEUE -W 24:00 -gpu "num=2:mode=exclusive_process"
-# A job that is queued again, by its host's failure or with `brequeue`, goes on from its last checkpoint.
+# Options of bsub on the command line override those below, e.g. -q QUEUE -W 24:00 -gpu "num=2:mode=exclusive_process"
+# A job that is requeued, after a failure of its host or by `brequeue`, resumes from its last checkpoint.
 #
 #BSUB -J latentlab
 #BSUB -q gpu
@@ -18,30 +18,10 @@
 #BSUB -o latentlab-%J.out
 set -euo pipefail
 
-PROJECT="${PROJECT:-${LS_SUBCWD:-$PWD}}" # the folder with train.py
-PYTHON="${PYTHON:-$PROJECT/.venv/bin/python}"
-RUN_DIR="${RUN_DIR:-$PROJECT/outputs/lsf-${LSB_JOBID:?to be started with bsub}}"
-OVERRIDES="${OVERRIDES:-}" # of train.py; bsub passes no arguments to a script that it reads
-SWEEP="${SWEEP:-}"         # entity/project/id: run an agent of this W&B sweep
-COUNT="${COUNT:-1}"        # how many runs the agent takes
-export LATENTLAB_DATA="${LATENTLAB_DATA:-$PROJECT/data}"
+export PROJECT="${PROJECT:-${LS_SUBCWD:-$PWD}}" LAUNCH=
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${LSB_DJOB_NUMPROC:-1}}"
+run_dir="${RUN_DIR:-$PROJECT/outputs/lsf-${LSB_JOBID:?start this script with bsub}}"
+# bsub passes no arguments to a script that it reads from standard input.
+read -r -a overrides <<< "${OVERRIDES:-}"
 
-cd "$PROJECT"
-if [[ -n $SWEEP ]]; then
-    # The agent starts `python` from the PATH.
-    PATH="$(dirname "$PYTHON"):$PATH" exec "$PYTHON" -m wandb agent --count "$COUNT" "$SWEEP"
-fi
-
-if [[ -f $RUN_DIR/summary.json ]]; then
-    echo "$RUN_DIR is finished"
-    exit 0
-fi
-resume=()
-last="$RUN_DIR/checkpoints/last.ckpt"
-if [[ -f $last ]]; then
-    resume=("ckpt_path='$last'")
-fi
-read -r -a overrides <<< "$OVERRIDES"
-
-exec "$PYTHON" train.py ${overrides[@]+"${overrides[@]}"} "$@" "hydra.run.dir='$RUN_DIR'" ${resume[@]+"${resume[@]}"}
+exec bash "$PROJECT/jobs/run.sh" "$run_dir" ${overrides[@]+"${overrides[@]}"} "$@"

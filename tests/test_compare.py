@@ -1,37 +1,28 @@
-"""The figure that compares runs: what is read, what is grouped, how runs are named."""
+"""The figure that compares runs."""
 
-import subprocess
-import sys
+import runpy
 
 import pytest
-from commands import ROOT, environment
 from matplotlib.image import imread
 from omegaconf import OmegaConf
 
-from latentlab.compare import bands, compare, main, read_run, run_directories
+from latentlab.compare import bands, compare, main, read_run
 from latentlab.errors import UserError
+from latentlab.run.directory import RunDirectory
 
 
-def write(folder, model="vae", seed=0, values=(-120.0, -110.0, -105.0), metric="val/elbo", **keys):
-    """A run directory with a metric by epoch, two training rows an epoch, and the summary at the end."""
+def write(folder, model="vae", seed=0, values=(-120.0, -110.0, -105.0), objective="elbo", components=1):
+    """Write a run with two training rows for each epoch and the test row at the end."""
     folder.mkdir(parents=True)
-    names = {
-        "model": model,
-        "data": "digits",
-        "prior": "standard_normal",
-        "objective": keys.get("objective", "elbo"),
-    }
     config = {
         "seed": seed,
-        "names": names,
+        "names": {"model": model, "data": "digits", "prior": "standard_normal", "objective": objective},
         "data": {"seed": seed, "batch_size": 32},
         "logger": {"name": str(folder)},
+        "prior": {"num_components": components},
     }
-    OmegaConf.save(
-        OmegaConf.create(config | {"prior": {"num_components": keys.get("components", 1)}}),
-        folder / "config.yaml",
-    )
-    rows = [f"epoch,step,train/elbo,{metric}"]
+    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    rows = ["epoch,step,train/elbo,val/elbo"]
     for epoch, value in enumerate(values):
         rows += [
             f"{epoch},{10 * epoch},{value - 2},",
@@ -42,17 +33,14 @@ def write(folder, model="vae", seed=0, values=(-120.0, -110.0, -105.0), metric="
     return folder
 
 
-def found(*folders, metric="val/elbo", first=1):
-    return bands([read_run(path, metric) for folder in folders for path in run_directories(folder)], first)
+def found(folder, metric="val/elbo", first=1):
+    return bands([read_run(run, metric) for run in RunDirectory.find(folder)], first)
 
 
 def test_seeds_of_one_experiment_are_a_mean_with_a_band(tmp_path):
     for seed, shift in enumerate((0.0, 1.0, 2.0)):
-        write(
-            tmp_path / f"model=vae,seed={seed}",
-            seed=seed,
-            values=[v + shift for v in (-120.0, -110.0, -105.0)],
-        )
+        values = [value + shift for value in (-120.0, -110.0, -105.0)]
+        write(tmp_path / f"model=vae,seed={seed}", seed=seed, values=values)
     write(tmp_path / "stl", model="stl_vae", objective="stl")
     vae, stl = found(tmp_path)
     assert (vae.label, vae.runs, vae.epochs) == ("vae", 3, [1, 2, 3])
@@ -60,16 +48,16 @@ def test_seeds_of_one_experiment_are_a_mean_with_a_band(tmp_path):
     assert (stl.label, stl.runs, stl.errors) == ("stl_vae", 1, [0.0, 0.0, 0.0])
 
 
-def test_epochs_are_those_that_all_seeds_reached(tmp_path):
+def test_a_band_has_the_epochs_that_all_seeds_reached(tmp_path):
     write(tmp_path / "a", seed=0)
     write(tmp_path / "b", seed=1, values=(-120.0, -110.0))
     assert found(tmp_path)[0].epochs == [1, 2]
     assert found(tmp_path, first=2)[0].epochs == [2]
-    with pytest.raises(UserError, match="no epoch from first=3 on that all 2 runs reached"):
+    with pytest.raises(UserError, match="first=3"):
         found(tmp_path, first=3)
 
 
-def test_a_label_says_what_differs_and_no_more(tmp_path):
+def test_a_label_has_only_the_differences(tmp_path):
     write(tmp_path / "a", objective="elbo")
     write(tmp_path / "b", objective="stl")
     assert [band.label for band in found(tmp_path)] == ["vae, elbo", "vae, stl"]
@@ -86,7 +74,7 @@ def test_several_values_of_an_epoch_are_averaged(tmp_path):
     assert found(tmp_path, metric="train/elbo")[0].means == [-121.0, -111.0, -106.0]
 
 
-def test_the_figure_holds_a_line_and_a_band_for_each_experiment(tmp_path):
+def test_the_figure_has_a_line_and_a_band_for_each_experiment(tmp_path):
     for seed in (0, 1):
         write(tmp_path / f"a{seed}", seed=seed)
     write(tmp_path / "b", model="stl_vae")
@@ -96,31 +84,41 @@ def test_the_figure_holds_a_line_and_a_band_for_each_experiment(tmp_path):
     assert texts == ["vae: -105.00 ± 0.00 (2 seeds)", "stl_vae: -105.00"]
 
 
-def test_mistakes_are_one_line(tmp_path):
-    run = write(tmp_path / "run")
-    for arguments, words in {
-        (str(tmp_path / "none"), "out=a.png"): "no run here",
-        (
-            str(run),
-            "out=a.png",
-            "metric=val/elb",
-        ): "val/elb was not logged; choose metric= one of train/elbo, val/elbo",
-        (str(run),): "usage: ",
-        ("out=a.png",): "usage: ",
-        (str(run), "out=a.png", "first=x"): "usage: ",
-    }.items():
-        with pytest.raises(UserError, match=words) as error:
-            main(arguments)
-        assert "\n" not in str(error.value)
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("none out=a.png", "no run here"),
+        ("run out=a.png metric=val/elb", "choose metric= one of train/elbo, val/elbo"),
+        ("run", "--out"),
+        ("out=a.png", "RUN"),
+        ("run out=a.pdf", "png"),
+        ("run out=a.png first=x", "--first"),
+        ("damaged out=a.png", "damaged"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "run")
+    (write(tmp_path / "damaged") / "config.yaml").write_text("names: [")
+    with pytest.raises(UserError, match=words) as error:
+        main(arguments.split())
+    assert "\n" not in str(error.value)
 
 
-def test_as_a_command(tmp_path):
-    write(tmp_path / "runs" / "seed=1")
-    write(tmp_path / "runs" / "seed=2", seed=1)
-    command = [sys.executable, "-m", "latentlab.compare", "runs", "out=figures/elbo.png"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", "figures/elbo.png\n")
+@pytest.mark.parametrize("out", [("out=figures/elbo.png",), ("--out", "figures/elbo.png", "--first", "2")])
+def test_the_command(tmp_path, monkeypatch, capsys, out):
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        write(tmp_path / "runs" / f"seed={seed}", seed=seed)
+    monkeypatch.setattr("sys.argv", ["compare", "runs", *out])
+    with pytest.warns(RuntimeWarning, match="sys.modules"):  # this test has imported the module already
+        runpy.run_module("latentlab.compare", run_name="__main__")
+    assert capsys.readouterr().out == "figures/elbo.png\n"
     assert min(imread(tmp_path / "figures" / "elbo.png").shape[:2]) > 500
-    command[-2] = str(ROOT / "conf")
-    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_the_command_ends_with_one_line_after_a_mistake(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["compare", "none", "out=a.png"])
+    with pytest.warns(RuntimeWarning, match="sys.modules"), pytest.raises(SystemExit, match=r"\Aerror: .*\Z"):
+        runpy.run_module("latentlab.compare", run_name="__main__")

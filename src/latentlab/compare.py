@@ -1,12 +1,12 @@
-"""A figure that compares runs by epoch: `python -m latentlab.compare RUN RUN ... out=FILE.png`.
+"""A figure that compares runs by epoch: `python -m latentlab.compare RUN RUN ... --out FILE.png`.
 
-A RUN is a run directory, or a folder with some below it, such as that of a multirun. Runs that differ in nothing but
-their seed are drawn as their mean with a band of one standard deviation. Options: `metric=val/elbo` for another column
-of metrics.csv, `first=5` to begin at a later epoch.
+A RUN is a run directory, or a folder such as multirun/NAME with runs below it. Runs that differ in their seed only
+are drawn as their mean, with a band of one standard deviation. Options may be given as `--out FILE` or `out=FILE`.
 """
 
-import csv
+import re
 import sys
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,38 +16,37 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from omegaconf import OmegaConf
 
+from latentlab.cli.command import OneLineParser
 from latentlab.errors import UserError
 from latentlab.figures.drawing import save
-from latentlab.run.config import leaves
+from latentlab.run.config import leaves, read_config
+from latentlab.run.directory import RunDirectory
+from latentlab.run.metrics import read_curve
 
-USAGE = "usage: python -m latentlab.compare RUN RUN ... out=FILE.png [metric=val/elbo] [first=1]"
-# What does not make another experiment: the seed, where results go, and what is composed of other parts.
-APART = ("seed", "ckpt_path", "logger", "callbacks", "module", "validate_args")
+# Config keys that do not make another experiment: the seed, places, and groups that are composed of other groups.
+IGNORED = ("seed", "ckpt_path", "logger", "callbacks", "figures", "module", "validate_args")
 SEEDS = ("data.seed", "data.source.seed")
-
-Keys = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run: its names, what distinguishes it, and a metric by epoch.
+class Curve:
+    """A metric of one run by epoch.
 
     Attributes:
-        names: the words under which it was reported.
-        keys: its config by dotted key, without seeds and paths.
-        curve: the metric by epoch, from 1; the mean where there are several values.
+        names: the run's `names`: model, data, prior, objective.
+        keys: the config by dotted key, without seeds and places.
+        values: the metric by epoch, from 1. An epoch with several values has their mean.
     """
 
     names: Mapping[str, str]
-    keys: Keys
-    curve: Mapping[int, float]
+    keys: Mapping[str, Any]
+    values: Mapping[int, float]
 
 
 @dataclass(frozen=True)
 class Band:
-    """Runs that differ in their seed alone, by the epochs that all of them reached."""
+    """Runs that differ in their seed only, at the epochs that all of them reached."""
 
     label: str
     epochs: Sequence[int]
@@ -57,69 +56,40 @@ class Band:
 
 
 def compare(folders: Iterable[Path], metric: str = "val/elbo", first: int = 1) -> Figure:
-    """The figure of the runs in some folders.
+    """Draw the runs in some folders.
 
     Args:
-        folders: run directories, or folders with run directories below them.
+        folders: run directories, or folders with runs below them.
         metric: a column of metrics.csv.
         first: the first epoch to draw.
 
     Raises:
-        UserError: for a folder without runs, a metric that was not logged, or nothing left to draw.
+        UserError: if a folder has no runs, a file is damaged, the metric was not logged, or no epoch is left.
     """
-    runs = [read_run(path, metric) for folder in folders for path in run_directories(folder)]
+    runs = [read_run(run, metric) for folder in folders for run in RunDirectory.find(folder)]
     return draw(bands(runs, first), metric)
 
 
-def run_directories(folder: Path) -> list[Path]:
-    """The run directories in a folder, itself among them.
+def read_run(run: RunDirectory, metric: str) -> Curve:
+    """Read a metric of a run.
 
     Raises:
-        UserError: when there are none.
+        UserError: if the metric was not logged, or a file is damaged.
     """
-    found = sorted(
-        path.parent for path in folder.rglob("metrics.csv") if (path.parent / "config.yaml").exists()
-    )
-    if not found:
-        raise UserError(f"{folder}: no run here (a run directory holds config.yaml and metrics.csv)")
-    return found
-
-
-def read_run(path: Path, metric: str) -> Run:
-    """The run in a directory.
-
-    Raises:
-        UserError: when the metric was not logged by epoch.
-    """
-    config: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
-    curve, columns = read_curve(path / "metrics.csv", metric)
-    if not curve:
-        raise UserError(f"{path}: {metric} was not logged; choose metric= one of {', '.join(columns)}")
+    config = read_config(run.config)
     keys = {
-        key: value for key, value in leaves(config) if key.split(".")[0] not in APART and key not in SEEDS
+        key: value for key, value in leaves(config) if key.split(".")[0] not in IGNORED and key not in SEEDS
     }
-    return Run(config["names"], keys, curve)
+    return Curve(config["names"], keys, read_curve(run.metrics, metric))
 
 
-def read_curve(path: Path, metric: str) -> tuple[dict[int, float], list[str]]:
-    """A metric by epoch, from 1, and the names of all columns with metrics."""
-    values = defaultdict(list)
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            if row["epoch"] and row.get(metric):
-                values[int(row["epoch"]) + 1].append(float(row[metric]))
-    columns = [name for name in reader.fieldnames or [] if name.startswith(("train/", "val/"))]
-    return {epoch: fmean(found) for epoch, found in sorted(values.items())}, columns
-
-
-def bands(runs: Sequence[Run], first: int) -> list[Band]:
-    """The runs, those of the same experiment together, in the order in which they were given.
+def bands(runs: Sequence[Curve], first: int) -> list[Band]:
+    """Group the runs by experiment, in their given order.
 
     Raises:
-        UserError: when runs of an experiment have no epoch in common from `first` on.
+        UserError: if the runs of an experiment have no common epoch from `first` on.
     """
-    groups: dict[str, list[Run]] = defaultdict(list)
+    groups: dict[str, list[Curve]] = defaultdict(list)
     for run in runs:
         groups[repr(sorted(run.keys.items(), key=str))].append(run)
     members = list(groups.values())
@@ -127,40 +97,40 @@ def bands(runs: Sequence[Run], first: int) -> list[Band]:
     return [_band(name, group, first) for name, group in zip(labels, members, strict=True)]
 
 
-def _band(name: str, runs: Sequence[Run], first: int) -> Band:
-    common = set.intersection(*(set(run.curve) for run in runs))
+def _band(name: str, runs: Sequence[Curve], first: int) -> Band:
+    common = set.intersection(*(set(run.values) for run in runs))
     epochs = sorted(epoch for epoch in common if epoch >= first)
     if not epochs:
-        raise UserError(f"{name}: no epoch from first={first} on that all {len(runs)} runs reached")
-    values = [[run.curve[epoch] for run in runs] for epoch in epochs]
+        raise UserError(f"{name}: the {len(runs)} runs have no common epoch from first={first} on")
+    values = [[run.values[epoch] for run in runs] for epoch in epochs]
     errors = [stdev(each) if len(each) > 1 else 0.0 for each in values]
     return Band(name, epochs, [fmean(each) for each in values], errors, len(runs))
 
 
-def label(runs: Sequence[Run]) -> list[str]:
-    """A name for each run: its model, and what else tells it from the others."""
+def label(runs: Sequence[Curve]) -> list[str]:
+    """Name each run by its model and the settings that distinguish it from the others."""
     labels = [run.names["model"] for run in runs]
     for name in ("data", "prior", "objective"):
-        labels = _told_apart(labels, [run.names.get(name, "") for run in runs])
+        labels = _distinguished(labels, [run.names.get(name, "") for run in runs])
     known = {key: None for run in runs for key in run.keys}
-    # What the parts' own groups say first: `prior.num_components` before `model.prior.num_components`.
+    # The short key `prior.num_components` comes before its copy `model.prior.num_components`.
     for key in sorted(known, key=lambda key: key.startswith("model.")):
         shown = key.removesuffix("._target_")
-        labels = _told_apart(labels, [f"{shown}={run.keys.get(key, '-')}" for run in runs])
+        labels = _distinguished(labels, [f"{shown}={run.keys.get(key, '-')}" for run in runs])
     return labels
 
 
-def _told_apart(labels: Sequence[str], words: Sequence[str]) -> list[str]:
-    # Words are added where labels are the same and they are not.
-    told = []
+def _distinguished(labels: Sequence[str], words: Sequence[str]) -> list[str]:
+    # Add a word only to equal labels with different words.
+    longer = []
     for own, word in zip(labels, words, strict=True):
-        twins = {other for same, other in zip(labels, words, strict=True) if same == own}
-        told.append(f"{own}, {word}" if len(twins) > 1 else own)
-    return told
+        found = {other for same, other in zip(labels, words, strict=True) if same == own}
+        longer.append(f"{own}, {word}" if len(found) > 1 else own)
+    return longer
 
 
 def draw(groups: Sequence[Band], metric: str) -> Figure:
-    """Lines with their bands, and the last values in the legend."""
+    """Draw a line and a band for each experiment, with the last values in the legend."""
     figure = Figure(figsize=(6.4, 4.4))
     axes = figure.add_subplot()
     for band in groups:
@@ -180,20 +150,35 @@ def draw(groups: Sequence[Band], metric: str) -> Figure:
     return figure
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Read the command line, and write the figure.
+def parse(words: Sequence[str]) -> Namespace:
+    """Parse the command line.
 
     Raises:
         UserError: for a mistake in it.
     """
-    options = {"out": "", "metric": "val/elbo", "first": "1"}
-    given = {key: value for key, _, value in (each.partition("=") for each in arguments) if key in options}
-    folders = [Path(each) for each in arguments if each.partition("=")[0] not in options]
-    options |= given
-    if not folders or not options["out"].endswith(".png") or not options["first"].isdigit():
-        raise UserError(USAGE)
-    figure = compare(folders, options["metric"], int(options["first"]))
-    print(save(figure, Path(options["out"]), caption=""))
+    parser = OneLineParser(
+        prog="python -m latentlab.compare", description="Draw a metric of several runs by epoch."
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run directory, or a folder of runs"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the figure")
+    parser.add_argument("--metric", default="val/elbo", help="a column of metrics.csv")
+    parser.add_argument("--first", type=int, default=1, metavar="EPOCH", help="the first epoch to draw")
+    given = parser.parse_args([re.sub(r"^(out|metric|first)=", r"--\1=", word) for word in words])
+    if given.out.suffix != ".png":
+        parser.error(f"--out={given.out}: not a .png file")
+    return given
+
+
+def main(words: Sequence[str]) -> None:
+    """Write the figure and print its path.
+
+    Raises:
+        UserError: for a mistake in the command line or the runs.
+    """
+    given = parse(words)
+    print(save(compare(given.runs, given.metric, given.first), given.out))
 
 
 if __name__ == "__main__":

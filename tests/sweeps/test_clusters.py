@@ -1,4 +1,4 @@
-"""Clusters, as far as one machine goes: what SLURM is asked for, the job scripts, and the commands of W&B's agents."""
+"""Requests to SLURM, job scripts, and the commands of W&B agents."""
 
 import os
 import subprocess
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import QUICK, ROOT, call, command
+from commands import QUICK, ROOT, call
+from fakes import run
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -64,24 +65,21 @@ def launcher_of(config):
 
 
 @needs_submitit
-def test_submitit_runs_jobs_of_a_multirun(tmp_path):
-    done = command(
-        *(
-            "train.py",
-            "-m",
-            "hydra/launcher=submitit_local",
-            "hydra.launcher.timeout_min=3",
-            *QUICK,
-            "seed=1",
-        ),
-        *("data.batch_size=500", "hydra.sweep.dir=sweep"),
-        home=tmp_path,
+def test_submitit_runs_the_jobs_of_a_multirun(app, tmp_path, monkeypatch):
+    paths = (str(app.parent), os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))  # a submitted job imports fake_job
+    words = (
+        "hydra/launcher=submitit_local",
+        "hydra.launcher.timeout_min=3",
+        "seed=1",
+        "hydra.sweep.dir=sweep",
     )
+    done = run(app, *words)
     assert done.status == 0, done.err
     assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 1
 
 
-def test_a_job_that_slurm_queued_again_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_job_that_slurm_requeued_resumes(tmp_path, monkeypatch):
     arguments = (
         *QUICK,
         "data.batch_size=500",
@@ -98,9 +96,8 @@ def test_a_job_that_slurm_queued_again_goes_on_where_it_was(tmp_path, monkeypatc
 @pytest.mark.skipif(
     find_spec("hydra_plugins.hydra_ray_launcher") is None, reason="hydra-ray-launcher is not installed"
 )
-def test_ray_runs_jobs_of_a_multirun(tmp_path):
-    arguments = ("-m", "hydra/launcher=ray", *QUICK, "data.batch_size=500", "seed=1", "hydra.sweep.dir=sweep")
-    done = command("train.py", *arguments, home=tmp_path)
+def test_ray_runs_the_jobs_of_a_multirun(app, tmp_path):
+    done = run(app, "hydra/launcher=ray", "seed=1", "hydra.sweep.dir=sweep")
     assert done.status == 0, done.err
     assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 1
 
@@ -114,7 +111,9 @@ def test_job_scripts_are_bash(script):
 
 
 def submit(script: str, home: Path, *arguments: str, **variables: str) -> list[str]:
-    """The words of the command that a job script ends in."""
+    """Return the words of the command that a job script ends in."""
+    if not (home / "jobs").exists():
+        (home / "jobs").symlink_to(ROOT / "jobs")
     for name, text in {
         "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
         "python": 'printf "%s\\n" "$@"',
@@ -140,19 +139,20 @@ def submit(script: str, home: Path, *arguments: str, **variables: str) -> list[s
 
 
 @pytest.mark.parametrize(("script", "name"), [("slurm.sh", "slurm-7"), ("lsf.sh", "lsf-7")])
-def test_a_job_trains_in_a_directory_of_its_own_and_goes_on_there(tmp_path, script, name):
+def test_a_job_trains_in_its_directory_and_resumes_there(tmp_path, script, name):
     words = ["model=vae", "encoder.hidden=[8,8]"]
     given = {"OVERRIDES": " ".join(words)} if script == "lsf.sh" else {}
     arguments = [] if given else words
-    run = tmp_path / "outputs" / name
-    started = ["train.py", *words, f"hydra.run.dir='{run}'"]
+    place = tmp_path / "outputs" / name
+    started = ["train.py", *words, f"hydra.run.dir='{place}'"]
     assert submit(script, tmp_path, *arguments, **given) == started
-    (run / "checkpoints").mkdir(parents=True)
-    last = run / "checkpoints" / "last.ckpt"
+    (place / "checkpoints").mkdir(parents=True)
+    last = place / "checkpoints" / "last.ckpt"
     last.touch()
-    assert submit(script, tmp_path, *arguments, **given) == [*started, f"ckpt_path='{last}'"]
-    (run / "summary.json").touch()
-    assert submit(script, tmp_path, *arguments, **given) == [f"{run} is finished"]
+    resumed = ["train.py", *words, f"ckpt_path='{last}'", f"hydra.run.dir='{place}'"]
+    assert submit(script, tmp_path, *arguments, **given) == resumed
+    (place / "summary.json").touch()
+    assert submit(script, tmp_path, *arguments, **given) == [f"{place} is finished"]
 
 
 @pytest.mark.parametrize("script", ["slurm.sh", "lsf.sh"])
@@ -169,12 +169,12 @@ def read(path: Path) -> dict:
 
 
 def some_values(parameters: dict) -> dict:
-    """A point of the space of a sweep."""
+    """Return a point of the space of a sweep."""
     return {key: each["values"][0] if "values" in each else each["min"] for key, each in parameters.items()}
 
 
 def agent_command(sweep: dict) -> list[str]:
-    """The words that `wandb agent` runs for a point of a sweep."""
+    """Return the command of `wandb agent` for a point of a sweep."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
     values = {key: {"value": value} for key, value in some_values(sweep["parameters"]).items()}
@@ -187,7 +187,7 @@ def agent_command(sweep: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_wandb_sweeps_name_keys_and_a_metric_that_there_are(path):
+def test_keys_and_metrics_of_wandb_sweeps_exist(path):
     sweep = read(path)
     assert sweep["metric"] == {"name": "val/elbo", "goal": "maximize"}
     words = agent_command(sweep)
@@ -203,7 +203,7 @@ def test_an_agents_command_trains_and_logs_the_metric(tmp_path, monkeypatch):
     import wandb
 
     words = agent_command(read(ROOT / "jobs" / "wandb" / "digits_random.yaml"))[3:]
-    wandb.teardown()  # so that it reads the environment again
+    wandb.teardown()  # it must read the environment again
     monkeypatch.chdir(tmp_path)
     for name, value in {"MODE": "offline", "SWEEP_ID": "abc123", "RUN_ID": "run1"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
@@ -212,5 +212,5 @@ def test_an_agents_command_trains_and_logs_the_metric(tmp_path, monkeypatch):
     wandb.teardown()
     assert done.status == 0, done.err
     [folder] = (tmp_path / "run").glob("wandb/offline-run-*")
-    assert folder.name.endswith("-run1"), "the run that the agent has been given"
+    assert folder.name.endswith("-run1"), "not the run of the agent"
     assert "val/elbo" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from contextlib import ContextDecorator
 from typing import Any, NoReturn
@@ -38,6 +39,13 @@ class one_line_errors(ContextDecorator):
         if isinstance(error, _mistakes()):
             print(f"error: {explain(error)}", file=sys.stderr)
             sys.exit(_status(error))
+
+
+class OneLineParser(ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help lists the options)")
 
 
 def run(main: Callable[[], None]) -> None:

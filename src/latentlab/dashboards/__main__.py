@@ -6,12 +6,13 @@ may be given as `--name TITLE` or `name=TITLE`.
 
 import re
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn, Protocol
+from typing import Protocol
 
+from latentlab.cli.command import OneLineParser
 from latentlab.errors import UserError
 from latentlab.tracking.wandb_key import REMEDY, has_key
 
@@ -25,13 +26,6 @@ class Dashboard(Protocol):
 
     def save(self) -> "Dashboard":
         """Save it on the server."""
-
-
-class OneLineParser(ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help lists the options)")
 
 
 def main(words: Sequence[str]) -> None:
