@@ -55,14 +55,14 @@ class RobbinsMonro(Optimizer):
 
 @dataclass(frozen=True)
 class VariationalDraws:
-    """S draws of mu and tau from q, each (S,), and their densities under q.
+    """Draws of mu and tau from q, each (S, *), and their densities under q.
 
     Attributes:
         mu: the draws of mu.
         tau: the draws of tau.
         log_q_mu: log q(mu).
         log_q_tau: log q(tau).
-        scores: the derivatives of log q(mu, tau) by the four parameters, (S, 4).
+        scores: the derivatives of log q(mu, tau) by the four parameters, (S, *, 4).
     """
 
     mu: Tensor
@@ -73,7 +73,7 @@ class VariationalDraws:
 
 
 def with_control_variate(terms: Tensor, scores: Tensor) -> Tensor:
-    r"""Unbiased contributions $h_s (f_s - c_{-s})$ with the score h as control variate; f and h are (S, P).
+    r"""Unbiased contributions $h_s (f_s - c_{-s})$ with the score h as control variate; f and h are (S, *, P).
 
     $c_{-s} = \sum_{r \ne s} f_r h_r^2 / \sum_{r \ne s} h_r^2$ estimates the best coefficient
     $\mathrm{Cov}(fh, h) / \mathrm{Var}(h)$ (Ranganath et al. 2014, eq. 10) from the other draws. An estimate from all
@@ -171,17 +171,17 @@ class BBVINormalGamma(NormalGammaInference):
         self.optimizer.step()
         self.theta.clamp_(before - self.max_step, before + self.max_step)
 
-    def contributions(self, samples: int) -> Tensor:
-        """The contribution of each draw to the gradient, which is their mean, (S, 4)."""
-        draws = self.draw(samples)
+    def contributions(self, *shape: int) -> Tensor:
+        """The contributions of draws (S, *) to the gradient, which is their mean over S, (S, *, 4)."""
+        draws = self.draw(*shape)
         terms = self._blankets(draws) if self.rao_blackwell else self._log_w(draws)
         return with_control_variate(terms, draws.scores) if self.control_variates else terms * draws.scores
 
-    def draw(self, samples: int) -> VariationalDraws:
+    def draw(self, *shape: int) -> VariationalDraws:
         """Draw from q."""
         m, precision, a, b = self.q()
-        e = torch.randn(samples, dtype=torch.float64)
-        mu, tau = m + e / precision.sqrt(), Gamma(a, b, validate_args=False).sample((samples,))
+        e = torch.randn(shape, dtype=torch.float64)
+        mu, tau = m + e / precision.sqrt(), Gamma(a, b, validate_args=False).sample(shape)
         log_tau = tau.log()
         scores = [
             e * precision.sqrt(),
@@ -191,7 +191,7 @@ class BBVINormalGamma(NormalGammaInference):
         ]
         log_q_mu = 0.5 * (precision.log() - LOG_2PI - e**2)
         log_q_tau = a * b.log() - a.lgamma() + (a - 1) * log_tau - b * tau
-        return VariationalDraws(mu, tau, log_q_mu, log_q_tau, torch.stack(scores, dim=1))
+        return VariationalDraws(mu, tau, log_q_mu, log_q_tau, torch.stack(scores, dim=-1))
 
     def monitors(self) -> dict[str, Tensor]:
         variances = zip(NAMES, self.variance, strict=True)
@@ -200,7 +200,7 @@ class BBVINormalGamma(NormalGammaInference):
     def _log_w(self, draws: VariationalDraws) -> Tensor:
         likelihood = log_mean_given(self.data, draws.mu, draws.tau) + log_squares_given(self.data, draws.tau)
         log_p = likelihood + self.prior.log_prob(draws.mu, draws.tau)
-        return (log_p - draws.log_q_mu - draws.log_q_tau)[:, None].expand(-1, len(NAMES))
+        return (log_p - draws.log_q_mu - draws.log_q_tau)[..., None].expand_as(draws.scores)
 
     def _blankets(self, draws: VariationalDraws) -> Tensor:
         both = log_mean_given(self.data, draws.mu, draws.tau) + self.prior.log_mu_tau(draws.mu, draws.tau)
@@ -208,4 +208,4 @@ class BBVINormalGamma(NormalGammaInference):
         of_tau = (
             both + log_squares_given(self.data, draws.tau) + self.prior.log_tau(draws.tau) - draws.log_q_tau
         )
-        return torch.stack([of_mu, of_mu, of_tau, of_tau], dim=1)
+        return torch.stack([of_mu, of_mu, of_tau, of_tau], dim=-1)

@@ -125,7 +125,7 @@ def _functions(callback: Config) -> dict[str, Config]:
 
 
 def rename_step_sizes(config: Config) -> Config:
-    """`steps` is `step_size` today, a partial of an optimiser. Only a diffusion has a number of steps in its place."""
+    """Rename `steps`, a step-size rule, to `step_size`, an optimiser. The number of steps of a diffusion stays."""
     holders = (config, config.get("model", {}), config.get("module", {}).get("model", {}))
     for holder in holders:
         if isinstance(holder.get("steps"), Mapping):
@@ -138,17 +138,17 @@ def _as_optimiser(steps: Config) -> Config:
     return {**steps, "_partial_": True, **({"betas": betas} if betas else {})}
 
 
-def _with_optimiser_state(weights: Weights, config: Config) -> Weights:
-    """The state of a step-size rule is the state of an optimiser today."""
+def _rename_optimiser_state(weights: Weights, config: Config) -> Weights:
+    # Black-box inference had its own Adam, which ascended. torch's descends, so the mean gradient changes its sign.
     t, moments = weights.pop("model.steps.t", None), weights.pop("model.steps.moments", None)
     if t is None:
         return weights
-    state = (
-        {"step": int(t)}
-        if moments is None
-        else dict(step=t.float(), exp_avg=moments[0], exp_avg_sq=moments[1])
-    )
+    state = {"step": int(t)} if moments is None else _adam_state(t, moments)
     return {**weights, "model._extra_state": {0: state}}
+
+
+def _adam_state(t: "Tensor", moments: "Tensor") -> dict[str, "Tensor"]:
+    return {"step": t.float(), "exp_avg": -moments[0], "exp_avg_sq": moments[1]}
 
 
 def list_conditionals(node: Any) -> Any:
@@ -202,7 +202,7 @@ CONFIG_CHANGES: list[Callable[[Config], Config]] = [
 ]
 
 # Changes to the names of parameters, applied in order. Each gets the weights and the translated config of the run.
-WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = [_with_optimiser_state, rename_conditionals]
+WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = [_rename_optimiser_state, rename_conditionals]
 
 
 def today(config: Config) -> Config:
