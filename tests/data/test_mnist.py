@@ -1,4 +1,4 @@
-"""MNIST's files: synthetic ones that are damaged, and the real ones where LATENTLAB_DATA points at them."""
+"""Files of MNIST: damaged synthetic files, and the real files if they are under LATENTLAB_DATA."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def write_idx(path: Path, sizes: tuple[int, ...]) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A small set under every name that torchvision reads in the same way."""
+    """Small synthetic data sets in the format of MNIST."""
     for dataset in ("MNIST", "FashionMNIST"):
         raw = tmp_path / dataset / "raw"
         raw.mkdir(parents=True)
@@ -51,7 +51,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refusal(data: TorchvisionData) -> str:
-    """The line that either step of Lightning ends with."""
+    """Return the error of `prepare_data` or `setup`, one line."""
     with pytest.raises(UserError) as caught:
         data.prepare_data()
         data.setup()
@@ -120,18 +120,23 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, offline: None) -> N
 
 
 def expected_mean(protocol: Protocol, grey: NDArray[np.uint8]) -> float:
-    """The mean of x by the protocol's equation, from grey levels read without the package."""
+    """Return the mean of x by the equation of the protocol, from independently read grey levels."""
     if protocol.name == "threshold":
         return float((grey / 255 > 0.5).mean())
     return float((grey.mean() + 0.5) / 256 if protocol.name == "dequantised" else grey.mean() / 255)
+
+
+@pytest.fixture(scope="module")
+def real() -> TorchvisionData:
+    return TorchvisionData(Threshold(), ROOT)
 
 
 @needs_mnist
 @pytest.mark.parametrize(
     "protocol", [Threshold(), Dynamic(), Continuous(), Dequantised(), Discrete()], ids=lambda p: p.name
 )
-def test_the_real_mnist_has_its_sizes_range_and_means(protocol: Protocol) -> None:
-    data = TorchvisionData(protocol, ROOT)
+def test_the_real_mnist_has_its_sizes_range_and_means(real: TorchvisionData, protocol: Protocol) -> None:
+    real.protocol, data = protocol, real
     assert data.num_examples == {"train": 50_000, "val": 10_000, "test": 10_000}
     validation = data.val_dataloader()
     assert isinstance(validation, EvaluationLoader)

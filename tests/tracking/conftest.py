@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-with warnings.catch_warnings():  # the library is built with what pydantic calls old
+with warnings.catch_warnings():  # it uses deprecated parts of pydantic
     warnings.simplefilter("ignore", DeprecationWarning)
     import wandb_workspaces.reports.v2  # noqa: F401
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "callbacks"))  # the toy is shared
+sys.path.insert(0, str(HERE.parent / "callbacks"))  # for toy.py
 
-# Warnings of the libraries about themselves, or about the small toy.
+# Warnings of libraries about themselves, or about the toy.
 LIBRARIES = [
     "ignore:.*LeafSpec.*:FutureWarning",
     "ignore:.*does not have many workers.*",
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def no_key(tmp_path, monkeypatch):
-    """A newcomer's environment: no settings of W&B, no key."""
+    """Remove all W&B settings and keys from the environment."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

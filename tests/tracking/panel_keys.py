@@ -1,4 +1,4 @@
-"""The keys that the JSON of a dashboard names, by where W&B looks for them."""
+"""The keys in the JSON of a dashboard, by the part of a run that holds them."""
 
 import re
 from collections import defaultdict
@@ -9,7 +9,7 @@ Keys = dict[str, set[str]]
 
 
 def panel_keys(spec: Any) -> Keys:
-    """Keys of the `history`, with the axis that they share rows with, of `config`, `summary`, `media`, `tables`."""
+    """Return the keys of `history` (as "KEY over AXIS"), `config`, `summary`, `media` and `tables`."""
     found: Keys = defaultdict(set)
     for panel in panels(spec):
         for kind, key in READERS[panel["viewType"]](panel["config"]):
@@ -18,7 +18,7 @@ def panel_keys(spec: Any) -> Keys:
 
 
 def panels(node: Any) -> Iterator[Any]:
-    """Every panel in a workspace or a report."""
+    """Yield every panel of a workspace or a report."""
     if isinstance(node, dict):
         if "viewType" in node:
             yield node
@@ -54,13 +54,13 @@ def _parallel(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def accessed(accessor: str) -> tuple[str, str]:
-    """`config:a.value.b` or `summary:a`."""
+    """Return kind and key of an accessor, such as `config:a.value.b` or `summary:a`."""
     kind, _, key = accessor.partition(":")
     return kind, without_envelope(key) if kind == "config" else key
 
 
 def without_envelope(key: str) -> str:
-    """The key under which a config was logged: W&B puts `value` after its first part."""
+    """Return the logged key of a config: W&B puts `value` after its first part."""
     first, envelope, *rest = key.split(".")
     assert envelope == "value", key
     return ".".join([first, *rest])

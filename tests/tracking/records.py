@@ -1,4 +1,4 @@
-"""An offline run read back from its record on disk."""
+"""A reader of offline W&B runs on disk."""
 
 import json
 import subprocess
@@ -10,13 +10,13 @@ from typing import Any
 
 
 def runs(folder: Path) -> list[Path]:
-    """The records of a run directory, oldest first: a resumed run has several."""
+    """Return the records of a run directory, oldest first. A resumed run has several."""
     return sorted((folder / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_ctime)
 
 
 @cache
 def records(run_dir: Path) -> list[dict[str, Any]]:
-    """What was recorded, in order."""
+    """Return the entries of a record in order."""
     wandb = str(Path(sys.executable).parent / "wandb")
     read = subprocess.run(
         [wandb, "leet", "inspect", "--json", str(run_dir)], capture_output=True, text=True, check=True
@@ -25,7 +25,7 @@ def records(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def gather(run_dir: Path, kind: str, *path: str) -> dict[str, Any]:
-    """The updates of one kind of record, merged."""
+    """Merge the updates of one kind of entry."""
     merged: dict[str, Any] = {}
     for record in records(run_dir):
         node = record.get(kind, {})
@@ -36,12 +36,12 @@ def gather(run_dir: Path, kind: str, *path: str) -> dict[str, Any]:
 
 
 def summary(run_dir: Path) -> dict[str, Any]:
-    """The numbers that a run ended with, and its media by dotted key."""
+    """Return the final numbers and media of a run by dotted key."""
     return dict(dotted(gather(run_dir, "summary", "update")))
 
 
 def dotted(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a tree of mappings."""
+    """Yield the leaves of nested mappings by dotted key."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from dotted(value, f"{prefix}{key}.")

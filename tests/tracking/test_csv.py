@@ -1,3 +1,5 @@
+"""metrics.csv: columns, crashes and resumes."""
+
 import csv
 
 import pytest

@@ -1,4 +1,4 @@
-"""Dashboards name what a run logs; a run is read back from its record to see it."""
+"""The keys of a dashboard's panels are those that a run logs, read back from its record."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from latentlab.dashboards.__main__ import main
 from latentlab.dashboards.build import COLUMNS
 from latentlab.errors import UserError
 
-# A real run: two epochs on few images.
+# Two epochs on few images.
 RUN = (
     "data=binarised_digits",
     "data.val_size=1400",
@@ -37,8 +37,8 @@ def dry(capsys, kind, *options):
     return json.loads(capsys.readouterr().out)
 
 
-def logged(run_dirs, capsys, evaluated=True):
-    """Checks that what the panels name is in the records of one run."""
+def logged(run_dirs, capsys):
+    """Check that the records of one run hold every key of the panels, and return its summary."""
     rows = [set(each["history"]["item"]) for one in run_dirs for each in records(one) if "history" in each]
     ends = summary(run_dirs[-1])
     config = dict(dotted(gather(run_dirs[0], "config", "update")))
@@ -49,8 +49,7 @@ def logged(run_dirs, capsys, evaluated=True):
     for both in named["history"]:
         pattern, axis = both.split(" over ")
         assert any(axis in row and any(re.fullmatch(pattern, key) for key in row) for row in rows), both
-    later = set() if evaluated else {"test/nll"}
-    assert named["summary"] - later <= {key for key, value in ends.items() if isinstance(value, int | float)}
+    assert named["summary"] <= {key for key, value in ends.items() if isinstance(value, int | float)}
     assert named["config"] | pinned("config") <= config.keys() and pinned("summary") <= named["summary"]
     assert {types.get(f"{key}._type") for key in named["media"]} == {"images/separated"}
     assert {ends.get(f"{key}._type") for key in named["tables"]} == {"table-file"}
@@ -58,7 +57,7 @@ def logged(run_dirs, capsys, evaluated=True):
 
 
 def pinned(kind):
-    """The keys of the columns of the runs' table."""
+    """Return the keys of the columns in the table of runs."""
     found = [name.split(":", 1) for name in COLUMNS]
     return {re.sub(r"\.value(\.|$)", r"\1", key) for section, key in found if section == kind}
 
@@ -73,53 +72,37 @@ def types_of(run_dir):
 
 
 def epochs(run_dirs, key):
-    """Epochs of the history rows of a key."""
+    """Return the epochs of the history rows of a key."""
     items = [each["history"]["item"] for one in run_dirs for each in records(one) if "history" in each]
     return [item["epoch"] for item in items if key in item]
 
 
-def test_what_the_panels_name_is_logged_by_a_run_and_its_evaluation(tmp_path, capsys):
+def test_what_the_panels_name_is_logged(tmp_path, capsys):
+    """A run that crashes in its second epoch is resumed and evaluated."""
     folder = tmp_path / "run"
-    assert call("train.py", *RUN, f"hydra.run.dir={folder}", "logger.log_model=best").status == 0
+    arguments = (*RUN, f"hydra.run.dir={folder}", "logger.log_model=best")
+    with pytest.raises(RuntimeError, match="on purpose"):
+        call("train.py", *arguments, "+callbacks.crash={_target_:failing.Crash,epoch:1}")
+    assert call("train.py", *arguments, f"ckpt_path={folder}/checkpoints/last.ckpt").status == 0
     scored = call("evaluate.py", f"ckpt_path={folder}/checkpoints/best.ckpt", "wandb=true", "nll.samples=2")
     assert scored.status == 0, scored.err
-    trained, evaluated = runs(folder)
-    assert "test/nll" not in summary(trained)
-    ends = logged([trained, evaluated], capsys)
-    result = json.loads((folder / "evaluation.json").read_text())
-    assert ends["test/nll"] == result["test/nll"]
+    crashed, resumed, evaluated = runs(folder)
+    ends = logged([crashed, resumed, evaluated], capsys)
+    assert "test/nll" not in summary(resumed)
+    assert ends["test/nll"] == json.loads((folder / "evaluation.json").read_text())["test/nll"]
     assert ends["best/val_elbo"] == json.loads((folder / "summary.json").read_text())["val/elbo"]
-    # Pictures after either epoch, and of the best; numbers of the end are no rows that a curve would show.
-    assert epochs([trained], "figures/samples._type") == [0, 1, 2]
-    assert epochs([trained], "val/elbo") == [0, 1]
-    run = gather(trained, "run")
-    assert (
-        run["display_name"] == "vae binarised_digits seed0"
-        and gather(trained, "exit").get("exit_code", 0) == 0
-    )
-    assert gather(evaluated, "run")["run_id"] == run["run_id"]
-    artifacts = [each["artifact"] for each in records(trained) if "artifact" in each]
-    (model,) = (each for each in artifacts if each["type"] == "model")
-    assert {file["path"] for file in model["manifest"]["contents"]} == {
-        "config.yaml",
-        "checkpoints/best.ckpt",
-    }
-    assert sorted(model["aliases"]) == ["best", "latest"]
-
-
-def test_what_the_panels_name_is_logged_by_a_run_that_crashed_and_was_resumed(tmp_path, capsys):
-    folder = tmp_path / "run"
-    crash = "+callbacks.crash={_target_:failing.Crash,epoch:1}"
-    with pytest.raises(RuntimeError, match="on purpose"):
-        call("train.py", *RUN, f"hydra.run.dir={folder}", crash)
-    last = f"ckpt_path={folder}/checkpoints/last.ckpt"
-    assert call("train.py", *RUN, f"hydra.run.dir={folder}", last).status == 0
-    crashed, resumed = runs(folder)
-    assert gather(crashed, "exit")["exit_code"] == 1 and gather(resumed, "exit").get("exit_code", 0) == 0
-    assert gather(crashed, "run")["run_id"] == gather(resumed, "run")["run_id"]
-    assert gather(resumed, "run")["resume"] is True
-    logged([crashed, resumed], capsys, evaluated=False)
+    # Figures after each epoch and of the best. Final numbers are no rows, which a curve would show.
+    assert epochs([crashed, resumed], "figures/samples._type") == [0, 1, 2]
     assert epochs([crashed, resumed], "val/elbo") == [0, 1]
+    one, two, three = (gather(each, "run") for each in (crashed, resumed, evaluated))
+    assert one["display_name"] == "vae binarised_digits seed0"
+    assert one["run_id"] == two["run_id"] == three["run_id"] and two["resume"] is True
+    assert gather(crashed, "exit")["exit_code"] == 1 and gather(resumed, "exit").get("exit_code", 0) == 0
+    artifacts = [each["artifact"] for each in records(resumed) if "artifact" in each]
+    (model,) = (each for each in artifacts if each["type"] == "model")
+    files = {file["path"] for file in model["manifest"]["contents"]}
+    assert files == {"config.yaml", "checkpoints/best.ckpt"}
+    assert sorted(model["aliases"]) == ["best", "latest"]
 
 
 def test_a_workspace_can_be_read_as_one(capsys):

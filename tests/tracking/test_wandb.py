@@ -1,3 +1,5 @@
+"""The W&B logger, read back from its offline records."""
+
 import json
 import logging
 import os
@@ -82,7 +84,7 @@ def test_an_offline_run_read_back(tmp_path, caplog, capfd):
 
 
 def test_a_failed_run_and_its_resume(tmp_path):
-    # The second run of a process is its own; the second run of a run directory goes on with the first.
+    # Another run directory is another W&B run. The same run directory resumes its W&B run.
     first = train(tmp_path / "a", exit_code=1)
     second = train(tmp_path / "b", log_model=False)
     resumed = wandb_logger(str(tmp_path / "a"))
@@ -91,7 +93,7 @@ def test_a_failed_run_and_its_resume(tmp_path):
     before, after = runs(tmp_path / "a")
     exits = [gather(each, "exit").get("exit_code", 0) for each in (before, after, *runs(tmp_path / "b"))]
     assert exits == [1, 0, 0]
-    # Without the mark, `wandb sync` would replace what was sent before; the summary it replaces in any case.
+    # Without this setting, `wandb sync` would replace the run. It always replaces the summary.
     assert "resume" not in gather(before, "run") and gather(after, "run")["resume"] is True
     kept = {name: value for name, value in summary(before).items() if not name.startswith("_")}
     assert {"test/elbo", "tables/latents._type"} <= kept.keys() and kept.items() <= summary(after).items()

@@ -50,7 +50,7 @@ class Project:
 
 
 def workspace(project: Project, name: str, linked: bool = True) -> ws.Workspace:
-    """Return a saved view of the project; `linked` changes nothing, since no server is asked."""
+    """Return a saved view of the project. `linked` has no effect, because no server is asked."""
     return ws.Workspace(
         entity=project.entity,
         project=project.name,
@@ -67,7 +67,7 @@ def report(project: Project, name: str, linked: bool) -> wr.Report:
     Args:
         project: the project of the report.
         name: the title.
-        linked: True to read runs by the project's id, for which the server is asked; False to read them from the
+        linked: True to read runs by the project's id, for which the server is asked, False to read them from the
             project that the report is saved in.
     """
     owner = (project.entity, project.name) if linked else ("", "")

@@ -18,7 +18,7 @@ class Digits(ImageData):
     """1,797 handwritten digits of 8 x 8 pixels and 17 grey levels, resized to 28 x 28.
 
     From the UCI repository (Alpaydin and Kaynak, 1998, https://doi.org/10.24432/C50P49). One fixed shuffle splits
-    them into 1,257 / 270 / 270 by default; the last 270 are always the test set.
+    them into 1,257 / 270 / 270 by default. The last 270 are always the test set.
     """
 
     val_size: NonNegativeInt = 270

@@ -20,7 +20,7 @@ VAL, TEST = range(2)
 
 
 class Images(NamedTuple):
-    """Stored images x, uint8 (N, 1, 28, 28), and labels y, int64 (N,); a missing label is -1."""
+    """Stored images x, uint8 (N, 1, 28, 28), and labels y, int64 (N,). A missing label is -1."""
 
     x: Tensor
     y: Tensor
@@ -43,7 +43,7 @@ class ImageData(DataModule):
         protocol: the rule that makes x of the stored pixels.
         batch_size: the number of examples in a training batch, over all devices.
         eval_batch_size: the number of examples in a validation or test batch.
-        val_size: the number of training images, from the end, that form the validation set; 0 for none.
+        val_size: the number of training images, from the end, that form the validation set.
         seed: fixes the order and the noise of training.
         draw_seed: fixes the draw of validation and test sets, which depends on nothing else.
         on_device: True to keep the images on the GPU that trains.
@@ -143,7 +143,7 @@ class ImageData(DataModule):
         return Batch(self.protocol(x[chosen], draws), y[chosen])
 
     def train_dataloader(self) -> TrainingLoader:
-        """Return shuffled batches of this rank; with `trainer.overfit_batches`, the same in every epoch."""
+        """Return shuffled batches of this rank, the same in every epoch with `trainer.overfit_batches`."""
         x, y = (tensor.to(self._device) for tensor in self.train)
         # Trainer sets the attribute, but does not declare it.
         frozen = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ ORDER, NOISE, FIXED, FIRST = range(4)
 
 
 def seeded(*words: int, device: torch.device | str = "cpu") -> Generator:
-    """Return a private generator seeded by the words; different words give unrelated streams."""
+    """Return a private generator seeded by the words. Different words give unrelated streams."""
     (state,) = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return Generator(device).manual_seed(int(state))
 

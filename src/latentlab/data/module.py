@@ -15,7 +15,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     Attributes:
         name: the name of the data set.
-        protocol: the rule that makes x of the stored pixels; the source of a classical inference's own data.
+        protocol: the rule that makes x of the stored pixels, or the source of a classical inference's own data.
         labelled: True if every example has a class label.
         val_size: the number of validation examples.
     """
@@ -33,7 +33,7 @@ class DataModule(pl.LightningDataModule, ABC):
     @property
     @abstractmethod
     def num_classes(self) -> int:
-        """The largest label plus one; 0 if there are no labels."""
+        """The largest label plus one, or 0 without labels."""
 
     @property
     @abstractmethod

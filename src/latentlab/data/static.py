@@ -69,7 +69,7 @@ class StaticMNIST(ImageData):
 
 
 def fetch(url: str, path: Path, md5: str) -> None:
-    """Download a file and check it; a failure leaves no file at `path`."""
+    """Download a file and check it. A failure leaves no file at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         download_url(url, folder, path.name, md5)
@@ -122,7 +122,7 @@ def cache_folder() -> Path:
 
 
 def load_packed(cache: Path, key: NDArray[np.int64]) -> NDArray[np.uint8] | None:
-    """Load packed bits (N, 98); None if they are missing, made from another file, or damaged."""
+    """Load packed bits (N, 98), or return None if they are missing, made from another file, or damaged."""
     try:
         with cache.open("rb") as file, np.load(file) as entry:
             packed: NDArray[np.uint8] = entry["packed"]
@@ -132,7 +132,7 @@ def load_packed(cache: Path, key: NDArray[np.int64]) -> NDArray[np.uint8] | None
 
 
 def save_packed(cache: Path, key: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
-    """Save packed bits atomically; a cache that cannot be written is no error."""
+    """Save packed bits atomically, if the cache can be written."""
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache.parent) as folder:

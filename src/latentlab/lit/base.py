@@ -47,7 +47,7 @@ class LitModule(pl.LightningModule, ABC):
 
     @property
     def log_every_n_steps(self) -> int:
-        """The trainer's setting; 0 never logs."""
+        """The trainer's setting, where 0 means never."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set, but not declared
         return every
 

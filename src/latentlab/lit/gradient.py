@@ -170,7 +170,7 @@ class GradientModule(ScoringModule):
 
 
 def shares(batch: int, devices: int, accumulated: int) -> str:
-    """Describe the examples of an optimiser step; empty for one batch on one device.
+    """Describe the examples of an optimiser step, or return "" for one batch on one device.
 
     Args:
         batch: the size of a batch over all devices.

@@ -32,7 +32,7 @@ def record_best(logger: Logger, monitor: str, value: float) -> None:
 
 @singledispatch
 def record_summary(logger: Logger, values: Mapping[str, float]) -> None:
-    """Record the final numbers of a run; by default as a row of metrics."""
+    """Record the final numbers of a run, by default as a row of metrics."""
     logger.log_metrics(dict(values))
 
 

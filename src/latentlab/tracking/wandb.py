@@ -40,7 +40,7 @@ class WandbRun(WandbLogger):
     """Lightning's logger for an open W&B run.
 
     Args:
-        run: the open run; None on ranks that do not log.
+        run: the open run, or None on ranks that do not log.
         save_dir: the run directory.
         project: the name of the project.
         keep_best: True to save the best checkpoint as an artifact.
@@ -71,14 +71,14 @@ def wandb_logger(
     Args:
         save_dir: the run directory.
         project: the name of the project.
-        entity: the user or team; None for the default of the key.
+        entity: the user or team, or None for the default of the key.
         name: the name of the run.
         group: the group of the run, such as a sweep.
         tags: the tags of the run.
         notes: a remark on the run.
         job_type: the kind of job.
-        offline: True for offline, False for online or an error; None respects WANDB_MODE, and is online if there
-            is a key.
+        offline: True for offline, False for online or an error. None respects WANDB_MODE, and else is online if
+            there is a key.
         log_model: "best" to save the best checkpoint as an artifact with the alias `best`.
 
     Raises:
@@ -120,7 +120,7 @@ def add_results(directory: Path, settings: Mapping[str, Any], results: Mapping[s
     Args:
         directory: the run directory.
         settings: the group `logger` of its config.
-        results: numbers by name; words are left out.
+        results: results by name, of which only numbers are added.
 
     Raises:
         UserError: if there is no such run, or W&B refuses it.

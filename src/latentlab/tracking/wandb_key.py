@@ -1,4 +1,4 @@
-"""The API key of Weights & Biases, and the mode that follows from it; asks no server."""
+"""The API key of Weights & Biases, and the mode that follows from it."""
 
 import netrc
 import os

@@ -1,4 +1,4 @@
-"""What a model learns from the training images before the first step."""
+"""The initialisation of a model with training images, before the first step."""
 
 from functools import partial
 
@@ -44,11 +44,11 @@ def test_model_starts_from_the_training_images_without_a_draw(tmp_path):
     trainer, model, data = fit(tmp_path, partial(BernoulliLikelihood, initialise_bias=True))
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(plain.posterior.network.layers[0].weight, model.posterior.network.layers[0].weight)
-    means = data.train.x.gt(127).float().mean(0)  # fewer images than are looked at: all of them
+    means = data.train.x.gt(127).float().mean(0)  # of all images, as there are fewer than FIRST_EXAMPLES
     torch.testing.assert_close(model.likelihood.offset.sigmoid(), means.clamp(1e-3, 1 - 1e-3))
-    assert ((model.prior.pseudo_inputs - 0.5).abs() > 0.4).all()  # images of two values, and not the mean
+    assert ((model.prior.pseudo_inputs - 0.5).abs() > 0.4).all()  # binary images, not the mean
 
-    # A resumed model keeps what it has learned.
+    # A resumed model is not initialised again.
     path = tmp_path / "resumed.ckpt"
     with torch.no_grad():
         model.likelihood.offset.fill_(0.25)
