@@ -33,6 +33,10 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "callbacks=ladder": ("callbacks", "gradient_skip"),
     "callbacks=diffusion": ("callbacks", "ema"),
     "callbacks=latent_diffusion": ("callbacks", "ema"),
+    **{
+        f"callbacks=classical_{name}": ("callbacks", "classical")
+        for name in ("bbvi", "earthquakes", "gamma", "mean_field", "normal_gamma", "ppca")
+    },
 }
 # Old entries that are several today.
 DELETED = {"~callbacks.samples": ["~figures.samples", "~figures.sample_means"]}

@@ -13,7 +13,6 @@ from latentlab.cli.compose import build, build_each
 from latentlab.cli.training import quieten_lightning
 from latentlab.data.module import DataModule
 from latentlab.evaluation import choose_nll_samples, estimate
-from latentlab.figures.classical.callback import FigureCallback
 from latentlab.lit.base import LitModule
 from latentlab.run.checkpoints import config_of, load_state, read_checkpoint
 
@@ -55,7 +54,7 @@ def rebuild(cfg: Any, config: Mapping[str, Any], state: Mapping[str, Any]) -> tu
 
 def trainer(cfg: Any, callbacks: Mapping[str, Any], directory: Any) -> pl.Trainer:
     """Return a trainer on one device that draws the run's figures into `directory`, if they are asked for."""
-    kinds = (Figures, FigureCallback) if cfg.figures.draw else ()
+    kinds = (Figures,) if cfg.figures.draw else ()
     figures: list[pl.Callback] = [each for each in build_each(callbacks) if isinstance(each, kinds)]
     return pl.Trainer(
         accelerator=cfg.accelerator,
