@@ -1,7 +1,7 @@
-"""Hierarchies with known answers: chains of conditionals, and the linear-Gaussian one in closed form.
+"""Chains of conditionals, and the linear-Gaussian chain with its bound and likelihood in closed form.
 
-A chain is p(z_L) ... p(z_1|z_2) p(x|z_1) with q(z_1|x) q(z_2|z_1) ..., any L. Its parameters may have a leading
-dimension N, one set for each example: then one backward pass gives N independent draws of a gradient.
+A chain is p(z_L) ... p(z_1|z_2) p(x|z_1) with q(z_1|x) q(z_2|z_1) ..., for any L. Its parameters may have a leading
+dimension N, one set for each example. One backward pass then gives N independent draws of a gradient.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from latentlab.trace import Layer, Trace, Traced, draw
 
 
 class Conditional(nn.Module):
-    """p(y|x) whose parameters are affine in x (..., D'), or p(y) where there is no input (D' = 0)."""
+    """A density p(y|x) whose parameters are affine in x (..., D'). Without an input (D' = 0) it is p(y)."""
 
     reparametrised = True
 
@@ -33,7 +33,7 @@ class Conditional(nn.Module):
 
 
 class LinearNormal(Conditional):
-    """N(y; W x + b, C C'), C lower triangular with the exponentials of `raw`'s diagonal on its own."""
+    """The density N(y; W x + b, C C'). C is lower triangular, and its diagonal is the exponential of `raw`'s."""
 
     def __init__(self, in_size: int, out_size: int) -> None:
         super().__init__(in_size, out_size)
@@ -104,7 +104,6 @@ class Chain(Traced):
             drawn.append(below)
         nothing = below[..., :0]
         ps = [conditional(z) for conditional, z in zip(self.p, [*drawn, nothing], strict=True)]
-        # All but the top p are given a layer that was drawn from this one.
         layers = [
             Layer.scored(z, q, p, coupled=level < len(qs))
             for level, (z, q, p) in enumerate(zip(drawn, qs, ps[1:], strict=True), start=1)
@@ -121,7 +120,7 @@ class Chain(Traced):
 
 
 class LinearGaussian(Chain):
-    """The chain of linear normals: log p(x), its bound and its exact posterior in closed form."""
+    """The chain of linear normals."""
 
     @property
     def levels(self) -> int:
@@ -143,7 +142,7 @@ class LinearGaussian(Chain):
         return MultivariateNormal(mean, covariance).log_prob(x)
 
     def make_posterior_exact(self) -> None:
-        """Set q to p(z_1|x) p(z_2|z_1) ..., which is the posterior: the layers are a Markov chain."""
+        """Set q to the posterior p(z_1|x) p(z_2|z_1) ..., since the layers are a Markov chain."""
         for p, q, (m, S), (m_below, S_below) in zip(
             self.p[:-1], self.q, self.prior_moments()[1:], self.prior_moments()[:-1], strict=True
         ):
@@ -175,7 +174,7 @@ class LinearGaussian(Chain):
         return reconstruction - torch.stack(kls).sum()
 
     def at_noise(self, x: Tensor, noises: Sequence[Tensor]) -> list[Tensor]:
-        """The latents z ~ q(z|x) that given standard normals make, each (K, B, D), with their paths."""
+        """The latents z ~ q(z|x) for the given standard normals, each (K, B, D), with their gradient paths."""
         zs, below = [], x
         for q, noise in zip(self.q, noises, strict=True):
             below = q.affine(below) + (q.tril @ noise[..., None]).squeeze(-1)

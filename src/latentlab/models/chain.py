@@ -6,7 +6,7 @@ up and a list of conditionals down.
 """
 
 from abc import ABC
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Annotated
@@ -25,12 +25,12 @@ from latentlab.trace import Layer, Trace, draw
 
 
 class Chain(Hierarchy, ABC):
-    r"""A hierarchy of two lists of conditionals.
+    r"""A hierarchy of two lists of conditionals, up and down.
 
-    Its bound is
+    The bound is
     $E_q[\log p(x|z_1) + \sum_{l<L} (\log p(z_l|z_{l+1}) - \log q(z_l|z_{l-1})) - KL(q(z_L|z_{L-1})\,\|\,p(z_L))]$ with
-    $z_0 = x$. The terms of the sum are no KL divergences, though textbooks write them so: $z_{l+1}$ is drawn given
-    $z_l$. Only the entropy of q is taken in closed form.
+    $z_0 = x$. Textbooks write the terms of the sum as KL divergences. They are none, because $z_{l+1}$ is drawn given
+    $z_l$. Only the entropy of each q is in closed form.
 
     Args:
         x_shape: the shape of one image.
@@ -51,19 +51,20 @@ class Chain(Hierarchy, ABC):
     def __init__(
         self,
         x_shape: Sequence[int],
-        up: Iterable[Posterior],
+        up: Sequence[Posterior],
         decoder: NetworkFactory,
         likelihood: LikelihoodFactory,
         prior: PriorFactory,
     ) -> None:
         super().__init__()
-        first, *above = up
-        check_real(first)
-        for conditional in above:
-            conditional.sees_images = False
-        self.up = nn.ModuleList([first, *above])
+        check_real(up[0])
+        for conditional in up[1:]:
+            conditional.sees_images = (
+                False  # A VampPrior keeps pseudo-inputs in [0, 1] only if they are images.
+            )
+        self.up = nn.ModuleList(up)
         self.x_shape = tuple(x_shape)
-        self.z_shapes = tuple(conditional.event_shape for conditional in (first, *above))
+        self.z_shapes = tuple(conditional.event_shape for conditional in up)
         self.latent_dim = sum(map(prod, self.z_shapes))
         self.likelihood = likelihood(network=decoder, in_shape=self.z_shapes[0], x_shape=self.x_shape)
         self.prior = prior(event_shape=self.z_shapes[-1], posterior=self.up[-1])
@@ -75,12 +76,9 @@ class Chain(Hierarchy, ABC):
             qs.append(up(below))
             drawn.append(draw(qs[-1], samples if level == 0 else None) if zs is None else zs[level])
             below = drawn[-1]
-        ps = [
-            *(down(z) for down, z in zip(self.down, drawn[1:], strict=True)),
-            self.prior(),
-        ]  # p(z_1|z_2), ...
-        coupled = [True] * len(self.down) + [False]
-        layers = [Layer.scored(*layer) for layer in zip(drawn, qs, ps, coupled, strict=True)]
+        ps = [down(z) for down, z in zip(self.down, drawn[1:], strict=True)]  # p(z_1|z_2), p(z_2|z_3), ...
+        coupled = [True] * len(ps) + [False]
+        layers = [Layer.scored(*each) for each in zip(drawn, qs, [*ps, self.prior()], coupled, strict=True)]
         px = self.likelihood(drawn[0])
         return Trace(layers, px, px.log_prob(x))
 
@@ -144,18 +142,13 @@ class HierarchicalVAE(Chain):
         prior: PriorFactory,
         x_shape: Sequence[PositiveInt] = (1, 28, 28),
     ) -> None:
-        neighbours = list(pairwise(latent_dims))
-        up = [
-            posterior(network=encoder, in_shape=tuple(x_shape), latent_dim=latent_dims[0]),
-            *(
-                posterior(network=inner_encoder, in_shape=(below,), latent_dim=above)
-                for below, above in neighbours
-            ),
-        ]
-        super().__init__(x_shape, up, decoder, likelihood, prior)
+        pairs = list(pairwise(latent_dims))
+        first = posterior(network=encoder, in_shape=tuple(x_shape), latent_dim=latent_dims[0])
+        above = [posterior(network=inner_encoder, in_shape=(low,), latent_dim=high) for low, high in pairs]
+        super().__init__(x_shape, [first, *above], decoder, likelihood, prior)
         self.down = nn.ModuleList(
-            DiagonalNormalPosterior(network=inner_decoder, in_shape=(above,), latent_dim=below)
-            for below, above in neighbours
+            DiagonalNormalPosterior(network=inner_decoder, in_shape=(high,), latent_dim=low)
+            for low, high in pairs
         )
 
 

@@ -1,4 +1,4 @@
-"""The networks of a ladder of maps: convolutions, at falling resolutions upwards."""
+"""The convolutional networks of a ladder, whose resolution falls on the way up."""
 
 from collections.abc import Sequence
 from math import prod, sqrt
@@ -17,24 +17,27 @@ from latentlab.nn.resnet import ResidualBlock
 
 
 class ConvRungs(Rungs):
-    r"""Convolutional: maps of latents at falling resolutions, each layer conditioned on all above it.
+    r"""Convolutional networks with maps of latents, in which each layer depends on all layers above it.
 
-    A layer adds its latents to the top-down maps, $h_l = r_l(h_{l+1} + W_l z_l)$, with residual blocks $r_l$, and a
-    doubling of height and width where the next resolution begins. For a deep ladder to train from its first step, $W_l$
-    and the last convolution of each block start at $1/\sqrt N$ of their size, for N blocks on the way down, and the
-    network of $p(z_l|z_{>l})$ with a last convolution of zeros (Child 2021, and its code).
+    The way down is $h_l = r_l(h_{l+1} + W_l z_l)$ with residual blocks $r_l$. A stride-2 transposed convolution follows
+    where the resolution changes.
+
+    Three choices let a deep ladder train from its first step (Child 2021, and its code). With N blocks on the way down,
+    $W_l$ and the last convolution of each block are scaled by $1/\sqrt N$ at initialisation. The last convolution of
+    $p(z_l|z_{>l})$ starts at zero.
 
     Args:
         x_shape: the shape (C, H, W) of one image.
-        layers: the number of layers at each resolution: the image's, a half, a quarter, ...; 0 for none.
+        layers: the number of layers at full resolution, a half, a quarter, ...
         latent_channels: the channels of a layer's latents.
         width: the channels of all other maps.
         blocks: the number of residual blocks between two layers.
         activation: makes the nonlinearity.
-        normalisation: makes what comes before it in a block, of the given number of channels; None for nothing.
+        normalisation: makes the layer before it in a block from a number of channels; None for none.
 
     Raises:
-        UserError: when `x_shape` is not that of an image, or there is no layer; for batch normalisation and dropout.
+        UserError: if `x_shape` is not the shape of an image or there is no layer, and for batch normalisation and
+            dropout.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class ConvRungs(Rungs):
     ) -> None:
         if len(x_shape) != 3:
             raise UserError(f"ConvRungs reads images (C, H, W), not {tuple(x_shape)}: use model=ladder_vae")
-        # The number of halvings before each layer, preceded by that of the image itself.
+        # How often each layer's resolution is halved. Index 0 is the image.
         self.halvings = [0, *[times for times, count in enumerate(layers) for _ in range(count)]]
         if len(self.halvings) == 1:
             raise UserError(f"model.rungs.layers={list(layers)}: a ladder needs at least one layer")
@@ -64,30 +67,29 @@ class ConvRungs(Rungs):
         self.h_shape = (width, *self.x_shape[1:])
 
     def head(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
-        """A convolution of d_L."""
         return ConvHead(in_shape, out_shape, self.activation)
 
     def up(self, layer: int) -> nn.Module:
-        """Halvings, if a resolution begins here, and residual blocks; a convolution of the image first."""
+        """Make u_l: residual blocks, after a convolution of the image (l = 1) or stride-2 convolutions."""
         first = [nn.Conv2d(self.x_shape[0], self.width, kernel_size=3, padding=1)] if layer == 1 else []
         halvings = self.halvings[layer] - self.halvings[layer - 1]
         return OnMaps(*first, *[halving(self.width, self.width) for _ in range(halvings)], *self._blocks())
 
     def down(self, layer: int) -> nn.Module:
-        """Residual blocks of the maps above and the latents, and doublings, if a resolution ends here."""
+        """Make w_l: the sum of maps and latents, residual blocks, and stride-2 transposed convolutions."""
         sizes = [halved(self.x_shape[1:], n) for n in range(self.halvings[layer - 1], self.halvings[layer])]
         doublings = [Doubling(self.width, size) for size in reversed(sizes)]
         z_dims = len(self.z_shapes[layer - 1])
-        return Merge(self.latents[layer - 1], z_dims, self.width, self._residual, *self._blocks(), *doublings)
+        return Merge(
+            self.latents[layer - 1], z_dims, self.width, self._initial_scale, *self._blocks(), *doublings
+        )
 
     def expectation(self, layer: int) -> nn.Module:
-        """A convolution of the maps above, zero at the start."""
         head = self._latent_head(layer)
         nn.init.zeros_(head.conv.weight)
         return head
 
     def evidence(self, layer: int) -> nn.Module:
-        """A residual block and a convolution of the sum of both maps."""
         return Sum(OnMaps(self._block()), self._latent_head(layer))
 
     def _maps(self, channels: int, layer: int) -> Shape:
@@ -97,7 +99,7 @@ class ConvRungs(Rungs):
         return ConvHead(self.d_shapes[layer - 1], (2, *self.z_shapes[layer - 1]), self.activation)
 
     @property
-    def _residual(self) -> float:
+    def _initial_scale(self) -> float:
         return 1 / sqrt(self.blocks * len(self.d_shapes))
 
     def _blocks(self) -> list[nn.Module]:
@@ -105,22 +107,22 @@ class ConvRungs(Rungs):
 
     def _block(self) -> nn.Module:
         block = ResidualBlock(self.width, self.activation, self.normalisation)
-        return shrunk(block, block.residual[-1], self._residual)
+        return shrunk(block, block.residual[-1], self._initial_scale)
 
 
 @torch.no_grad()
 def shrunk(module: nn.Module, part: nn.Module, factor: float) -> nn.Module:
-    """The module, with the weight of one of its parts multiplied by a factor."""
+    """Multiply the weight of one part of a module by a factor, and return the module."""
     weight = part.get_parameter("weight")
     weight.mul_(factor)
     return module
 
 
 class OnMaps(nn.Module):
-    """Layers of maps (N, C, H, W), for any leading shape, (*, C, H, W) -> (*, C', H', W').
+    """A sequence of layers on maps with any leading shape, (*, C, H, W) -> (*, C', H', W').
 
     Args:
-        layers: the layers, one after the other.
+        layers: the layers on maps (N, C, H, W).
     """
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -128,16 +130,15 @@ class OnMaps(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(*, C, H, W) -> (*, C', H', W')."""
         return self.layers(maps.reshape(-1, *maps.shape[-3:])).unflatten(0, maps.shape[:-3])
 
 
 class Doubling(nn.Module):
-    """A transposed convolution of stride 2, cut to a size, (N, width, h, w) -> (N, width, H, W).
+    """A stride-2 transposed convolution, cropped to a size, (N, width, h, w) -> (N, width, H, W).
 
     Args:
         width: the number of channels.
-        size: H and W, 2 h and 2 w or one less.
+        size: H and W, each 2 h or 2 h - 1.
     """
 
     def __init__(self, width: int, size: Sequence[int]) -> None:
@@ -146,21 +147,20 @@ class Doubling(nn.Module):
         self.layer = doubling(width, width)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, width, h, w) -> (N, width, H, W)."""
         height, width = self.size
         return self.layer(maps)[..., :height, :width]
 
 
 class ConvHead(nn.Module):
-    """A nonlinearity and a convolution, (*, C, H, W) -> (*, *out_shape), as many numbers at each place.
+    """A nonlinearity and a convolution, (*, C, H, W) -> (*, *out_shape), with equally many outputs at every pixel.
 
     Args:
         in_shape: the shape (C, H, W) of the maps.
-        out_shape: the shape of one output, whose entries divide into the H W places.
+        out_shape: the shape of one output.
         activation: makes the nonlinearity.
 
     Raises:
-        UserError: when they do not.
+        UserError: if the size of an output is not a multiple of H W.
     """
 
     def __init__(self, in_shape: Shape, out_shape: Shape, activation: Activation = nn.SiLU) -> None:
@@ -176,16 +176,15 @@ class ConvHead(nn.Module):
         self.conv = nn.Conv2d(in_shape[0], prod(out_shape) // places, kernel_size=3, padding=1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(*, C, H, W) -> (*, *out_shape)."""
         out = self.conv(self.activation(maps.reshape(-1, *maps.shape[-3:])))
         return out.reshape(*maps.shape[:-3], *self.out_shape)
 
 
 class Sum(nn.Module):
-    """Layers of the sum of two maps.
+    """A sequence of layers on the sum of d (B, ...) and h (*, B, ...).
 
     Args:
-        layers: the layers, one after the other.
+        layers: the layers.
     """
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -193,19 +192,18 @@ class Sum(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, d: Tensor, h: Tensor) -> Tensor:
-        """Of d (B, ...) and h (*, B, ...)."""
         return self.layers(d + h)
 
 
 class Merge(nn.Module):
-    r"""Layers of the maps above with the latents added, $r(h + W z)$.
+    r"""A sequence r of layers on the sum of maps and latents, $r(h + W z)$.
 
     Args:
         latents: the shape (C, H, W) of the latents as maps.
-        z_dims: the number of dimensions of one latent, 1 where it is flat.
-        width: the channels of h.
-        factor: what W is multiplied by at the start.
-        layers: the layers r, one after the other.
+        z_dims: the number of dimensions of one latent, 1 if it is flat.
+        width: the number of channels of h.
+        factor: the factor of W at initialisation.
+        layers: the layers of r.
     """
 
     def __init__(self, latents: Shape, z_dims: int, width: int, factor: float, *layers: nn.Module) -> None:
@@ -217,6 +215,5 @@ class Merge(nn.Module):
         self.layers = OnMaps(*layers)
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
-        """(*, width, H, W) and (*, *z_shape) -> the maps below."""
         lead = z.shape[: z.ndim - self.z_dims]
         return self.layers(h + self.project(z.reshape(*lead, *self.latents)))

@@ -1,7 +1,7 @@
 """The networks of a ladder: a deterministic way up from the image, and a way down through the latents.
 
-Upwards $d_l = u_l(d_{l-1})$ with $d_0 = x$; downwards $h_l = w_l(h_{l+1}, z_l)$, where $h_{l+1}$ stands for all latents
-above layer l, and $h_1$ for all of them. Layers have the numbers of their latents, from 1 next to the data to L on top.
+The way up is $d_l = u_l(d_{l-1})$ with $d_0 = x$. The way down is $h_l = w_l(h_{l+1}, z_l)$, where the state $h_{l+1}$
+depends on all latents above layer l. Layer 1 is next to the data, and layer L is the top.
 """
 
 from abc import ABC, abstractmethod
@@ -18,13 +18,13 @@ from latentlab.nn.mlp import MLP, Linear
 
 
 class Rungs(ABC):
-    """Makes the networks of a ladder, layer by layer.
+    """A maker of the networks of each layer.
 
     Attributes:
-        head: makes the network from d_L to the parameters of the top layer.
+        head: makes the network from d_L to the parameters of q(z_L|d_L).
         d_shapes: the shape of each d_l.
-        z_shapes: the shape of each latent; the top one is flat, so that any posterior and prior of vectors fits it.
-        h_shape: the shape of h_1, from which x is drawn.
+        z_shapes: the shape of each latent. The top one is flat, so that any posterior and prior of vectors fits it.
+        h_shape: the shape of h_1, the input of p(x|z).
     """
 
     head: NetworkFactory
@@ -34,28 +34,29 @@ class Rungs(ABC):
 
     @abstractmethod
     def up(self, layer: int) -> nn.Module:
-        """The way up d_{l-1} -> d_l."""
+        """Make u_l, d_{l-1} -> d_l."""
 
     @abstractmethod
     def down(self, layer: int) -> nn.Module:
-        """The way down (h_{l+1}, z_l) -> h_l; at the top h_{L+1} is a zero that broadcasts."""
+        """Make w_l, (h_{l+1}, z_l) -> h_l. At the top h_{L+1} is a zero that broadcasts."""
 
     @abstractmethod
     def expectation(self, layer: int) -> nn.Module:
-        """What the layers above say of z_l, h_{l+1} -> (2, *z_shape), for l < L."""
+        """Make the network of p(z_l|z_{>l}), h_{l+1} -> (2, *z_shape), for l < L."""
 
     @abstractmethod
     def evidence(self, layer: int) -> nn.Module:
-        """What the image says of z_l, (d_l, h_{l+1}) -> (2, *z_shape), for l < L."""
+        """Make the network of the image's term in q(z_l|z_{>l}, x), (d_l, h_{l+1}) -> (2, *z_shape), for l < L."""
 
 
 RungsFactory = Callable[[Shape], Rungs]
 
 
 class DenseRungs(Rungs):
-    r"""Fully connected: z_l depends on the layer above alone, $h_l = z_l$, as in Sønderby et al. 2016 (section 2).
+    r"""Fully connected networks, with $h_l = z_l$: each layer depends on the layer above alone.
 
-    The networks between z_{l-1} and z_l, or d_{l-1} and d_l, have `depth` hidden layers of the width of layer l.
+    Sønderby et al. 2016, section 2. The networks between z_{l-1} and z_l, and between d_{l-1} and d_l, have `depth`
+    hidden layers of the width of layer l.
 
     Args:
         x_shape: the shape of one image.
@@ -63,10 +64,10 @@ class DenseRungs(Rungs):
         widths: the width of each layer's networks.
         depth: the number of their hidden layers.
         activation: makes the nonlinearity.
-        normalisation: makes what comes before it, of the given width, such as `torch.nn.LayerNorm`; None for nothing.
+        normalisation: makes the layer before it from a width, such as `torch.nn.LayerNorm`; None for none.
 
     Raises:
-        UserError: when there are not as many widths as layers; for batch normalisation and dropout.
+        UserError: if the numbers of widths and layers differ, and for batch normalisation and dropout.
     """
 
     head = Linear
@@ -94,22 +95,18 @@ class DenseRungs(Rungs):
         self.below = [tuple(x_shape), *self.d_shapes]
 
     def up(self, layer: int) -> nn.Module:
-        """Hidden layers."""
         [width] = self.d_shapes[layer - 1]
         last = normalised(nn.Identity(), width, self.normalisation, self.activation)
         return nn.Sequential(self._mlp(self.below[layer - 1], (width,), width, self.depth - 1), *last[1:])
 
     def down(self, layer: int) -> nn.Module:
-        """The latent itself."""
         return LatentAlone()
 
     def expectation(self, layer: int) -> nn.Module:
-        """A multilayer perceptron of z_{l+1}."""
         [width] = self.d_shapes[layer]
         return self._mlp(self.z_shapes[layer], (2, *self.z_shapes[layer - 1]), width, self.depth)
 
     def evidence(self, layer: int) -> nn.Module:
-        """A linear map of d_l."""
         return EvidenceAlone(Linear(self.d_shapes[layer - 1], (2, *self.z_shapes[layer - 1])))
 
     def _mlp(self, in_shape: Shape, out_shape: Shape, width: int, depth: int) -> MLP:
@@ -117,18 +114,17 @@ class DenseRungs(Rungs):
 
 
 class LatentAlone(nn.Module):
-    """The way down that forgets what is above the latent."""
+    """The way down without memory, (h, z) -> z."""
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
-        """z."""
         return z
 
 
 class EvidenceAlone(nn.Module):
-    """What the image says, whatever the layers above say.
+    """A network of d that ignores h.
 
     Args:
-        network: the network of d_l.
+        network: the network.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -136,5 +132,4 @@ class EvidenceAlone(nn.Module):
         self.network = network
 
     def forward(self, d: Tensor, h: Tensor) -> Tensor:
-        """The network of d alone."""
         return self.network(d)
