@@ -1,4 +1,4 @@
-"""Shapes of what models return, for every kind of latent and any number of draws."""
+"""Shapes of traces, images and codes, for every kind of latent and any number of draws."""
 
 import pytest
 import torch

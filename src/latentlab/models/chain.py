@@ -58,10 +58,9 @@ class Chain(Hierarchy, ABC):
     ) -> None:
         super().__init__()
         check_real(up[0])
+        # A VampPrior keeps its pseudo-inputs in [0, 1] only if they are images.
         for conditional in up[1:]:
-            conditional.sees_images = (
-                False  # A VampPrior keeps pseudo-inputs in [0, 1] only if they are images.
-            )
+            conditional.sees_images = False
         self.up = nn.ModuleList(up)
         self.x_shape = tuple(x_shape)
         self.z_shapes = tuple(conditional.event_shape for conditional in up)
