@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, Literal, NotRequired, TypedDict, Unpack
+from typing import Any, Literal
 
 import pytest
 from pydantic import PositiveInt
@@ -31,16 +31,6 @@ class Network:
         self, layers: Sequence[Any], sizes: tuple[int, int] = (1, 2), make: Callable[..., Any] = Layer
     ) -> None:
         """Arguments that hold others."""
-
-
-class Settings(TypedDict):
-    size: PositiveInt
-    label: NotRequired[str]
-
-
-class Loader:
-    def __init__(self, root: str = "", **settings: Unpack[Settings]) -> None:
-        """Takes the keys of a TypedDict as well."""
 
 
 def anything(unannotated, *args, **kwargs):
@@ -133,14 +123,6 @@ def test_what_says_nothing_checkable_is_let_through():
         {"plain": {"a": 1}, "none": None, "off": {"_target_": None}},
         {"plain": {"a": 1}, "none": None, "off": {"_target_": None}},
     )
-
-
-def test_the_keys_of_an_unpacked_typed_dict_are_arguments():
-    check_call(node("Loader", root="x", size=3, label="y"), "data")
-    assert complaint({"data": node("Loader", size=0)}).startswith("data.size=0: ")
-    assert complaint({"data": node("Loader", size=1, label=2)}).startswith("data.label=2: ")
-    words = complaint({"data": node("Loader", sice=1)})
-    assert "did you mean size?" in words and "(it takes root, size, label)" in words
 
 
 @pytest.mark.parametrize("target", ["torch.optim.Adm", "nowhere.Adam", "Adam", ""])

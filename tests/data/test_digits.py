@@ -1,4 +1,4 @@
-"""The resized digits against scikit-learn's own."""
+"""The resized digits, compared with those of scikit-learn."""
 
 from typing import Any
 

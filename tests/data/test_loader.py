@@ -49,7 +49,7 @@ def test_epochs_differ_and_repeat_under_the_same_seed() -> None:
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 @pytest.mark.parametrize("batch_size", [20, 34, 51])  # last batches of 3, 1 and 1 of the 103 examples
 def test_ranks_share_the_batches_of_one_process(world: int, batch_size: int) -> None:
-    """Weighted, the ranks' means are the mean over each batch; a rank without an example takes a step of weight 0."""
+    """The weighted means of the ranks average to the mean over each batch, also if a rank has no example."""
     whole = list(training(batch_size))
     loaders = [training(batch_size, rank=rank, world=world) for rank in range(world)]
     shares = [list(loader) for loader in loaders]
@@ -99,7 +99,7 @@ def test_the_global_random_state_is_left_alone() -> None:
 
 
 class Recorder(pl.LightningModule):
-    """Remembers what it was given, and can stop in the middle of an epoch."""
+    """Records its batches, and can stop in the middle of an epoch."""
 
     def __init__(self, stop_at: int = -1) -> None:
         super().__init__()
@@ -164,8 +164,8 @@ def test_a_run_that_stopped_within_an_epoch_goes_on_with_the_next_batch(tmp_path
         return ModelCheckpoint(tmp_path, every_n_train_steps=2, save_last=True)
 
     first = fit(tmp_path, 3, checkpoint(), stop=9)
-    torch.load(tmp_path / "last.ckpt", weights_only=True)  # the loader's place is plain numbers
-    # 9 steps were done, and the checkpoint was written after the 8th, the second of epoch 1.
+    torch.load(tmp_path / "last.ckpt", weights_only=True)  # its state is plain numbers
+    # The run stopped after 9 steps. The checkpoint is of the 8th, the second of epoch 1.
     second = fit(tmp_path, 3, checkpoint(), resume=tmp_path / "last.ckpt")
     whole = torch.cat(EXPECTED[:3])
     cut = EXPECTED[0].numel() + 2 * 20 * 4

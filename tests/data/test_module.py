@@ -1,4 +1,4 @@
-"""Splits, fixed draws and refusals, on the digits that need no download."""
+"""Splits, fixed draws and refusals, on the digits."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentlab.batch import BLOCK, Batch
-from latentlab.data import Digits, EvaluationLoader, Images, StaticMNIST, TorchvisionData
+from latentlab.data import Digits, EvaluationLoader, ImageData, Images, Splits, StaticMNIST, TorchvisionData
 from latentlab.errors import UserError
 from latentlab.protocols import Continuous, Dequantised, Dynamic, Protocol, Static, Threshold
 
@@ -45,6 +45,27 @@ def test_without_validation_all_but_the_test_images_are_for_training() -> None:
     assert data.num_examples == {"train": 1527, "val": 0, "test": 270}
     assert data.val_dataloader() == []
     assert torch.equal(data.test.x, Digits(Threshold()).test.x)
+
+
+class Blank(ImageData):
+    """A new data set is a class with a name and `read`."""
+
+    name = "Blank"
+
+    def read(self) -> Splits:
+        images = Images(torch.zeros(8, 1, 28, 28, dtype=torch.uint8), torch.arange(8))
+        return Splits(train=images, test=images)
+
+
+def test_a_new_data_set_has_all_settings_splits_and_samples() -> None:
+    data = Blank(Threshold(), val_size=3, batch_size=4)
+    assert data.num_examples == {"train": 5, "val": 3, "test": 8} and data.num_classes == 8
+    assert [len(batch.y) for batch in data.training_set()] == [4, 1]
+    sample = data.training_sample(3)
+    assert len(set(sample.y.tolist())) == 3 and torch.equal(sample.y, data.training_sample(3).y)
+    assert data.training_sample(100).x.shape == (5, 1, 28, 28)
+    with pytest.raises(TypeError, match="batchsize"):
+        Blank(Threshold(), batchsize=4)  # type: ignore[call-arg]
 
 
 def test_a_set_is_read_once() -> None:
@@ -115,7 +136,7 @@ def test_a_protocol_that_contradicts_its_source_is_refused(tmp_path: Path) -> No
 
 
 class Counter(pl.LightningModule):
-    """Counts examples by step."""
+    """Counts the examples of each split."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Each protocol against its equation."""
+"""Each protocol, compared with its equation."""
 
 import pytest
 import torch

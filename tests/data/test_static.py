@@ -1,4 +1,4 @@
-"""Static MNIST: text, checksum, packed cache."""
+"""Static MNIST: text files, checksums and the packed cache."""
 
 import hashlib
 import os
@@ -29,7 +29,7 @@ def pixels() -> NDArray[np.uint8]:
 
 @pytest.fixture
 def root(tmp_path: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small set with its own checksums, and a cache of its own."""
+    """A small data set with matching checksums, and an empty cache."""
     raw = tmp_path / "data" / "BinarizedMNIST" / "raw"
     raw.mkdir(parents=True)
     for name, part in zip(static.MD5, np.split(pixels, [30, 40]), strict=True):
@@ -69,7 +69,7 @@ def test_the_second_read_is_from_the_cache_and_equal(
     root: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(root)
-    monkeypatch.setattr(static, "parse_amat", None)  # would fail if it were called
+    monkeypatch.setattr(static, "parse_amat", None)  # a call would fail
     assert np.array_equal(flat(load(root)), pixels)
 
 

@@ -1,14 +1,14 @@
 """Checks of a composed config against the signatures of the classes it names, before anything is built.
 
 Each argument of a `_target_` must be a parameter and fit its annotation. A range is an annotation as well:
-`latent_dim: PositiveInt`. `**settings: Unpack[Settings]` stands for the keys of the TypedDict `Settings`.
+`latent_dim: PositiveInt`.
 """
 
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from typing import Any, NotRequired, Required, Unpack, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -127,30 +127,10 @@ def _parameters(target: Callable[..., Any]) -> tuple[list[str], bool]:
     """Return the names of a call's keyword arguments, and True if it takes any others as well."""
     parameters = inspect.signature(target).parameters.values()
     names = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    settings = _settings(target)
-    rest = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    return [*names, *settings], rest and not settings
+    return names, any(each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    return {**_annotations(target), **_settings(target)}
-
-
-def _settings(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations in `**settings: Unpack[Settings]`, {} without such a parameter."""
-    packed = [hint for hint in _annotations(target).values() if get_origin(hint) is Unpack]
-    return {
-        name: _bare(hint)
-        for each in packed
-        for name, hint in get_type_hints(get_args(each)[0], include_extras=True).items()
-    }
-
-
-def _bare(hint: Any) -> Any:
-    return get_args(hint)[0] if get_origin(hint) in (NotRequired, Required) else hint
-
-
-def _annotations(target: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     except (NameError, TypeError, AttributeError):

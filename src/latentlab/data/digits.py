@@ -1,6 +1,6 @@
 """Scikit-learn's digits: real, small and installed with the library."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ class Digits(ImageData):
     them into 1,257 / 270 / 270 by default. The last 270 are always the test set.
     """
 
+    _: KW_ONLY
     val_size: NonNegativeInt = 270
 
     name = "Digits"
