@@ -1,6 +1,7 @@
-"""The real YAML, composed in this process, and tiny tensors of digits to run it on."""
+"""Configs of the command line, each composed once in a process, and small models and batches made from them."""
 
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentlab.batch import Batch
 from latentlab.cli.checks import check_config
@@ -20,7 +21,11 @@ from latentlab.protocols import Threshold
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
-SEEDS = torch.Generator().manual_seed(0)
+APART = ("hydra",)  # Hydra's own groups
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in APART)
+# Groups whose options set keys outside the group.
+WIDE = ("model", "module", "chain", "data", "experiment", "sweep", "debug")
+NARROW = [group for group in GROUPS if group not in WIDE]
 
 
 def options(group: str) -> list[str]:
@@ -28,32 +33,53 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+# Options that need another one.
+NEEDS = {
+    "data=earthquakes": ("model=cavi_earthquakes",),
+    **{f"chain={option}": ("model=markovian_hvae",) for option in options("chain")},
+}
+# Each row has one option of every narrow group, and the rows together have all options.
+ROWS = [
+    tuple(f"{group}={option}" for group, option in zip(NARROW, row, strict=True) if option)
+    for row in zip_longest(*map(options, NARROW))
+]
+
+
 @cache
-def composed(*overrides: str) -> DictConfig:
-    """The config of `python train.py OVERRIDES`; not to be changed."""
+def composition(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
+    """The checked config of `python train.py OVERRIDES`, which must not be changed, and the option of each group."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
+    choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     check_config(OmegaConf.to_container(config), resolved)
-    return OmegaConf.create(resolved)
+    return OmegaConf.create(resolved), choices
 
 
-def assembled(**choices: str) -> DictConfig:
-    """The config of `python train.py group=option ...`, from parts that are composed once each, made small."""
-    config = composed(f"model={choices['model']}").copy()
-    parts = {
-        group: composed(f"{group}={option}")[group] for group, option in choices.items() if group != "model"
-    }
+def composed(*overrides: str) -> DictConfig:
+    """The config of `python train.py OVERRIDES`, which must not be changed."""
+    return composition(*overrides)[0]
+
+
+def part(group: str, option: str) -> DictConfig:
+    """The config of an option of a narrow group."""
+    return composed(*next(row for row in ROWS if f"{group}={option}" in row))[group]
+
+
+def assembled(model: str, **choices: str) -> DictConfig:
+    """The config of `python train.py model=MODEL group=option ...` for narrow groups, made small."""
+    config = composed(f"model={model}").copy()
+    parts = {group: part(group, option) for group, option in choices.items()}
     for holder in (config, config.model, config.module, config.module.model):
-        holder.update({group: part for group, part in parts.items() if group in holder})
+        holder.update({group: node for group, node in parts.items() if group in holder})
     return smaller(config)
 
 
 def smaller(config: DictConfig) -> DictConfig:
-    """The same experiment with few latents, draws and components, and narrow networks."""
+    """The same experiment with few latents, draws and components and narrow networks."""
     small = {
         "latent_dim": 3, "num_components": 4, "samples": 2, "hidden": [16], "channels": [8, 8], "hidden_features": [8],
         "num_categories": 4, "transforms": 2, "blocks": 1,
@@ -74,7 +100,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def examples(protocol: Any, n: int = 6) -> Batch:
-    """The first digits under a protocol, or under `threshold` where it is one of stored bits."""
+    """The first digits under a protocol, or under `threshold` for a protocol of binary images."""
     x, y = digits()
     kind = Threshold() if protocol.binary_source else protocol
     return Batch(kind(x[:n], torch.Generator().manual_seed(0)), y[:n])
@@ -88,7 +114,7 @@ def built(config: DictConfig) -> GradientModule:
 
 
 def step(module: GradientModule, batch: Batch) -> dict[str, Tensor]:
-    """One step of the module's optimiser on its objective: the gradients by parameter name."""
+    """Take an optimiser step on the module's objective, and return the gradients by parameter name."""
     x = module.model.observe(batch)
     module.model.initialise(x)
     module.model.anneal(0)
@@ -102,7 +128,7 @@ def step(module: GradientModule, batch: Batch) -> dict[str, Tensor]:
 
 
 def untrained(gradients: dict[str, Tensor | None]) -> list[str]:
-    """The parameters that a step left without a gradient."""
+    """The parameters without a gradient after a step."""
     return [
         name
         for name, grad in gradients.items()
@@ -111,7 +137,7 @@ def untrained(gradients: dict[str, Tensor | None]) -> list[str]:
 
 
 def never_trained(module: GradientModule, batch: Batch, steps: int = 4) -> list[str]:
-    """The parameters that none of the first steps gave a gradient: layers that start at zero hold up those below."""
+    """The parameters without a gradient in all of the first steps. Layers below a zero layer get theirs later."""
     missing = set(untrained(step(module, batch)))
     for _ in range(steps - 1):
         if missing:
@@ -120,7 +146,7 @@ def never_trained(module: GradientModule, batch: Batch, steps: int = 4) -> list[
 
 
 def refusal(config: DictConfig) -> str | None:
-    """The words with which a config is refused when it is built, None where it is not."""
+    """The message that refuses a config when it is built, or None if it is not refused."""
     try:
         built(config)
     except Exception as error:
@@ -130,8 +156,3 @@ def refusal(config: DictConfig) -> str | None:
         assert "\n" not in str(cause)
         return str(cause)
     return None
-
-
-def parameters(model: nn.Module) -> int:
-    """The number of parameters."""
-    return sum(p.numel() for p in model.parameters())

@@ -52,21 +52,8 @@ def test_terms_add_up():
 def test_value_against_quadrature(objective):
     vae = tiny_vae()
     with torch.no_grad():
-        estimates = torch.stack([objective(samples=2)(vae, X) for _ in range(4000)])
+        estimates = objective(samples=2)(vae, X.repeat(4000, 1, 1, 1)).view(4000, 3)
         assert largest_z(estimates, exact_elbo(vae, X)) < Z_MAX
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_gradient_against_quadrature(objective):
-    vae = tiny_vae()
-    parameters = list(vae.parameters())
-
-    def flat_gradient(bound):
-        return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(bound.sum(), parameters)])
-
-    exact = flat_gradient(exact_elbo(vae, X))
-    estimates = torch.stack([flat_gradient(objective()(vae, X)) for _ in range(3000)])
-    assert largest_z(estimates, exact) < Z_MAX
 
 
 def test_elbo_is_below_log_likelihood():
@@ -88,7 +75,7 @@ def normal(loc, scale):
 def test_kl_in_closed_form_and_by_q_entropy_agree_with_log_ratio():
     q = normal([[0.5, -1.0], [0.0, 2.0]], [[0.7, 1.2], [0.4, 0.9]])
     p = normal([0.0, 0.3], [1.0, 1.5])
-    # The same density as p, as a mixture, of which no closed form is known.
+    # The density p as a mixture, whose KL has no closed form.
     mixture = MixtureSameFamily(Categorical(torch.ones(1).double()), normal([[0.0, 0.3]], [[1.0, 1.5]]))
     z = q.sample((20_000,))
     exact = kl_divergence(q, p)
@@ -98,7 +85,7 @@ def test_kl_in_closed_form_and_by_q_entropy_agree_with_log_ratio():
         kl_divergence(q, mixture)
     assert largest_z(by_entropy.kl(), exact) < Z_MAX
     assert largest_z(by_entropy.log_q - by_entropy.log_p, exact) < Z_MAX
-    # The exact entropy leaves less to chance than the log ratio, here where q and p are unlike.
+    # The estimate with the exact entropy is not the log ratio.
     assert not torch.allclose(by_entropy.kl(), by_entropy.log_q - by_entropy.log_p)
 
 
