@@ -2,7 +2,7 @@
 PYTHON      ?= python3
 UV          ?= uv
 QUICKSTART  ?= train.py model=vae data=binarised_digits
-PYTEST_ARGS ?= -n auto --maxprocesses 4
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadgroup
 
 SHELL     := bash
 VENV      := .venv

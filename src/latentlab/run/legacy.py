@@ -179,7 +179,7 @@ def rename_conditionals(weights: Weights, config: Config) -> Weights:
 
 
 def _todays_names(name: str, model: Config) -> list[str]:
-    steps = range(model.get("levels", 1) - 1)
+    steps = range((model.get("levels") or 1) - 1)
     if found := re.fullmatch(r"model\.(inference\.steps|transitions)\.conditionals\.(\d+)\.(.+)", name):
         part, index, rest = found.groups()
         which, first = ("down", 0) if part == "transitions" else ("up", 1)
