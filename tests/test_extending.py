@@ -32,8 +32,9 @@ def extended(tmp_path_factory):
         shutil.copy(ROOT / script, copy)
     for text in SECTIONS.values():
         for name, block in BLOCK.findall(text):
-            with (copy / name).open("a") as file:
-                file.write(block)
+            path = copy / name
+            before = f"{path.read_text()}\n\n" if path.exists() else ""
+            path.write_text(before + block)
     return copy
 
 
