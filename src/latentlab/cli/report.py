@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentlab.callbacks import BestCheckpoint, Timing
-from latentlab.classical.sources import Source
+from latentlab.classical.base import Source
 from latentlab.lit import ClassicalModule
 from latentlab.lit.base import LitModule
 from latentlab.models.base import GenerativeModel

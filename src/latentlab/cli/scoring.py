@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from pydantic import NonNegativeInt, PositiveInt
 
 from latentlab.callbacks import Figures
-from latentlab.classical.sources import Source
+from latentlab.classical.base import Source
 from latentlab.cli.checks import check_types
 from latentlab.cli.compose import build, build_each
 from latentlab.cli.training import quieten_lightning

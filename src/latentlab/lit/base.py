@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from latentlab.batch import BLOCK, Batch, blocks
-from latentlab.classical.sources import Source
+from latentlab.classical.base import Source
 from latentlab.data.module import DataModule
 from latentlab.errors import UserError
 from latentlab.evaluation import EVALUATION_SEED, Tally, reproducible
