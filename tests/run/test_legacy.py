@@ -68,3 +68,24 @@ def test_a_class_that_moved_is_found(name):
     from latentlab.run.trust import check_trusted
 
     check_trusted({"_target_": name})
+
+
+SHARED = {"_target_": "latentlab.models.chain.SharedConditionals"}
+CHAIN = {"levels": 3, "up": SHARED, "down": SHARED}
+
+
+@pytest.mark.parametrize(
+    ("old", "model", "todays"),
+    [
+        ("inference.posterior", CHAIN, ["up.0"]),
+        ("inference.steps.conditionals.1", {"latent_dims": [3, 2, 2]}, ["up.2"]),
+        ("inference.steps.conditionals.0", CHAIN, ["up.1.conditional", "up.2.conditional"]),
+        ("transitions.conditionals.0", CHAIN, ["down.0.conditional", "down.1.conditional"]),
+        ("inference.chain.schedule", CHAIN, ["up.1.noise_schedule", "up.2.noise_schedule"]),
+        ("inference.chain.schedule", {"levels": 3}, ["noise_schedule"]),
+        ("transitions.diffusion.denoiser", {"levels": 3}, ["diffusion.denoiser"]),
+    ],
+)
+def test_conditionals_have_todays_names(old, model, todays):
+    found = legacy.todays_weights({f"model.{old}.weight": torch.zeros(1)}, {"model": model})
+    assert list(found) == [f"model.{name}.weight" for name in todays]
