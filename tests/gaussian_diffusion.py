@@ -1,16 +1,19 @@
-"""A diffusion of normal data with the best denoiser there is, whose bound has a closed form."""
+"""A diffusion of normal data with the optimal denoiser: its bound has a closed form."""
 
 import numpy as np
 import torch
 from oracles import gauss_hermite
 from torch import Tensor, nn
 
-from latentlab.models.diffusion import Diffusion
+from latentlab.models.diffusion import Diffusion, Noise
 from latentlab.schedules import NoiseSchedule
 
 
 class BestDenoiser(nn.Module):
-    r"""$E[\epsilon|z_t] = \sigma_t z_t / (\alpha_t^2 s^2 + \sigma_t^2)$ for independent x ~ N(0, s^2)."""
+    r"""The optimal $f = E[\epsilon|z_t] - z_t$ for independent x ~ N(0, s^2).
+
+    $E[\epsilon|z_t] = \sigma_t z_t / (\alpha_t^2 s^2 + \sigma_t^2)$.
+    """
 
     def __init__(self, variance: float) -> None:
         super().__init__()
@@ -19,34 +22,45 @@ class BestDenoiser(nn.Module):
     def forward(self, z_t: Tensor, gamma_t: Tensor) -> Tensor:
         noise = gamma_t.sigmoid()
         factor = noise.sqrt() / ((1 - noise) * self.variance + noise)
-        return factor.view(-1, *[1] * (z_t.ndim - 1)) * z_t
+        return (factor.view(-1, *[1] * (z_t.ndim - 1)) - 1) * z_t
 
 
 class Wavy(nn.Module):
-    """A denoiser that is no good, smooth and not linear; the last dimension is what it mixes."""
+    """An arbitrary smooth nonlinear denoiser that mixes the last dimension."""
 
     def __init__(self, event_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(event_shape[-1], event_shape[-1]))
 
     def forward(self, z_t: Tensor, gamma_t: Tensor) -> Tensor:
-        return z_t + torch.sin(z_t @ self.weight + gamma_t.view(-1, *[1] * (z_t.ndim - 1)))
+        return torch.sin(z_t @ self.weight + gamma_t.view(-1, *[1] * (z_t.ndim - 1)))
+
+
+class Constant(nn.Module):
+    """A denoiser that returns one number everywhere."""
+
+    def __init__(self, f: float) -> None:
+        super().__init__()
+        self.f = nn.Parameter(torch.tensor(f, dtype=torch.float64))
+
+    def forward(self, z_t: Tensor, gamma_t: Tensor) -> Tensor:
+        return self.f.expand_as(z_t)
 
 
 def gaussian(
     schedule: NoiseSchedule, variance: float = 1.0, event_shape: tuple[int, ...] = (1,)
 ) -> Diffusion:
     """The diffusion of x ~ N(0, variance), in float64."""
-    return Diffusion(event_shape, schedule, lambda shape, **ends: BestDenoiser(variance)).double()
+    return Diffusion(event_shape, schedule, lambda shape, **ends: BestDenoiser(variance), Noise()).double()
 
 
 def wavy(schedule: NoiseSchedule, event_shape: tuple[int, ...] = (3,)) -> Diffusion:
     """A diffusion with a denoiser that learns, in float64."""
-    return Diffusion(event_shape, schedule, lambda shape, **ends: Wavy(shape)).double()
+    return Diffusion(event_shape, schedule, lambda shape, **ends: Wavy(shape), Noise()).double()
 
 
 def expected_loss(diffusion: Diffusion, x: float, t: Tensor, steps: int | None = None) -> Tensor:
-    """The loss at each time t (N,), its noise integrated out, for a diffusion of shape (1,), (N,)."""
+    """Return the loss at each time t (N,) with its noise integrated out, for a diffusion of shape (1,)."""
     nodes, weights = gauss_hermite(20)
     times, eps = t.repeat_interleave(len(nodes)), nodes.repeat(len(t))[:, None]
     values = diffusion.loss_at(torch.full_like(eps, x), times, steps, eps)
@@ -54,7 +68,7 @@ def expected_loss(diffusion: Diffusion, x: float, t: Tensor, steps: int | None =
 
 
 def total_loss(diffusion: Diffusion, x: float, steps: int | None = None, nodes: int = 200) -> float:
-    """L_T exactly: summed over all T steps, or by quadrature over t for None."""
+    """Return L_T exactly: summed over T steps, or by quadrature over t for None."""
     if steps is not None:
         t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
         return expected_loss(diffusion, x, t, steps).mean().item()

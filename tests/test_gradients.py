@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracles import all_binary_images, tiny_vae
 
-from latentlab.gradients import frozen, leave_one_out, with_value
+from latentlab.gradients import frozen, leave_one_out, with_gradient_of_square, with_value
 
 X = all_binary_images((1, 2, 2))[:3]
 
@@ -36,3 +36,16 @@ def test_leave_one_out_against_a_loop():
 def test_leave_one_out_needs_two():
     with pytest.raises(ValueError, match="at least 2 samples, got 1"):
         leave_one_out(torch.zeros(1, 3))
+
+
+def test_the_sources_get_the_gradient_of_the_square_and_the_rest_its_own():
+    a, b = (torch.randn(5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    source = a.exp()
+    loss = source * b.sin()
+    (squared,) = torch.autograd.grad((loss**2).mean() / 3, a, retain_graph=True)
+    (own,) = torch.autograd.grad(loss.mean(), b, retain_graph=True)
+    given = with_gradient_of_square(loss, (source, torch.zeros(5)), scale=3)
+    assert given is loss
+    given.mean().backward()
+    torch.testing.assert_close(a.grad, squared)
+    torch.testing.assert_close(b.grad, own)

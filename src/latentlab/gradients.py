@@ -1,6 +1,6 @@
-"""The three tools that every gradient estimator here is made of."""
+"""The tools of the gradient estimators."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from torch.func import functional_call
 
 
 def frozen(model: nn.Module) -> Callable[..., Any]:
-    """The model called with detached parameters: no gradient reaches them, while every path through z stays.
+    """Return the model with detached parameters: gradients flow through z, but not to the parameters.
 
-    Detaching the parameters of each conditional is not the same in a hierarchy, where z_1 reaches q(z_2|z_1) through
-    that network's input.
+    In a hierarchy this differs from detaching the parameters of each conditional, for z_1 reaches q(z_2|z_1) through
+    the input of its network.
     """
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
@@ -22,14 +22,36 @@ def frozen(model: nn.Module) -> Callable[..., Any]:
 
 
 def with_value(value: Tensor, surrogate: Tensor) -> Tensor:
-    """A tensor with the value of `value` and the gradient of `surrogate`, of their common shape."""
+    """Return a tensor with the value of `value` and the gradient of `surrogate`, which have the same shape."""
     return value.detach() + surrogate - surrogate.detach()
 
 
-def leave_one_out(values: Tensor) -> Tensor:
-    r"""The mean of the other samples, $\frac{1}{K-1}\sum_{j \neq k} v_j$, for values (K, ...) with K >= 2.
+def with_gradient_of_square(loss: Tensor, sources: Iterable[Tensor], scale: float) -> Tensor:
+    r"""Give `sources` the gradient of the square, $\frac{1}{\mathrm{scale}} \nabla L^2$, instead of $\nabla L$.
 
-    A control variate for the score function that leaves the gradient unbiased, for it does not depend on sample k
+    If the mean of an estimate L does not depend on the sources, this trains them for a small variance of L (Kingma et
+    al. 2021, appendix I.2). The gradient flows on to everything that the sources were computed from. All other
+    gradients of L stay as they are.
+
+    Args:
+        loss: L, (N,).
+        sources: tensors (N,) that L was computed from.
+        scale: a positive number, such as the number of dimensions.
+
+    Returns:
+        L itself.
+    """
+    weight = 2 * loss.detach() / scale
+    for source in sources:
+        if source.requires_grad:
+            source.register_hook(lambda gradient: gradient * weight)
+    return loss
+
+
+def leave_one_out(values: Tensor) -> Tensor:
+    r"""Return the mean of the other samples, $\frac{1}{K-1}\sum_{j \neq k} v_j$, for values (K, ...) with K >= 2.
+
+    It does not depend on sample k. As a control variate of the score function it leaves the gradient unbiased
     (Mnih and Rezende 2016, eq. 7).
 
     Raises:

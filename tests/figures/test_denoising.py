@@ -14,7 +14,7 @@ from latentlab.figures.diffusion import binned, losses, paths, pictured
 from latentlab.likelihoods import BernoulliLikelihood
 from latentlab.models.latent_vdm import LatentVDM
 from latentlab.models.vdm import VDM
-from latentlab.nn.denoiser import MLPDenoiser
+from latentlab.nn.denoisers import MLPDenoiser
 from latentlab.nn.mlp import MLP
 from latentlab.nn.unet import UNet
 from latentlab.posteriors import DiagonalNormalPosterior

@@ -18,7 +18,7 @@ from latentlab.likelihoods import BernoulliLikelihood
 from latentlab.lit import GradientModule
 from latentlab.models.latent_vdm import LatentVDM
 from latentlab.models.vae import VAE
-from latentlab.nn.denoiser import MLPDenoiser
+from latentlab.nn.denoisers import MLPDenoiser
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import IWAE, STL, VLB
 from latentlab.posteriors import DiagonalNormalPosterior, GumbelSoftmaxPosterior
@@ -151,7 +151,7 @@ def test_a_frozen_vae_stays_as_it_was():
 
 def test_a_state_that_is_no_vaes_is_refused():
     model = latent_vdm(pretrained="other.ckpt")
-    with pytest.raises(UserError, match=r"model\.pretrained=other\.ckpt is no VAE's"):
+    with pytest.raises(UserError, match=r"model\.pretrained=other\.ckpt is not a VAE's"):
         model.adopt({"diffusion.denoiser.weight": torch.zeros(1)})
     other = twin(latent_vdm()).state_dict()
     shorter = {name: value[:1] for name, value in other.items()}

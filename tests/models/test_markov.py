@@ -15,7 +15,7 @@ from latentlab.likelihoods import BernoulliLikelihood
 from latentlab.models.chain import MarkovianHVAE, SeparateConditionals, SharedConditionals
 from latentlab.models.noising import NoisedData, NoisingConditionals
 from latentlab.models.vdm import VDM
-from latentlab.nn.denoiser import MLPDenoiser
+from latentlab.nn.denoisers import MLPDenoiser
 from latentlab.nn.mlp import MLP
 from latentlab.objectives import ELBO, AnalyticELBO
 from latentlab.posteriors import DiagonalNormalPosterior, GumbelSoftmaxPosterior
@@ -92,7 +92,9 @@ def test_with_one_layer_it_is_the_vae(chain):
 def diffusion(steps=4):
     """A diffusion model of T steps, and a hierarchy of T + 1 layers with the same parts."""
     denoiser = partial(MLPDenoiser, width=8, blocks=1, embedding=8)
-    vdm = VDM(LinearSchedule(-4.0, 3.0), denoiser, Threshold(), steps=steps, x_shape=SHAPE).double()
+    vdm = VDM(
+        LinearSchedule(-4.0, 3.0), denoiser, Threshold(), steps=steps, log_odds=False, x_shape=SHAPE
+    ).double()
     with torch.no_grad():
         for parameter in vdm.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

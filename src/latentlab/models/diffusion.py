@@ -1,12 +1,13 @@
-r"""A diffusion and its bound: a Markovian hierarchy whose inference chain is fixed.
+r"""A diffusion: a Markovian hierarchy with a fixed inference chain, its bound and its samples.
 
-Data x (N, *event_shape) are noised to $q(z_t|x) = N(\alpha_t x, \sigma_t^2 I)$ at times t in [0, 1] (`schedules`).
-With a denoiser $\hat\epsilon(z_t; \gamma_t)$, the model runs back from $p(z_1) = N(0, I)$ by
-$p(z_s|z_t) = q(z_s|z_t, x = \hat x(z_t))$, s < t (Kingma et al. 2021, https://arxiv.org/abs/2107.00630).
+Inference adds noise to data x (N, *event_shape): $q(z_t|x) = N(\alpha_t x, \sigma_t^2 I)$ at times t in [0, 1], see
+`schedules`. A denoiser predicts the noise as $\hat\epsilon(z_t; \gamma_t)$. The model starts from $p(z_1) = N(0, I)$
+and goes back by $p(z_s|z_t) = q(z_s|z_t, x = \hat x(z_t))$, s < t (Kingma et al. 2021, https://arxiv.org/abs/2107.00630).
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,51 +16,113 @@ from torch.distributions import Independent, Normal
 from torch.nn.functional import softplus
 
 from latentlab.errors import UserError
+from latentlab.gradients import with_gradient_of_square
 from latentlab.nn import Shape, full_precision
 from latentlab.schedules import NoiseSchedule, alpha, sigma
 
-# denoiser(event_shape, gamma_min=..., gamma_max=...): a module that is called with z_t (N, *event_shape) and gamma_t
-# (N,), in nats as it is, and returns eps_hat (N, *event_shape). It scales gamma_t to the range it was told itself.
+# denoiser(event_shape, gamma_min=..., gamma_max=...) makes a network f(z_t, gamma_t) that starts at zero.
 DenoiserFactory = Callable[..., nn.Module]
 
 
-class Draws(NamedTuple):
-    """What the diffusion's loss is estimated with: u in (0, 1], (N,), and standard normal eps (N, *event_shape)."""
+class Parametrisation(ABC):
+    r"""A choice of what the network f predicts: a function from f to the noise $\hat\epsilon$."""
+
+    @abstractmethod
+    def __call__(self, f: Callable[[], Tensor], z_t: Tensor, gamma_t: Tensor) -> Tensor:
+        """Return eps_hat (N, *event_shape).
+
+        Args:
+            f: returns the output of the network, (N, *event_shape). The place of the call fixes the order in which
+                autograd sums gradients, and with it the last digits of a training run.
+            z_t: the noisy data, (N, *event_shape).
+            gamma_t: the noise level, (N, 1, ..., 1).
+        """
+
+
+class Noise(Parametrisation):
+    r"""The noise less the input, $\hat\epsilon = z_t + f$ (code of Kingma et al. 2021)."""
+
+    def __call__(self, f: Callable[[], Tensor], z_t: Tensor, gamma_t: Tensor) -> Tensor:
+        return z_t + f()
+
+
+class Mixed(Parametrisation):
+    r"""The mixed score, $\hat\epsilon = \sigma_t z_t + f$ (Vahdat et al. 2021, section 3.2).
+
+    $\sigma_t z_t = E[\epsilon|z_t]$ for x ~ N(0, I), so the diffusion starts as a standard normal.
+    """
+
+    def __call__(self, f: Callable[[], Tensor], z_t: Tensor, gamma_t: Tensor) -> Tensor:
+        return f() + sigma(gamma_t) * z_t
+
+
+class Signs(Parametrisation):
+    r"""The log odds of data that are -1 or 1.
+
+    The noise of an entry alone gives it the log odds $2 \alpha_t z_t / \sigma_t^2$, exactly. The network adds what
+    the other entries say: $\hat x = \tanh(\alpha_t z_t / \sigma_t^2 + f)$ and
+    $\hat\epsilon = (z_t - \alpha_t \hat x) / \sigma_t$. The loss vanishes at little noise for any f. A network that
+    predicts $\epsilon$ would have to learn to divide by a small $\sigma_t$. With f = 0 the bound of D entries is that
+    of D tossed coins, $-D \log 2$.
+    """
+
+    def __call__(self, f: Callable[[], Tensor], z_t: Tensor, gamma_t: Tensor) -> Tensor:
+        alpha_t, sigma_t = alpha(gamma_t), sigma(gamma_t)
+        # Adding and subtracting z_t repeats the rounding of older versions, so that their runs resume exactly.
+        x_hat = torch.tanh(alpha_t / sigma_t**2 * z_t + (z_t + f()) - z_t)
+        return (z_t - alpha_t * x_hat) / sigma_t
+
+
+class NoiseDraws(NamedTuple):
+    """The random draws of a loss: u in (0, 1], (N,), and standard normal eps (N, *event_shape)."""
 
     u: Tensor
     eps: Tensor
 
 
 class Diffusion(nn.Module):
-    r"""A diffusion of tensors of `event_shape`, and the terms of its bound that do not depend on p(x|z_0).
+    r"""A diffusion of tensors of `event_shape`, with the terms of its bound that do not depend on p(x|z_0).
 
-    $\log p(x) \ge E[\log p(x|z_0)] - KL(q(z_1|x)\,\|\,N(0, I)) - L_T$ (Kingma et al. 2021, eq. 11); the last two are
-    `prior_kl` and `loss`. Forms with T steps move along the grid i / T.
+    $\log p(x) \ge E[\log p(x|z_0)] - KL(q(z_1|x)\,\|\,N(0, I)) - L_T$ (Kingma et al. 2021, eq. 11). The last two terms
+    are `prior_kl` and `loss`. With T steps, times are on the grid i / T.
 
     Args:
         event_shape: the shape of one x.
         schedule: gamma(t).
-        denoiser: makes the network by `denoiser(event_shape, gamma_min=..., gamma_max=...)`, a module called as
-            `denoiser(z_t, gamma_t)` with z_t (N, *event_shape) and gamma_t (N,), in nats as it is, that returns
-            eps_hat (N, *event_shape). It scales gamma_t to the range it was told itself.
+        denoiser: makes the network by `denoiser(event_shape, gamma_min=..., gamma_max=...)`. The network maps z_t
+            (N, *event_shape) and gamma_t (N,), in nats, to f (N, *event_shape).
+        parametrisation: turns f into eps_hat.
     """
 
     origin: Tensor
 
-    def __init__(self, event_shape: Shape, schedule: NoiseSchedule, denoiser: DenoiserFactory) -> None:
+    def __init__(
+        self,
+        event_shape: Shape,
+        schedule: NoiseSchedule,
+        denoiser: DenoiserFactory,
+        parametrisation: Parametrisation,
+    ) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
         self.schedule = schedule
-        self.register_buffer("origin", torch.zeros(()), persistent=False)  # knows the dtype and the device
+        self.parametrisation = parametrisation
+        self.register_buffer(
+            "origin", torch.zeros(()), persistent=False
+        )  # gives samples their dtype and device
         self.denoiser = denoiser(self.event_shape, gamma_min=schedule.gamma_min, gamma_max=schedule.gamma_max)
 
     def noised(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        r"""$z_t = \alpha_t x + \sigma_t \epsilon$ for x and eps (N, *event_shape) and times t (N,)."""
+        r"""Return $z_t = \alpha_t x + \sigma_t \epsilon$ for x and eps (N, *event_shape) and times t (N,)."""
         return self._mix(x, self.schedule(t).gamma, eps)
 
     def predict(self, z_t: Tensor, gamma_t: Tensor) -> Tensor:
-        """eps_hat for z_t (N, *event_shape) and gamma_t (N,), in full precision."""
-        return full_precision(self.denoiser(z_t, gamma_t))
+        """Return eps_hat for z_t (N, *event_shape) and gamma_t (N,), in float32 at least."""
+
+        def f() -> Tensor:
+            return full_precision(self.denoiser(z_t, gamma_t))
+
+        return self.parametrisation(f, z_t, self._each(gamma_t))
 
     def prior_kl(self, x: Tensor) -> Tensor:
         r"""$KL(q(z_1|x)\,\|\,N(0, I)) = \frac12 \sum_d [\alpha_1^2 (x_d^2 - 1) - \log \sigma_1^2]$, (N,), in nats."""
@@ -67,49 +130,53 @@ class Diffusion(nn.Module):
         return 0.5 * (alpha(gamma) ** 2 * (x**2 - 1) + softplus(-gamma)).flatten(1).sum(1)
 
     def times(self, n: int, samples: int = 1) -> Tensor:
-        """Times in (0, 1], spread evenly from one random start (appendix I.1), (samples, n); those of each n as well.
+        """Draw times in (0, 1], (samples, n), evenly spaced from a random start (Kingma et al. 2021, appendix I.1).
 
-        Means over them vary less than over independent times; each one is uniform still.
+        Each time is uniform, and the n times of each sample are evenly spaced too. Means over them have less variance
+        than over independent times.
         """
         start = torch.rand(1, dtype=self.origin.dtype, device=self.origin.device)
         order = torch.arange(samples * n, device=start.device).view(samples, n)
         return 1 - (start + order / (samples * n)) % 1
 
-    def draw(self, x: Tensor) -> Draws:
-        """Draws for x (N, *event_shape), with `times` for u."""
-        return Draws(self.times(len(x))[0], torch.randn_like(x))
+    def draw(self, x: Tensor) -> NoiseDraws:
+        return NoiseDraws(self.times(len(x))[0], torch.randn_like(x))
 
-    def loss(self, x: Tensor, steps: int | None = None, draws: Draws | None = None) -> Tensor:
-        r"""An unbiased estimate of $L_T$ of T = `steps`, or of its limit for None, with one time for each x, (N,).
+    def loss(self, x: Tensor, steps: int | None = None, draws: NoiseDraws | None = None) -> Tensor:
+        r"""Return an unbiased estimate of $L_T$, with one time for each x, (N,).
 
-        Forms of several T that are given the same `draws` share their noise, and u up to the grid.
+        Args:
+            x: the data (N, *event_shape).
+            steps: T; None for the limit of infinitely many steps.
+            draws: the draws of the estimate, made here if None. Estimates for several T can share them.
         """
         u, eps = self.draw(x) if draws is None else draws
         return self.loss_at(x, u if steps is None else (u * steps).ceil() / steps, steps, eps)
 
     def loss_at(self, x: Tensor, t: Tensor, steps: int | None = None, eps: Tensor | None = None) -> Tensor:
-        r"""The estimate of `loss` by given times t (N,), which are i / T, i = 1, ..., T, where there are steps, (N,).
+        r"""Return the estimate of $L_T$ at the given times t (N,), (N,). With T steps they are i / T, i = 1, ..., T.
 
-        $\frac{T}{2} \mathrm{expm1}(\gamma(t) - \gamma(t - 1/T)) |\epsilon - \hat\epsilon|^2$ (eq. 14), or
-        $\frac12 \gamma'(t) |\epsilon - \hat\epsilon|^2$ (eq. 17). $L_T$ is its mean over uniform t and over eps,
-        which is drawn where it is not given.
+        $\frac{T}{2} \mathrm{expm1}(\gamma(t) - \gamma(t - 1/T)) |\epsilon - \hat\epsilon|^2$ (eq. 14), or in the limit
+        $\frac12 \gamma'(t) |\epsilon - \hat\epsilon|^2$ (eq. 17). $L_T$ is the mean over uniform t and normal eps. eps
+        is drawn if None.
 
-        The limit does not depend on the schedule between its end points (section 5.1), so that its gradient there is
-        noise. A schedule that learns gets the gradient of its square instead, see `_of_square`.
+        The limit does not depend on $\gamma$ between its end points (section 5.1), so its gradient there is pure
+        noise. A learned schedule is trained for a small variance instead, by the gradient of the squared loss
+        (appendix I.2).
         """
         eps = torch.randn_like(x) if eps is None else eps
         gamma_t, slope = self.schedule(t)
         error = (eps - self.predict(self._mix(x, gamma_t, eps), gamma_t)).square().flatten(1).sum(1)
         if steps is None:
-            return _of_square(0.5 * slope * error, (gamma_t, slope), scale=x[0].numel())
+            return with_gradient_of_square(0.5 * slope * error, (gamma_t, slope), scale=x[0].numel())
         gamma_s = self.schedule((t - 1 / steps).clamp(min=0)).gamma
         return 0.5 * steps * torch.expm1(gamma_t - gamma_s) * error
 
     def reverse(self, z_t: Tensor, t: Tensor, s: Tensor) -> Independent:
-        r"""p(z_s|z_t) for times s < t (N,), batch shape (N,), by which the bound of T steps and sampling go back.
+        r"""Return p(z_s|z_t) for times s < t (N,), batch shape (N,).
 
-        With $c = -\mathrm{expm1}(\gamma_s - \gamma_t)$, mean
-        $\frac{\alpha_s}{\alpha_t} (z_t - c \sigma_t \hat\epsilon)$ and variance $c \sigma_s^2$ (section 3.3).
+        With $c = -\mathrm{expm1}(\gamma_s - \gamma_t)$ it has the mean
+        $\frac{\alpha_s}{\alpha_t} (z_t - c \sigma_t \hat\epsilon)$ and the variance $c \sigma_s^2$ (section 3.3).
         """
         gamma_t, gamma_s = self.schedule(t).gamma, self.schedule(s).gamma
         c = -torch.expm1(gamma_s - gamma_t)
@@ -119,13 +186,13 @@ class Diffusion(nn.Module):
         return Independent(Normal(mean, scale), len(self.event_shape))
 
     def path(self, n: int, steps: int) -> Iterator[Tensor]:
-        """n ancestral draws of z_1, z_{1 - 1/T}, ..., z_0 with T = `steps`: T + 1 tensors (n, *event_shape).
+        """Draw n ancestral paths z_1, z_{1 - 1/T}, ..., z_0 with T = `steps`: T + 1 tensors (n, *event_shape).
 
         Raises:
             UserError: for less than one step.
         """
         if steps < 1:
-            raise UserError(f"steps={steps}: a path takes one step at least")
+            raise UserError(f"steps={steps}: sampling needs at least one step")
         z = torch.randn(n, *self.event_shape, dtype=self.origin.dtype, device=self.origin.device)
         yield z
         for step in range(steps, 0, -1):
@@ -134,25 +201,12 @@ class Diffusion(nn.Module):
             yield z
 
     def sample(self, n: int, steps: int) -> Tensor:
-        """The end z_0 of n paths of `steps` steps, (n, *event_shape)."""
+        """Return the ends z_0 of n paths, (n, *event_shape)."""
         return deque(self.path(n, steps), maxlen=1).pop()
 
     def _mix(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
         return self._each(alpha(gamma)) * x + self._each(sigma(gamma)) * eps
 
     def _each(self, values: Tensor) -> Tensor:
-        """Values of (N,) as factors of (N, *event_shape)."""
+        """Reshape (N,) to (N, 1, ..., 1), which broadcasts over `event_shape`."""
         return values.view(-1, *[1] * len(self.event_shape))
-
-
-def _of_square(loss: Tensor, sources: Iterable[Tensor], scale: float) -> Tensor:
-    r"""The loss L (N,), through which `sources` get the gradient of its square, $\frac{2 L}{\mathrm{scale}} \nabla L$.
-
-    Where the mean of L does not depend on them, they are trained for a small variance of L (Kingma et al. 2021,
-    appendix I.2). What the sources were computed from gets it too; every other gradient stays as it is.
-    """
-    weight = 2 * loss.detach() / scale
-    for source in sources:
-        if source.requires_grad:
-            source.register_hook(lambda gradient: gradient * weight)
-    return loss

@@ -1,4 +1,4 @@
-"""A VAE whose prior is a diffusion."""
+"""A VAE with a diffusion as its prior."""
 
 from collections.abc import Mapping, Sequence
 from math import exp, log, pi, prod
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from latentlab.errors import UserError
 from latentlab.likelihoods import LikelihoodFactory
-from latentlab.models.diffusion import DenoiserFactory, Diffusion
+from latentlab.models.diffusion import DenoiserFactory, Diffusion, Mixed
 from latentlab.models.vdm import Diffused, DiffusionModel
 from latentlab.nn import NetworkFactory
 from latentlab.posteriors import PosteriorFactory
@@ -17,45 +17,44 @@ from latentlab.protocols import Protocol
 from latentlab.schedules import NoiseSchedule, alpha
 from latentlab.trace import draw
 
-# What a pre-trained VAE has under the same names, and a prior is trained for.
+# The parts that are loaded from a pre-trained VAE, and frozen on request.
 AUTOENCODER = ("posterior", "likelihood")
-
-# The default gamma(0): latents are resolved to exp(-5) = 0.007.
+# The default gamma(0). Latents are resolved to exp(-5) = 0.007.
 LEAST_NOISE = -10.0
 
 
 class LatentVDM(DiffusionModel):
     r"""A VAE whose prior p(z) is a variational diffusion model (Vahdat et al. 2021, https://arxiv.org/abs/2106.05931).
 
-    The bound is $E_q[\log p(x|z) - \log q(z|x) + \log p(z)]$, with q's entropy exact, and with the last term bounded
-    by the diffusion's, $E[\log p(z|z_0)] - KL(q(z_1|z)\,\|\,N(0, I)) - L_T$ (Kingma et al. 2021, eq. 11).
-    Here $p(z|z_0) = N(z_0 / \alpha_0, e^{\gamma_0} I)$ with $e^{\gamma_0} = \sigma_0^2 / \alpha_0^2$, a normalised
-    density: the inverse of $q(z_0|z)$ where p(z) is flat over as little as the least noise. So
-    $E[\log p(z|z_0)] = -\frac D2 (\log 2\pi e + \gamma_0)$ whatever z is. It resolves latents to $e^{\gamma_0 / 2}$: a
-    smaller $\gamma_0$ loses less of the bound. Trained all at once, the encoder's gradient runs through the
-    diffusion's terms too.
+    The bound is $E_q[\log p(x|z) - \log q(z|x) + \log p(z)]$ with the exact entropy of q. Its last term is bounded by
+    the diffusion's $E[\log p(z|z_0)] - KL(q(z_1|z)\,\|\,N(0, I)) - L_T$ (Kingma et al. 2021, eq. 11).
 
-    Of the parts of kl, `kl_latent` is $E[\log q(z|x) - \log p(z|z_0)]$, which may be negative, `kl_prior` and
-    `kl_diffusion` are the diffusion's.
+    Here $p(z|z_0) = N(z_0 / \alpha_0, e^{\gamma_0} I)$ with $e^{\gamma_0} = \sigma_0^2 / \alpha_0^2$. It is the inverse
+    of $q(z_0|z)$ if p(z) is flat on the scale of the least noise. For any z,
+    $E[\log p(z|z_0)] = -\frac D2 (\log 2\pi e + \gamma_0)$. Latents are resolved to $e^{\gamma_0 / 2}$. A smaller
+    $\gamma_0$ loses less of the bound. The gradient of the encoder runs through the diffusion's terms too.
+
+    `kl` has three parts: `kl_latent` is $E[\log q(z|x) - \log p(z|z_0)]$, which may be negative, and `kl_prior` and
+    `kl_diffusion` are those of the diffusion.
 
     Args:
         latent_dim: the number D of latents.
         encoder: makes the posterior's network.
         decoder: makes the likelihood's network.
-        posterior: makes q(z|x), of real latents.
+        posterior: makes q(z|x), over continuous latents.
         likelihood: makes p(x|z).
-        noise_schedule: gamma(t).
-        denoiser: makes the diffusion's network.
-        steps: the number T of steps of the bound that is trained and reported as `elbo`; None: T to infinity.
-        eval_steps: the T of further forms that are reported of the test set.
-        sample_steps: the number of steps by which p(z) is sampled.
-        pretrained: the checkpoint of a VAE with the same networks, whose encoder and decoder training starts from
-            (`lit.LatentDiffusionModule` reads it).
-        freeze: whether encoder and decoder stay as they are.
+        noise_schedule: gamma(t). Its default gamma(0) is -10.
+        denoiser: makes the diffusion's denoiser.
+        steps: the number T of steps of the bound `elbo`; None for T to infinity.
+        eval_steps: further numbers of steps, for which the bound of the test set is reported too.
+        sample_steps: the number of steps of a sample of p(z).
+        pretrained: the checkpoint of a VAE with the same networks, from which the encoder and decoder start. It is
+            read by the Lightning module, which calls `adopt`.
+        freeze: keep the encoder and decoder fixed.
         x_shape: the shape of one image.
 
     Raises:
-        UserError: for discrete latents; when an encoder that was never trained is to be frozen.
+        UserError: for discrete latents; if an encoder without pre-training is to be frozen.
     """
 
     def __init__(
@@ -79,18 +78,18 @@ class LatentVDM(DiffusionModel):
         self.posterior = posterior(network=encoder, in_shape=self.x_shape, latent_dim=latent_dim)
         if self.posterior.discrete:
             raise UserError(
-                "a diffusion is a prior of real latents, and this posterior's are discrete: "
-                "posterior=diagonal_normal or posterior=full_rank_normal"
+                "a diffusion prior needs continuous latents, and this posterior's are discrete: "
+                "choose posterior=diagonal_normal or posterior=full_rank_normal"
             )
         if freeze and pretrained is None:
             raise UserError(
-                "model.freeze=true trains the prior of a VAE that is trained already: "
-                "give it as model.pretrained=RUN/checkpoints/best.ckpt"
+                "model.freeze=true trains the prior of a pre-trained VAE: "
+                "give its checkpoint as model.pretrained=RUN/checkpoints/best.ckpt"
             )
         z_shape = self.posterior.event_shape
         self.latent_dim = prod(z_shape)
         self.likelihood = likelihood(network=decoder, in_shape=z_shape, x_shape=self.x_shape)
-        self.diffusion = Diffusion(z_shape, noise_schedule.with_default(LEAST_NOISE), denoiser)
+        self.diffusion = Diffusion(z_shape, noise_schedule.with_default(LEAST_NOISE), denoiser, Mixed())
         self.steps = steps
         self.eval_steps = tuple(eval_steps)
         self.sample_steps = sample_steps
@@ -99,56 +98,49 @@ class LatentVDM(DiffusionModel):
             self.get_submodule(part).requires_grad_(False)
 
     def diffused(self, x: Tensor) -> Diffused:
-        """A draw z ~ q(z|x), log p(x|z), and `kl_prior` and `kl_latent` of it."""
         q = self.posterior(x)
         z = draw(q, 1)[0]  # (B, D)
-        kls = {"kl_prior": self.diffusion.prior_kl(z), "kl_latent": -q.entropy() - self.resolution}
+        kls = {"kl_prior": self.diffusion.prior_kl(z), "kl_latent": -q.entropy() - self.log_resolution}
         return Diffused(z, self.likelihood(z).log_prob(x), kls)
 
     @property
-    def resolution(self) -> float:
-        r"""$E[\log p(z|z_0)]$, for any z, in nats."""
+    def log_resolution(self) -> float:
+        r"""$E[\log p(z|z_0)]$, the same for all z, in nats."""
         return -self.latent_dim / 2 * (log(2 * pi) + 1 + self.diffusion.schedule.gamma_min)
 
     def log_prior(self, z: Tensor) -> Tensor:
-        """An unbiased estimate of the bound on log p(z) for flat z (N, D), (N,), in nats."""
-        return self.resolution - self.diffusion.prior_kl(z) - self.diffusion.loss(z, self.steps)
+        """Return an unbiased estimate of the bound on log p(z) for z (N, D), (N,), in nats."""
+        return self.log_resolution - self.diffusion.prior_kl(z) - self.diffusion.loss(z, self.steps)
 
     def end(self, z_0: Tensor) -> Tensor:
-        """A draw z ~ p(z|z_0), (n, D)."""
+        """Draw z ~ p(z|z_0), (n, D)."""
         gamma = self.diffusion.schedule.gamma_min
         return z_0 / alpha(z_0.new_tensor(gamma)) + exp(gamma / 2) * torch.randn_like(z_0)
 
     def encode(self, x: Tensor) -> Tensor:
-        """A draw z ~ q(z|x) for each image, (B, latent_dim)."""
         return self.posterior(x).sample()
 
     def decode(self, z: Tensor) -> Tensor:
-        """The means of p(x|z) for z (B, latent_dim), (B, *x_shape)."""
         return self.likelihood(z).mean
 
     def posterior_mean(self, x: Tensor) -> Tensor:
-        """The means of q(z|x), (B, latent_dim)."""
         return self.posterior(x).mean
 
     def initialise(self, x: Tensor) -> None:
-        """Adapt a likelihood that was not trained already to training images (N, *x_shape)."""
         if self.pretrained is None:
             self.likelihood.initialise(x)
 
     def anneal(self, step: int) -> None:
-        """Set what changes with the step in the posterior."""
         self.posterior.anneal(step)
 
     def check(self, protocol: Protocol) -> None:
-        """Refuse data that the likelihood does not score."""
         self.likelihood.check(protocol)
 
     def adopt(self, state: Mapping[str, Tensor]) -> None:
-        """Take over encoder and decoder from the state of a VAE.
+        """Load the encoder and decoder from the `state_dict` of a VAE.
 
         Raises:
-            UserError: when the state has no encoder and decoder, or those of other networks.
+            UserError: if the state has no encoder or decoder, or those of other networks.
         """
         for part in AUTOENCODER:
             own = {
@@ -158,8 +150,8 @@ class LatentVDM(DiffusionModel):
             }
             if not own:
                 raise UserError(
-                    f"model.pretrained={self.pretrained} is no VAE's: it has no {part}; "
-                    "take a checkpoint of model=vae or a relative of it"
+                    f"model.pretrained={self.pretrained} is not a VAE's checkpoint, for it has no {part}: "
+                    "choose a checkpoint of model=vae or one of its variants"
                 )
             self._load(self.get_submodule(part), own)
 
@@ -168,8 +160,8 @@ class LatentVDM(DiffusionModel):
             part.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(
-                f"model.pretrained={self.pretrained} has other networks than this config: give the options of its run "
-                f"again, such as encoder, decoder, posterior, likelihood and model.latent_dim ({_reason(error)})"
+                f"model.pretrained={self.pretrained} has other networks than this config: repeat the options of its "
+                f"run, such as encoder, decoder, posterior, likelihood and model.latent_dim ({_reason(error)})"
             ) from error
 
 

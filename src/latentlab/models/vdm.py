@@ -1,4 +1,4 @@
-"""Models with a diffusion in their bound, and the variational diffusion model itself."""
+"""The variational diffusion model, and the base of all models with a diffusion in their bound."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,22 +13,21 @@ from latentlab.errors import UserError
 from latentlab.likelihoods import Likelihood
 from latentlab.likelihoods.noised import NoisedLikelihood
 from latentlab.models.base import GenerativeModel
-from latentlab.models.diffusion import DenoiserFactory, Diffusion, Draws
-from latentlab.nn.signs import SignDenoiser
+from latentlab.models.diffusion import DenoiserFactory, Diffusion, Noise, NoiseDraws, Signs
 from latentlab.protocols import Protocol
 from latentlab.schedules import NoiseSchedule, alpha, sigma
 
-# The default gamma(0) by the number of values of a pixel: two are told apart at far more noise than 256.
+# The default gamma(0), by the number of values of a pixel. Two values can be told apart at far more noise than 256.
 LEAST_NOISE = {2: -4.0, 256: -13.3}
 
 
 class Diffused(NamedTuple):
-    r"""One draw of what a diffusion is run on, and the terms of the bound beside the diffusion's loss.
+    r"""The data of a diffusion, and the other terms of the bound.
 
-    The bound is `reconstruction` less the sum of `kls` less the loss $L_T$ of `data`.
+    The bound is `reconstruction` less the sum of `kls` less the diffusion's loss $L_T$.
 
     Attributes:
-        data: the tensors that are noised, (B, *event_shape).
+        data: the tensors that noise is added to, (B, *event_shape).
         reconstruction: log p(x|.), (B,).
         kls: the other terms by their names, each (B,).
     """
@@ -39,14 +38,14 @@ class Diffused(NamedTuple):
 
 
 class DiffusionModel(GenerativeModel, ABC):
-    """A model with a diffusion in its bound, which is estimated at one random time for each draw of each example.
+    """A model with a diffusion in its bound. The bound is estimated at one random time per draw and example.
 
     Attributes:
         diffusion: the diffusion.
-        steps: the number T of steps of the bound that is trained and reported as `elbo`, None for its limit.
-        eval_steps: the T of further forms that are reported beside it.
+        steps: the number T of steps of the bound `elbo`; None for its limit.
+        eval_steps: further numbers of steps, whose bounds are reported as `elbo_T10` and so on.
         sample_steps: the number of steps of a sample.
-        likelihood: p(x|.), given what `end` returns.
+        likelihood: p(x|.), given the return value of `end`.
     """
 
     weighted = False
@@ -58,35 +57,35 @@ class DiffusionModel(GenerativeModel, ABC):
 
     @abstractmethod
     def diffused(self, x: Any) -> Diffused:
-        """What the diffusion is run on for x, and the other terms of the bound, by one draw of what they depend on."""
+        """Draw the diffusion's data for x, with the other terms of the bound."""
 
     @abstractmethod
     def end(self, z_0: Tensor) -> Tensor:
-        """What p(x|.) is given at the ends z_0 of sampled paths (n, ...), drawn where that takes a draw, (n, ...)."""
+        """Return the input of p(x|.) for the ends z_0 of sampled paths (n, ...)."""
 
     def terms(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
-        """`elbo`, `reconstruction`, `kl`, and the parts of it (`kl_diffusion`, ...), each (B,), in nats."""
+        """The terms `elbo`, `reconstruction`, `kl` and the parts of `kl`, each (B,), in nats."""
         return self._estimate(x, samples, [])
 
     def report(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
-        """The terms, and `elbo_T10`, `elbo_T100`, ..., `elbo_Tinf` of the other forms of the bound, each (B,).
+        """The terms, and the bounds `elbo_T10`, ..., `elbo_Tinf` for other numbers of steps, each (B,).
 
-        All forms share their draws, so that their differences are sharp; each runs the network once more.
+        All bounds share their draws, so their differences are precise. Each costs one more pass of the network.
         """
         others = [steps for steps in (*self.eval_steps, None) if steps != self.steps]
         return self._estimate(x, samples, others)
 
     def sample_prior(self, n: int, steps: int | None = None) -> Tensor:
-        """n draws of what p(x|.) is given: ancestral draws down to z_0, in `steps` steps or in `sample_steps`."""
+        """Draw n inputs of p(x|.) by ancestral sampling, in `steps` or by default `sample_steps` steps."""
         return self.end(self.diffusion.sample(n, self.sample_steps if steps is None else steps))
 
     def generate(self, n: int, mean: bool = False, steps: int | None = None) -> Tensor:
-        """n draws x ~ p(x), or the means of p(x|.) of the same paths, (n, *x_shape).
+        """Draw n images from p(x), (n, *x_shape).
 
         Args:
             n: the number of images.
-            mean: whether to return means; under the same seed they belong to the same paths.
-            steps: the number of steps, whatever was trained; `sample_steps` by default.
+            mean: return the means of p(x|.) instead. Under the same seed they belong to the same paths.
+            steps: the number of steps, independent of training; None for `sample_steps`.
         """
         px = self.likelihood(self.sample_prior(n, steps))
         return px.mean if mean else px.sample()
@@ -99,36 +98,34 @@ class DiffusionModel(GenerativeModel, ABC):
 
     def _score(self, drawn: Diffused, u: Tensor, others: Sequence[int | None]) -> dict[str, Tensor]:
         data, reconstruction, kls = drawn
-        draws = Draws(u, torch.randn_like(data))
+        draws = NoiseDraws(u, torch.randn_like(data))
         loss = self.diffusion.loss(data, self.steps, draws)
         rest = reconstruction - torch.stack(list(kls.values())).sum(0)
-        forms = {f"elbo_T{_label(steps)}": rest - self.diffusion.loss(data, steps, draws) for steps in others}
+        bounds = {_bound_name(steps): rest - self.diffusion.loss(data, steps, draws) for steps in others}
         parts = {"reconstruction": reconstruction, "kl": reconstruction - rest + loss, **kls}
-        return {"elbo": rest - loss, **parts, "kl_diffusion": loss, **forms}
+        return {"elbo": rest - loss, **parts, "kl_diffusion": loss, **bounds}
 
 
 class VDM(DiffusionModel):
-    r"""The variational diffusion model, whose z_t are images with noise (Kingma et al. 2021, section 3).
+    r"""The variational diffusion model, whose latents z_t are noisy images (Kingma et al. 2021, section 3).
 
-    $\log p(x) \ge E[\log p(x|z_0)] - KL(q(z_1|x)\,\|\,N(0, I)) - L_T$, with pixels scaled to [-1, 1] for the diffusion
-    and p(x|z_0) over the values that they take. Inference is fixed: nothing of it is learned but the schedule.
-
-    Latents, where there are to be any, are z_0: next to x itself.
+    $\log p(x) \ge E[\log p(x|z_0)] - KL(q(z_1|x)\,\|\,N(0, I)) - L_T$. The diffusion's data are pixels scaled to
+    [-1, 1], and p(x|z_0) is over the discrete values of a pixel. Inference is fixed but for a learned schedule. Where
+    latents are needed, they are z_0.
 
     Args:
-        noise_schedule: gamma(t).
-        denoiser: makes the network eps_hat(z_t, gamma_t), see `Diffusion`.
-        protocol: the protocol of the data, by which the values of a pixel are counted.
-        levels: how many values a pixel takes; None: as many as the protocol gives.
-        steps: the number T of steps of the bound that is trained and reported as `elbo`; None: T to infinity.
-        eval_steps: the T of further forms that are reported of the test set.
+        noise_schedule: gamma(t). Its default gamma(0) is -4 for two values of a pixel and -13.3 for 256.
+        denoiser: makes the denoiser, see `Diffusion`.
+        protocol: the protocol of the data.
+        levels: the number of values of a pixel; None for that of the protocol.
+        steps: the number T of steps of the bound `elbo`; None for T to infinity.
+        eval_steps: further numbers of steps, for which the bound of the test set is reported too.
         sample_steps: the number of steps of a sample.
-        log_odds: whether the network of pixels of two values is asked for log odds, to which those of the pixel's own
-            noise are added (see `SignDenoiser`), and not for the noise.
+        log_odds: for two values of a pixel, let the network predict log odds (`Signs`) instead of noise (`Noise`).
         x_shape: the shape of one image.
 
     Raises:
-        UserError: for a protocol under which pixels are a continuum.
+        UserError: for a protocol with continuous pixels.
     """
 
     learned_inference = False
@@ -153,61 +150,49 @@ class VDM(DiffusionModel):
         self.eval_steps = tuple(eval_steps)
         self.sample_steps = sample_steps
         schedule = noise_schedule.with_default(LEAST_NOISE[self.levels])
-        self.diffusion = Diffusion(self.x_shape, schedule, denoiser)
-        if log_odds and self.levels == 2:
-            self.diffusion.denoiser = SignDenoiser(self.diffusion.denoiser)
+        parametrisation = Signs() if log_odds and self.levels == 2 else Noise()
+        self.diffusion = Diffusion(self.x_shape, schedule, denoiser, parametrisation)
         self.likelihood = NoisedLikelihood(self.x_shape, self.levels, schedule.gamma_min)
 
     def diffused(self, x: Tensor) -> Diffused:
-        """The scaled images, log p(x|z_0) of a draw z_0 ~ q(z_0|x), and `kl_prior`, the KL(q(z_1|x) || p(z_1))."""
         data = _scaled(x)
-        with torch.no_grad():  # nothing of these two is learned
-            reconstruction = self.likelihood(self._least_noised(data)).log_prob(x)
+        with torch.no_grad():  # neither term has learned parameters
+            reconstruction = self.likelihood(self._draw_z_0(data)).log_prob(x)
             return Diffused(data, reconstruction, {"kl_prior": self.diffusion.prior_kl(data)})
 
     def end(self, z_0: Tensor) -> Tensor:
-        """z_0 itself, by which p(x|z_0) is given."""
         return z_0
 
     def encode(self, x: Tensor) -> Tensor:
-        """A draw z_0 ~ q(z_0|x), the scaled image with the least noise, flat, (B, latent_dim)."""
-        return self._least_noised(_scaled(x)).flatten(1)
+        return self._draw_z_0(_scaled(x)).flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
-        """The means E[x|z_0] for flat z_0 (B, latent_dim), (B, *x_shape)."""
         return self.likelihood(z.unflatten(-1, self.x_shape)).mean
 
     def posterior_mean(self, x: Tensor) -> Tensor:
-        """The means of q(z_0|x), flat, (B, latent_dim)."""
         return (alpha(self._gamma_0(x)) * _scaled(x)).flatten(1)
 
     def scored_as(self, protocol: Protocol) -> Protocol:
-        """The values k / 255 of continuous data are scored as the discrete values that they are."""
         return protocol.counted()
 
     def check(self, protocol: Protocol) -> None:
-        """Refuse data whose pixels take other values than those it scores.
-
-        Raises:
-            UserError: with the protocols that work.
-        """
         given = self._levels(protocol)
         if given != self.levels:
             raise UserError(
                 f"model.levels={self.levels}: protocol={protocol.name} gives {given} values: "
-                "leave model.levels at null, which counts them"
+                "leave model.levels at null, which takes the number from the protocol"
             )
 
     def _levels(self, protocol: Protocol) -> int:
         levels = self.scored_as(protocol).levels
         if levels is None:
             raise UserError(
-                f"VDM scores the values that pixels take, and protocol={protocol.name} gives a continuum: "
+                f"VDM needs discrete pixels, and protocol={protocol.name} gives continuous ones: "
                 "choose protocol=discrete, or threshold, dynamic or static for binary pixels"
             )
         return levels
 
-    def _least_noised(self, data: Tensor) -> Tensor:
+    def _draw_z_0(self, data: Tensor) -> Tensor:
         gamma = self._gamma_0(data)
         return alpha(gamma) * data + sigma(gamma) * torch.randn_like(data)
 
@@ -216,9 +201,9 @@ class VDM(DiffusionModel):
 
 
 def _scaled(x: Tensor) -> Tensor:
-    """Pixels in [0, 1] to [-1, 1]."""
+    """Scale pixels from [0, 1] to [-1, 1]."""
     return 2 * x - 1
 
 
-def _label(steps: int | None) -> str:
-    return "inf" if steps is None else str(steps)
+def _bound_name(steps: int | None) -> str:
+    return f"elbo_T{'inf' if steps is None else steps}"

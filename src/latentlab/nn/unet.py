@@ -1,6 +1,7 @@
 """The U-Net that denoises images."""
 
 from collections.abc import Callable, Sequence
+from math import log2, pi
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -8,27 +9,63 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentlab.errors import UserError
-from latentlab.nn import Shape, full_precision
+from latentlab.nn import Shape
 from latentlab.nn.conv import Channels, halving
-from latentlab.nn.embed import EmbeddingWidth, FourierFeatures, NoiseEmbedding
+from latentlab.nn.denoisers import EmbeddingWidth, NoiseEmbedding, zeroed
 from latentlab.nn.layers import GroupNorm
 
-# Makes a residual block of two numbers of channels.
+# Makes a residual block from its numbers of input and output channels.
 Block = Callable[[int, int], "ConditionedBlock"]
 
 
-class ConditionedBlock(nn.Module):
-    r"""A residual block that is told the noise level.
+class FourierFeatures(nn.Module):
+    r"""The input together with $\sin(2^n \pi z)$ and $\cos(2^n \pi z)$ for a range of octaves n.
 
-    $x + W_2\,\sigma((1 + a) \odot \mathrm{GN}(W_1\,\sigma(\mathrm{GN}(x))) + b)$ with the nonlinearity $\sigma$ = SiLU;
-    the scale a and shift b are linear in the embedding of the noise level (Dhariwal and Nichol 2021, eq. 3); $W_2$
-    starts at zero, the block as its shortcut.
+    They show the network the last bits of z (Kingma et al. 2021, appendix C). The finest octave is the one that the
+    least noise leaves visible, $2^n \pi \sigma_0 \approx 1$ with $\sigma_0^2 = \mathrm{sigmoid}(\gamma_{\min})$. At the
+    paper's $\gamma_{\min} = -13.3$, for 256 values of a pixel, two octaves are n = 7 and 8, as in the paper. More noise
+    gives coarser ones.
 
     Args:
-        width_in: the number of channels of the input.
-        width_out: the number of channels of the output.
+        octaves: the number of octaves; 0 leaves the input as it is.
+        gamma_min: the smallest noise level $\gamma$.
+    """
+
+    scales: Tensor
+
+    def __init__(self, octaves: int, gamma_min: float) -> None:
+        super().__init__()
+        finest = finest_octave(gamma_min)
+        scales = pi * 2.0 ** torch.arange(finest - octaves + 1, finest + 1)
+        self.register_buffer("scales", scales, persistent=False)
+
+    def channels(self, channels: int) -> int:
+        """Return the number of output channels for a number of input channels."""
+        return channels * (1 + 2 * len(self.scales))
+
+    def forward(self, z: Tensor) -> Tensor:
+        angles = [scale * z for scale in self.scales]
+        return torch.cat([z, *(angle.sin() for angle in angles), *(angle.cos() for angle in angles)], dim=1)
+
+
+def finest_octave(gamma_min: float) -> int:
+    r"""Return the n with $2^n \pi \sigma_0$ closest to 1, for $\sigma_0^2 = \mathrm{sigmoid}(\gamma_{\min})$."""
+    sigma = torch.tensor(gamma_min, dtype=torch.float64).sigmoid().sqrt().item()
+    return round(-log2(pi * sigma))
+
+
+class ConditionedBlock(nn.Module):
+    r"""A residual block conditioned on the noise level, (N, width_in, H, W) to (N, width_out, H, W).
+
+    $x + W_2\,\sigma((1 + a) \odot \mathrm{GN}(W_1\,\sigma(\mathrm{GN}(x))) + b)$ with the nonlinearity $\sigma$ = SiLU.
+    The scale a and the shift b are linear in the embedding of the noise level (Dhariwal and Nichol 2021, eq. 3).
+    $W_2$ starts at zero.
+
+    Args:
+        width_in: the number of input channels.
+        width_out: the number of output channels.
         embedding: the width of the embedding.
-        groups: the groups of a normalisation.
+        groups: the number of groups of the normalisation.
     """
 
     def __init__(self, width_in: int, width_out: int, embedding: int, groups: int) -> None:
@@ -41,7 +78,6 @@ class ConditionedBlock(nn.Module):
         self.shortcut = nn.Identity() if width_in == width_out else nn.Conv2d(width_in, width_out, 1)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """(N, width_in, H, W) and the embedding (N, E) -> (N, width_out, H, W)."""
         scale, shift = self.modulation(noise)[:, :, None, None].chunk(2, dim=1)
         h = self.first(F.silu(self.first_norm(x)))
         h = self.second(F.silu((1 + scale) * self.second_norm(h) + shift))
@@ -49,12 +85,14 @@ class ConditionedBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention among the places of a map, added to it (Vaswani et al. 2017, eq. 1); it starts as the identity.
+    """Residual self-attention between the positions of a feature map (Vaswani et al. 2017, eq. 1).
+
+    It starts as the identity.
 
     Args:
         width: the number of channels.
-        heads: the number of heads that they are divided among.
-        groups: the groups of the normalisation.
+        heads: the number of heads.
+        groups: the number of groups of the normalisation.
     """
 
     def __init__(self, width: int, heads: int, groups: int) -> None:
@@ -65,7 +103,6 @@ class SelfAttention(nn.Module):
         self.out = zeroed(nn.Conv2d(width, width, kernel_size=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, width, H, W) -> (N, width, H, W)."""
         packed = self.queries_keys_values(self.norm(x)).flatten(2)  # (N, 3 C, H W)
         q, k, v = packed.unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)  # (N, heads, H W, c)
         attended = F.scaled_dot_product_attention(q, k, v)
@@ -73,31 +110,24 @@ class SelfAttention(nn.Module):
 
 
 class Middle(nn.Module):
-    """Two residual blocks, and attention between them.
-
-    Args:
-        width: the number of channels.
-        block: makes a residual block.
-        attention: what is between them.
-    """
+    """Two residual blocks with attention, or another layer, between them."""
 
     def __init__(self, width: int, block: Block, attention: nn.Module) -> None:
         super().__init__()
         self.first, self.attention, self.second = block(width, width), attention, block(width, width)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """(N, width, H, W) and the embedding (N, E) -> (N, width, H, W)."""
         return self.second(self.attention(self.first(x, noise)), noise)
 
 
 class Level(nn.Module):
-    """Residual blocks, what is below, and as many blocks that see the maps of the first again, last first.
+    """One resolution of the U-Net: residual blocks, the coarser levels, and blocks with skip connections.
 
     Args:
-        channels: the channels of this level and of those below it.
-        blocks: the number of blocks before, and after, what is below.
+        channels: the channels of this level and of the coarser ones.
+        blocks: the number of blocks before, and after, the coarser levels.
         block: makes a residual block.
-        middle: what is below the last level.
+        middle: the layers below the coarsest level.
     """
 
     def __init__(self, channels: Sequence[int], blocks: int, block: Block, middle: nn.Module) -> None:
@@ -108,19 +138,18 @@ class Level(nn.Module):
         self.after = nn.ModuleList([block(2 * width, width) for _ in range(blocks)])
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """(N, width, H, W) and the embedding (N, E) -> (N, width, H, W)."""
         maps = []
         for block in self.before:
             x = block(x, noise)
             maps.append(x)
         x = self.below(x, noise)
-        for block, seen in zip(self.after, reversed(maps), strict=True):
-            x = block(torch.cat([x, seen], dim=1), noise)
+        for block, skip in zip(self.after, reversed(maps), strict=True):
+            x = block(torch.cat([x, skip], dim=1), noise)
         return x
 
 
 class HalfSize(nn.Module):
-    """The levels below the first, on maps of half the height and width, rounded up; the arguments are `Level`'s."""
+    """The coarser levels, at half the height and width, rounded up. The arguments are those of `Level`."""
 
     def __init__(self, channels: Sequence[int], blocks: int, block: Block, middle: nn.Module) -> None:
         super().__init__()
@@ -129,30 +158,29 @@ class HalfSize(nn.Module):
         self.widen = nn.Conv2d(channels[1], channels[0], kernel_size=1)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """(N, width, H, W) and the embedding (N, E) -> (N, width, H, W)."""
         return F.interpolate(self.widen(self.level(self.narrow(x), noise)), size=x.shape[-2:])
 
 
 class UNet(nn.Module):
-    r"""The noise in an image, $\hat\epsilon(z_t; \gamma_t) = z_t + f(z_t, \gamma_t)$, by a U-Net f that starts at zero.
+    r"""A U-Net f(z_t, gamma_t) that denoises images, (N, C, H, W) and (N,) to (N, C, H, W). It starts at zero.
 
-    Levels of residual blocks (Ho et al. 2020, appendix B), each at half the height and width of the one before, with
-    attention at the coarsest; on the way up a block sees the map of its counterpart on the way down. Input features,
-    embedding of the noise level and the addition of $z_t$ are those of Kingma et al. 2021 (appendix B and C and code).
+    Each level has residual blocks (Ho et al. 2020, appendix B) at half the height and width of the level before, with
+    skip connections. The coarsest level has attention. Input features and the embedding of the noise level are those
+    of Kingma et al. 2021 (appendix B and C and code).
 
     Args:
         event_shape: the shape (C, H, W) of one image.
-        gamma_min: the noise level $\gamma$ where there is least noise.
-        gamma_max: $\gamma$ where there is most.
+        gamma_min: the smallest noise level $\gamma$.
+        gamma_max: the largest $\gamma$.
         channels: the channels of each level, largest maps first.
-        blocks: the residual blocks of a level, on either way.
-        attention: the heads of the attention at the coarsest level; 0 for none.
+        blocks: the number of residual blocks of a level, in each direction.
+        attention: the number of heads at the coarsest level; 0 for no attention.
         embedding: the width of the embedding of the noise level, an even number.
         fourier: the octaves of Fourier features, see `FourierFeatures`.
-        groups: the groups of a normalisation.
+        groups: the number of groups of each normalisation.
 
     Raises:
-        UserError: when `event_shape` is not that of images, or channels do not divide into groups or heads.
+        UserError: if `event_shape` is not that of images, or channels do not divide into groups or heads.
     """
 
     def __init__(
@@ -168,17 +196,7 @@ class UNet(nn.Module):
         groups: PositiveInt = 8,
     ) -> None:
         super().__init__()
-        if len(event_shape) != 3:
-            raise UserError(f"UNet denoises images (C, H, W), not {tuple(event_shape)}: use denoiser=mlp")
-        if any(width % groups for width in channels):
-            raise UserError(
-                f"denoiser.groups={groups} does not divide each of denoiser.channels={[*channels]}"
-            )
-
-        if attention and channels[-1] % attention:
-            raise UserError(
-                f"denoiser.attention={attention} does not divide the {channels[-1]} channels of the coarsest level"
-            )
+        _check(event_shape, channels, attention, groups)
 
         def block(width_in: int, width_out: int) -> ConditionedBlock:
             return ConditionedBlock(width_in, width_out, embedding, groups)
@@ -193,13 +211,18 @@ class UNet(nn.Module):
         self.out = zeroed(nn.Conv2d(first, event_shape[0], kernel_size=3, padding=1))
 
     def forward(self, z_t: Tensor, gamma_t: Tensor) -> Tensor:
-        """z_t (N, C, H, W) and gamma_t (N,) -> the noise (N, C, H, W), float32 at least."""
         h = self.levels(self.stem(self.features(z_t)), self.noise(gamma_t))
-        return z_t + full_precision(self.out(F.silu(self.norm(h))))
+        return self.out(F.silu(self.norm(h)))
 
 
-def zeroed(layer: nn.Module) -> nn.Module:
-    """A layer whose weights and bias start at zero."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
+def _check(event_shape: Shape, channels: Sequence[int], attention: int, groups: int) -> None:
+    if len(event_shape) != 3:
+        raise UserError(
+            f"denoiser=unet is for images (C, H, W), not for {tuple(event_shape)}: use denoiser=mlp"
+        )
+    if any(width % groups for width in channels):
+        raise UserError(f"denoiser.groups={groups} does not divide each of denoiser.channels={[*channels]}")
+    if attention and channels[-1] % attention:
+        raise UserError(
+            f"denoiser.attention={attention} does not divide the {channels[-1]} channels of the coarsest level"
+        )

@@ -35,6 +35,7 @@ TARGETS: dict[str, str] = {
 
 # The gamma_min that the configs of these models once held, and that is their default today.
 LEAST_NOISE = {"LatentVDM": -10.0, "NoisedData": -4.0}
+OLD_MLP_DENOISER = "latentlab.nn.denoiser.MLPDenoiser"
 
 
 def rename_noise_schedules(node: Any) -> Any:
@@ -61,6 +62,22 @@ def _least_noise(model: Config) -> float | None:
         return LEAST_NOISE.get(name)
     grey = ("Continuous", "Discrete")
     return -13.3 if str(model["protocol"]["_target_"]).endswith(grey) else -4.0
+
+
+def move_mlp_denoisers(node: Any, target: str = "") -> Any:
+    """Rename the MLP denoiser. Outside of `LatentVDM` it was another function, which has its own class today."""
+    if isinstance(node, list):
+        return [move_mlp_denoisers(each) for each in node]
+    if not isinstance(node, Mapping):
+        shift = "" if target.endswith(".LatentVDM") else "Shifted"
+        return f"latentlab.nn.denoisers.{shift}MLPDenoiser" if node == OLD_MLP_DENOISER else node
+    parent = str(node.get("_target_")) if "denoiser" in node else target
+    return {key: move_mlp_denoisers(value, parent) for key, value in node.items()}
+
+
+def unwrap_denoisers(weights: Weights, config: Config) -> Weights:
+    """Rename the parameters of a denoiser that was wrapped to predict log odds."""
+    return {name.replace(".denoiser.network.", ".denoiser."): value for name, value in weights.items()}
 
 
 # The old callback classes that drew figures: the PNG files of each, and today's functions that draw them.
@@ -196,13 +213,18 @@ def _todays_names(name: str, model: Config) -> list[str]:
 # Changes to the structure of a config, applied in order to a config whose targets are renamed already.
 CONFIG_CHANGES: list[Callable[[Config], Config]] = [
     rename_noise_schedules,
+    move_mlp_denoisers,
     _draw_figures_by_functions,
     rename_step_sizes,
     list_conditionals,
 ]
 
 # Changes to the names of parameters, applied in order. Each gets the weights and the translated config of the run.
-WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = [_rename_optimiser_state, rename_conditionals]
+WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = [
+    _rename_optimiser_state,
+    rename_conditionals,
+    unwrap_denoisers,
+]
 
 
 def today(config: Config) -> Config:
