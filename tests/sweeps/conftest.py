@@ -26,7 +26,7 @@ hydra:
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
-    """Copy fake_app.py beside a small conf/ with the real launcher and sweeper options."""
+    """Copy fake_app.py and make a small conf/ with the real launcher and sweeper options."""
     place = tmp_path / "app"
     for group in ("launcher", "sweeper"):
         shutil.copytree(ROOT / "conf" / "hydra" / group, place / "conf" / "hydra" / group)

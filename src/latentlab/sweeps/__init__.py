@@ -1,4 +1,4 @@
-"""Sweeps: many jobs, each in a process of its own, that end in a table and can be taken up again.
+"""Sweeps: many jobs, each in its own process, with a table at the end.
 
-Nothing is imported here: Hydra loads its plugins, which name their directories with `naming`, at every start.
+This package imports nothing: Hydra's plugins import `jobs.naming` at every start.
 """

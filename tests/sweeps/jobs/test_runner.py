@@ -149,6 +149,22 @@ def test_the_run_of_another_config_is_refused(tmp_path):
         runs.check(replace(job, config={**job.config, "ckpt_path": "x"}))
 
 
+def test_unused_groups_and_figures_are_not_compared(tmp_path):
+    job = make(tmp_path)
+    run(job)
+    config = {
+        "module": {"lr": 1},
+        "callbacks": {"figures": {"every_n_epochs": 1}},
+        "noise_schedule": {"gamma_min": 1},
+    }
+    (job.directory / "config.yaml").write_text(json.dumps(config))
+    other = {"module": {"lr": 1}, "callbacks": {"figures": None}, "noise_schedule": {"gamma_min": 2}}
+    with runner() as runs:
+        runs.check(replace(job, config=other))
+        with pytest.raises(UserError, match=r"lr=1.* 2"):
+            runs.check(replace(job, config={**other, "module": {"lr": 2}}))
+
+
 def test_at_most_n_jobs_run_at_the_same_time(tmp_path):
     jobs = [make(tmp_path, seed=seed, pause=0.1) for seed in range(5)]
     run(*jobs, n_jobs=2)

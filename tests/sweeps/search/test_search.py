@@ -1,4 +1,4 @@
-"""Trials of a search: claimed once, counted once, whoever runs them and whoever dies. Training is a formula here."""
+"""Trials of a search: each is claimed and counted once, also if workers die. Training is a formula here."""
 
 import subprocess
 import sys
@@ -9,10 +9,13 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from matplotlib import pyplot
 from optuna.trial import TrialState
 
 from latentlab.errors import UserError
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
+from latentlab.sweeps.search.command import open_trials, quiet
+from latentlab.sweeps.search.report import best_first, report
 from latentlab.sweeps.search.search import BatchedSearch, SearchSettings, WatchedSearch
 from latentlab.sweeps.search.space import Space, read_space
 from latentlab.sweeps.search.study import Trials, journal, open_study, sqlite
@@ -28,7 +31,7 @@ def quiet_optuna():
 
 
 def trials(home: Path, n_trials: int = 6, space: Space = SPACE, **settings) -> Trials:
-    """A worker of the search in `home`."""
+    """Return a worker of the search in `home`."""
     storage = STORAGES[settings.pop("storage", "journal")]
     study = open_study(
         lambda: storage(str(home / "search.db")),
@@ -44,13 +47,13 @@ def trials(home: Path, n_trials: int = 6, space: Space = SPACE, **settings) -> T
 
 
 def objective(job: Job) -> float:
-    """The score of a run: best at width 8."""
+    """Return the score of a run. It is best at width 8."""
     values = dict(each.split("=") for each in job.overrides)
     return float(values["width"]) - float(values["lr"])
 
 
 def train(job: Job, epochs: int = 3) -> Outcome:
-    """What train.py leaves of a run that goes well."""
+    """Write the metrics of a run that finishes."""
     job.directory.mkdir(parents=True, exist_ok=True)
     rows = [f"{epoch},{objective(job) - 1 / (epoch + 1)}" for epoch in range(epochs)]
     (job.directory / "metrics.csv").write_text("\n".join(["epoch,val/elbo", *rows, ""]))
@@ -62,7 +65,7 @@ def prepare(overrides: Sequence[str], directory: Path) -> Job:
 
 
 class Machine:
-    """A runner with two slots, on which `train` takes no time."""
+    """A runner with two slots, where `train` takes no time."""
 
     def __init__(self, train=train):
         self.train = train
@@ -96,7 +99,7 @@ def states(owned: Trials) -> list[str]:
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_a_search_runs_the_trials_asked_for_and_no_more_when_it_is_taken_up_again(tmp_path, storage):
+def test_a_search_runs_n_trials_over_all_calls(tmp_path, storage):
     owned = trials(tmp_path, 5, storage=storage)
     assert len(run(owned).started) == 5 and owned.is_complete
     again = trials(tmp_path, 5, storage=storage)
@@ -106,14 +109,14 @@ def test_a_search_runs_the_trials_asked_for_and_no_more_when_it_is_taken_up_agai
     assert states(more) == ["COMPLETE"] * 7
 
 
-def test_a_trial_runs_with_the_fixed_overrides_in_a_directory_of_its_own(tmp_path):
+def test_a_trial_has_the_fixed_overrides_and_its_own_directory(tmp_path):
     machine = run(trials(tmp_path, 2))
     one, other = machine.started
     assert one.directory == tmp_path / "trials" / "0000" and other.directory.name == "0001"
     assert one.overrides[0] == "model=vae" and one.overrides != other.overrides
 
 
-def test_trials_depend_on_the_seed_and_their_number_not_on_who_runs_them(tmp_path):
+def test_trials_depend_on_the_seed_and_their_number_but_not_on_the_worker(tmp_path):
     together = run(trials(tmp_path / "a", 6)).started
     apart = [trials(tmp_path / "b", 6), trials(tmp_path / "b", 6)]
     jobs = []
@@ -124,7 +127,7 @@ def test_trials_depend_on_the_seed_and_their_number_not_on_who_runs_them(tmp_pat
     assert len({tuple(job) for job in jobs}) == 6
 
 
-def test_two_workers_that_race_claim_each_trial_once(tmp_path):
+def test_racing_workers_claim_each_trial_once(tmp_path):
     script = textwrap.dedent("""
         import sys
         from pathlib import Path
@@ -144,20 +147,20 @@ def test_two_workers_that_race_claim_each_trial_once(tmp_path):
 # -- Workers that die
 
 
-def test_what_a_killed_worker_ran_is_run_again_with_the_same_values_in_the_same_directory(tmp_path):
+def test_a_lost_trial_is_run_again_with_its_values_in_its_directory(tmp_path):
     dead, alive = trials(tmp_path, 4), trials(tmp_path, 4)
     lost = dead.claim()
     held = alive.claim()
-    dead._alive.release()  # the system does, when a process dies
+    dead._alive.release()  # as the system does when a process dies
     machine = run(trials(tmp_path, 4))
     assert machine.started[0].directory == tmp_path / "trials" / "0000"
     assert list(machine.started[0].overrides) == SPACE.overrides(lost.params)
-    assert len(machine.started) == 3, "the fourth is held by a worker that lives"
+    assert len(machine.started) == 3, "the fourth trial has a living worker"
     alive.complete(held, 0.0)
     assert alive.is_complete and sorted(states(alive)) == ["COMPLETE"] * 4 + ["FAIL"]
 
 
-def test_a_killed_process_frees_its_trial(tmp_path):
+def test_a_killed_process_releases_its_trial(tmp_path):
     script = textwrap.dedent("""
         import os, signal, sys
         from pathlib import Path
@@ -174,7 +177,7 @@ def test_a_killed_process_frees_its_trial(tmp_path):
     assert states(owned) == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
-def test_a_trial_that_was_interrupted_is_left_for_the_next_worker(tmp_path):
+def test_the_next_worker_runs_an_interrupted_trial(tmp_path):
     stopped = trials(tmp_path, 2)
     run(stopped, Machine(lambda job: Outcome(job, Status.INTERRUPTED)))
     assert states(stopped) == ["RUNNING"] * 2
@@ -200,7 +203,7 @@ def test_a_trial_that_crashes_is_tried_once_more_and_neither_counts(tmp_path):
     assert owned.done == 4 and [each.user_attrs["reason"] for each in owned.given_up] == ["out of memory"]
 
 
-def test_a_search_whose_trials_all_fail_is_given_up(tmp_path):
+def test_a_search_stops_after_max_failures(tmp_path):
     owned = trials(tmp_path, 20, max_failures=2)
     machine = run(owned, Machine(lambda job: Outcome(job, Status.TIMED_OUT, "stopped")))
     assert owned.is_hopeless and len(machine.started) <= 6
@@ -212,7 +215,7 @@ def test_a_trial_that_diverges_counts_as_pruned(tmp_path):
     assert len(machine.started) == 2 and states(owned) == ["PRUNED"] * 2
 
 
-def test_options_that_do_not_go_together_fail_their_trial_alone(tmp_path):
+def test_a_refused_trial_fails_alone(tmp_path):
     def picky(overrides, directory):
         if "width=1" in overrides:
             raise UserError("width=1 does not work")
@@ -223,10 +226,12 @@ def test_options_that_do_not_go_together_fail_their_trial_alone(tmp_path):
         trials(tmp_path, space=space).study, tmp_path, space, optuna.samplers.BruteForceSampler, 3, 5
     )
     WatchedSearch(owned, "val/elbo", picky, Machine(), say=lambda line: None).run()
-    assert sorted(states(owned)) == ["COMPLETE", "COMPLETE", "FAIL"], "a finite space, less what cannot be"
+    assert sorted(states(owned)) == ["COMPLETE", "COMPLETE", "FAIL"], (
+        "a finite space without its refused point"
+    )
 
 
-def test_a_run_without_the_metric_ends_the_search_in_one_line(tmp_path):
+def test_a_run_without_the_metric_ends_the_search(tmp_path):
     machine = Machine(lambda job: Outcome(job, Status.FINISHED, summary={"val/loss": 1.0}))
     with pytest.raises(UserError, match=r"hydra\.sweeper\.metric=val/elbo: .*val/loss"):
         run(trials(tmp_path), machine)
@@ -262,7 +267,7 @@ def test_a_trial_below_the_median_is_pruned_and_all_its_epochs_are_kept(tmp_path
 # -- Batches
 
 
-def test_batches_for_a_launcher_that_cannot_be_watched(tmp_path):
+def test_batches_of_trials(tmp_path):
     batches = []
 
     def launch(jobs):
@@ -296,13 +301,13 @@ def test_a_storage_of_another_search_is_refused(tmp_path, params, arguments, wor
     assert "\n" not in str(refused.value)
 
 
-def test_where_results_go_does_not_make_another_search(tmp_path):
+def test_another_logger_does_not_make_another_search(tmp_path):
     trials(tmp_path)
     trials(tmp_path, space=Space(SPACE.distributions, {**SPACE.fixed, "logger": "logger=none"}))
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_a_file_that_is_no_storage_is_refused(tmp_path, storage):
+def test_a_file_that_is_not_a_storage_is_refused(tmp_path, storage):
     (tmp_path / "search.db").write_text("[1, 2]\nnothing of the kind" * 99)
     with pytest.raises(UserError, match="cannot be opened as the storage of a search"):
         trials(tmp_path, storage=storage)
@@ -325,8 +330,6 @@ def test_workers_of_one_storage_share_a_directory(tmp_path):
 
 
 def test_the_report_names_the_best_trial_and_draws_the_search(tmp_path, capsys):
-    from latentlab.sweeps.search.report import best_first, report
-
     owned = trials(tmp_path, 12)
     run(owned)
     report(owned, "val/elbo", maximises=True)
@@ -338,11 +341,10 @@ def test_the_report_names_the_best_trial_and_draws_the_search(tmp_path, capsys):
         *("history", "curves", "importance", "parallel")
     }
     assert "12 finished" in capsys.readouterr().out
+    assert (pyplot.get_fignums(), pyplot.rcParams["axes.facecolor"]) == ([], "white")  # nothing leaks
 
 
-def test_a_search_of_nothing_reports_nothing(tmp_path, capsys):
-    from latentlab.sweeps.search.report import report
-
+def test_a_search_without_trials_reports_nothing(tmp_path, capsys):
     report(trials(tmp_path), "val/elbo", maximises=True)
     assert "0 finished" in capsys.readouterr().out and not (tmp_path / "figures").exists()
 
@@ -353,9 +355,7 @@ SAMPLERS = sorted((Path(__file__).parents[3] / "conf" / "hydra" / "sweeper" / "s
 
 
 @pytest.mark.parametrize("path", SAMPLERS, ids=lambda path: path.stem)
-def test_every_sampler_proposes_trials_that_differ(tmp_path, path):
-    from latentlab.sweeps.search.command import open_trials, quiet
-
+def test_every_sampler_proposes_different_trials(tmp_path, path):
     if path.stem == "cmaes":
         pytest.importorskip("cmaes")
     space = read_space({"lr": "range(1, 4)", "width": "range(1, 9)"}, [])

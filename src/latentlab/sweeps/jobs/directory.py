@@ -26,8 +26,10 @@ RECORD, LOG, LOCK = "job.json", "job.log", ".lock"
 RUNNING = "running"
 # Files that a sweep writes before its first job starts.
 INITIAL = {LOCK, "multirun.yaml"}
-# Config keys that do not change the result: resuming, logging, and the place of the data.
-FREE = ("ckpt_path", "logger", *PLACES)
+# The parts of a config that a run is built from. Other groups are copies of their parts, or not used.
+ROOTS = ("module", "data", "trainer", "callbacks", "seed", "compile", "validate_args")
+# Config keys that do not change the result: resuming, logging, figures, and the place of the data.
+FREE = ("ckpt_path", "logger", "callbacks.figures", *PLACES)
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,10 @@ def check_same(job: Job) -> None:
     path = RunDirectory(job.directory).config
     if not job.config or not path.exists() or not (settled(job) or checkpoint(job)):
         return
-    known = dict(leaves(read_config(path, remedy=f"delete {path.parent} to run the job again")))
-    asked = dict(leaves(job.config))
+    known = _compared(read_config(path, remedy=f"delete {path.parent} to run the job again"))
+    asked = _compared(job.config)
     for key in {**asked, **known}:
-        if asked.get(key, _ABSENT) != known.get(key, _ABSENT) and not key.startswith(FREE):
+        if asked.get(key, _ABSENT) != known.get(key, _ABSENT):
             raise UserError(
                 f"{job.directory} holds a run with {key}={_shown(known, key)}, but this job has {_shown(asked, key)}: "
                 "choose another hydra.sweep.dir, or delete that directory"
@@ -189,6 +191,12 @@ def _locks(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    parts = ROOTS if "module" in config else tuple(config)
+    values = {key: value for part in parts if part in config for key, value in leaves(config[part], part)}
+    return {key.removeprefix("module."): value for key, value in values.items() if not key.startswith(FREE)}
 
 
 _ABSENT = object()

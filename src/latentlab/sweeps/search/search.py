@@ -191,11 +191,8 @@ class WatchedSearch(Search):
     """Trials on this machine, as many as the runner has room for. The pruner watches each one.
 
     Args:
-        trials: see `Search`.
-        metric: see `Search`.
-        prepare: see `Search`.
+        trials, metric, prepare, say: as in `Search`.
         runner: starts jobs and waits for them.
-        say: see `Search`.
     """
 
     def __init__(
@@ -227,12 +224,9 @@ class BatchedSearch(Search):
     """Trials in batches, for a launcher that runs whole batches. They cannot be watched, so none is pruned.
 
     Args:
-        trials: see `Search`.
-        metric: see `Search`.
-        prepare: see `Search`.
+        trials, metric, prepare, say: as in `Search`.
         launch: runs a batch of jobs.
         batch_size: number of trials in a batch.
-        say: see `Search`.
     """
 
     def __init__(
