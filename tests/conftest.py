@@ -1,24 +1,31 @@
-"""Every test starts from the same seed, on one thread, with the arguments of distributions checked."""
+"""Every test starts from the same seed, on one thread, with validated arguments of distributions."""
 
 import signal
 from collections.abc import Iterator
 
 import oracles
 import pytest
+import runs
 import torch
 from torch.distributions import Distribution
 
 torch.set_num_threads(1)
-# A shell that starts the tests in the background has them ignore Ctrl-C, and with them all that they start.
+# In the background, a shell makes the tests and their child processes ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> Iterator[None]:
-    """Seed torch, and undo what a run in this process switched."""
+    """Seed torch, and switch the validation of distributions on again after a run in this process."""
     torch.manual_seed(0)
     Distribution.set_default_validate_args(True)
     yield
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small run without figures."""
+    return runs.train(tmp_path_factory.mktemp("small") / "run")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,0 +1,253 @@
+"""train.py and evaluate.py as users run them: output, files, equal numbers, exit statuses."""
+
+import csv
+import json
+import math
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import QUICK, call, command, refusal, start
+from omegaconf import OmegaConf
+from PIL import Image
+from runs import load, same_weights, summary, train, weights
+
+from latentlab.errors import Diverged
+
+FIGURES = ("latents", "samples", "sample_means", "reconstructions", "usage")
+NUMBERS = {
+    *("test/elbo", "test/elbo_stderr", "test/reconstruction", "test/kl", "test/kl_1", "test/num_examples"),
+    *("val/elbo", "best/epoch", "model/parameters", "time/train_seconds", "time/examples_per_second", "seed"),
+}
+WORDS = {"model": "vae", "data": "binarised_digits", "protocol": "threshold"}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """The run of the quickstart, with everything on, in a process of its own."""
+    home = tmp_path_factory.mktemp("home")
+    arguments = ("model=vae", "data=binarised_digits", "trainer.max_epochs=1", "hydra.run.dir=run")
+    done = command("train.py", *arguments, home=home)
+    assert done.status == 0, done.err
+    return home / "run", done
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            "train.py",
+            [
+                "objective: ",
+                "likelihood: ",
+                "ckpt_path=RUN/checkpoints/last.ckpt",
+                "summary.json",
+                "-m model=vae,mog_vae seed=",
+            ],
+        ),
+        ("evaluate.py", ["ckpt_path=RUN/checkpoints/best.ckpt", "nll.samples=5000", "output_dir=DIR"]),
+    ],
+)
+def test_help_is_written_for_this_project(tmp_path, script, words):
+    done = command(script, "--help", home=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert all(word in done.out for word in words)
+    assert "Powered by Hydra" not in done.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_a_key_says_so_in_one_line(full):
+    _, done = full
+    assert done.err == ""
+    assert [line for line in done.out.splitlines() if "W&B" in line] == [done.out.splitlines()[0]]
+    assert done.out.startswith("W&B: no API key found, logging offline to ")
+    assert "test/elbo" in done.out and "figures: " in done.out
+
+
+def test_a_run_leaves_the_files_of_the_contract(full):
+    run, _ = full
+    files = ["config.yaml", "metrics.csv", "summary.json", "train.log"]
+    files += ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
+    assert all((run / name).stat().st_size > 0 for name in files)
+    assert len(list(run.glob("wandb/offline-run-*/*.wandb"))) == 1
+    config = OmegaConf.load(run / "config.yaml")
+    assert config.module.model.latent_dim == 32 and "${" not in (run / "config.yaml").read_text()
+
+
+def test_the_summary_holds_plain_numbers_and_words(full):
+    values = summary(full[0])
+    assert set(values) >= NUMBERS
+    assert all(type(values[name]) in (int, float) and math.isfinite(values[name]) for name in NUMBERS)
+    assert {name: values[name] for name in WORDS} == WORDS
+    assert values["test/num_examples"] == 270 and values["best/epoch"] == 1
+    assert values["test/elbo"] == pytest.approx(values["test/reconstruction"] - values["test/kl"])
+    assert -400 < values["test/elbo"] < -100
+
+
+def test_metrics_are_kept_as_a_table(full):
+    run, _ = full
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    validated = [row for row in rows if row["val/elbo"] and row["epoch"]]
+    assert len(validated) == 1 and float(validated[0]["val/elbo"]) == summary(run)["val/elbo"]
+    assert [int(row["step"]) for row in rows if row["train/elbo"]] == [19, 39]
+
+
+def test_figures_are_images(full):
+    run, _ = full
+    assert {path.stem for path in (run / "figures").iterdir()} == set(FIGURES)
+    for name in FIGURES:
+        with Image.open(run / "figures" / f"{name}.png") as picture:
+            picture.load()
+            assert min(picture.size) >= 300 and len(picture.getcolors(2**20)) > 10
+
+
+def test_checkpoints_hold_state_only(full):
+    run, _ = full
+    for name in ("best", "last"):
+        assert all(tensor.isfinite().all() for tensor in weights(run, name).values())
+
+
+@pytest.mark.parametrize("batch_size", [50, 999])
+def test_scoring_again_gives_the_same_bound_whatever_the_batch(full, batch_size):
+    run, _ = full
+    checkpoint = f"ckpt_path={run}/checkpoints/best.ckpt"
+    done = call("evaluate.py", checkpoint, f"batch_size={batch_size}", "figures.draw=false")
+    assert (done.status, done.err) == (0, "")
+    found, known = json.loads((run / "evaluation.json").read_text()), summary(run)
+    for name in ("test/elbo", "test/elbo_stderr", "test/reconstruction", "test/kl", "test/kl_1"):
+        assert found[name] == pytest.approx(known[name], abs=1e-4)
+    assert found["test/num_examples"] == 270
+    assert found["test/bits_per_dim"] == pytest.approx(-found["test/elbo"] / (784 * math.log(2)))
+
+
+def test_small_batches_differ_by_monte_carlo_error_only(full, tmp_path):
+    run, _ = full
+    place = tmp_path / "new" / "folder"
+    arguments = (f"ckpt_path={run}/checkpoints/best.ckpt", "batch_size=7", "figures.draw=false")
+    assert call("evaluate.py", *arguments, f"output_dir={place}").status == 0
+    found = json.loads((place / "evaluation.json").read_text())
+    assert found["test/num_examples"] == 270
+    assert 0 < abs(found["test/elbo"] - summary(run)["test/elbo"]) < 1
+
+
+def test_an_evaluation_with_nll_and_figures(full, tmp_path):
+    run, _ = full
+    arguments = (f"ckpt_path={run}/checkpoints/best.ckpt", "nll.samples=20", f"output_dir={tmp_path}/out")
+    done = call("evaluate.py", *arguments)
+    assert (done.status, done.err) == (0, "")
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["test/elbo"] == pytest.approx(summary(run)["test/elbo"], abs=1e-4)
+    assert 0 < found["test/nll"] < -found["test/elbo"]
+    assert found["test/nll_samples"] == 20 and 0 <= found["test/active_units"] <= 32
+    assert {path.stem for path in (tmp_path / "out" / "figures").iterdir()} == set(FIGURES)
+
+
+def test_figures_and_loggers_leave_the_numbers_alone(full, tmp_path):
+    plain = train(tmp_path / "plain", "encoder.hidden=[512,512]")
+    assert same_weights(plain, full[0])  # in another process
+    assert summary(plain)["test/elbo"] == summary(full[0])["test/elbo"]
+
+
+def test_a_sweep_writes_a_run_for_each_seed(tmp_path):
+    done = call("train.py", "-m", *QUICK, "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert done.status == 0, done.err
+    runs = sorted(path.parent for path in (tmp_path / "sweep").rglob("summary.json"))
+    one, two = (summary(run) for run in runs)
+    assert {one["seed"], two["seed"]} == {1, 2}
+    assert one["test/elbo"] != two["test/elbo"]
+    # As if each had been run alone.
+    alone = train(tmp_path / "alone", "seed=2")
+    assert same_weights(alone, runs[[one["seed"], two["seed"]].index(2)])
+
+
+def test_a_resumed_run_is_the_run_that_was_not_cut_off(tmp_path):
+    whole = train(tmp_path / "whole", "trainer.max_epochs=3")
+    parts = train(tmp_path / "parts", "trainer.max_epochs=2")
+    last = f"ckpt_path={parts}/checkpoints/last.ckpt"
+    done = command("train.py", *QUICK, last, f"hydra.run.dir={parts}", "trainer.max_epochs=3", home=tmp_path)
+    assert done.status == 0, done.err
+    assert same_weights(whole, parts)
+    for name in ("test/elbo", "val/elbo", "best/epoch"):
+        assert summary(parts)[name] == summary(whole)[name]
+    with (parts / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file) if row["val/elbo"] and row["epoch"]] == list(
+            "012"
+        )
+
+
+DIVERGES = (
+    "scheduler._target_=torch.optim.lr_scheduler.ExponentialLR",
+    "~scheduler.factor",
+    "~scheduler.total_iters",
+    "+scheduler.gamma=1e30",
+    "trainer.max_epochs=3",
+)
+
+
+def test_divergence_is_one_line_and_keeps_the_last_good_epoch(tmp_path, monkeypatch):
+    codes = []
+    monkeypatch.setattr("latentlab.cli.training.finish", lambda loggers, exit_code: codes.append(exit_code))
+    run = tmp_path / "run"
+    line = refusal(call("train.py", *QUICK, f"hydra.run.dir={run}", *DIVERGES), Diverged.status)
+    assert "training diverged" in line and "epoch 2" in line and "optimizer.lr" in line
+    assert codes == [1]
+    for name in ("best", "last"):
+        assert load(run / "checkpoints" / f"{name}.ckpt")["epoch"] == 0
+        assert all(tensor.isfinite().all() for tensor in weights(run, name).values())
+    assert not (run / "summary.json").exists()
+
+
+def test_divergence_is_the_same_line_with_arguments_checked(tmp_path):
+    options = ("optimizer=sgd", "optimizer.lr=1e30", "validate_args=true", f"hydra.run.dir={tmp_path}/run")
+    line = refusal(call("train.py", *QUICK, *options), Diverged.status)
+    assert "training diverged: parameter " in line and " of a distribution is invalid at epoch 1" in line
+    assert "optimizer.lr" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_one_line(tmp_path):
+    line = refusal(call("train.py", *QUICK, "trainer=gpu", f"hydra.run.dir={tmp_path}/run"))
+    assert "no GPU" in line and "trainer=cpu" in line
+
+
+def test_nothing_to_score_is_one_line(tmp_path):
+    line = refusal(call("train.py", *QUICK, f"hydra.run.dir={tmp_path}/run", "trainer.max_epochs=0"))
+    assert "nothing to score" in line and "trainer.max_epochs" in line
+
+
+def wait_for(path: Path, process) -> None:
+    for _ in range(600):
+        if path.exists() and path.stat().st_size > 0:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError(f"{path} never came")
+
+
+@pytest.mark.parametrize("after", ["metrics.csv", "checkpoints/last.ckpt"])
+def test_sigterm_ends_with_143_and_a_checkpoint_to_resume_from(tmp_path, after):
+    """In the first epoch, and later."""
+    long = (
+        ("data.batch_size=5", "trainer.max_epochs=100")
+        if after == "metrics.csv"
+        else ("trainer.max_epochs=5000",)
+    )
+    process = start("train.py", *QUICK, *long, "hydra.run.dir=run", home=tmp_path)
+    wait_for(tmp_path / "run" / after, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert err == ""
+    last = load(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
+    epochs = last["epoch"] + (1 if after == "metrics.csv" else 2)
+    resumed = train(
+        tmp_path / "run",
+        *long[:1],
+        f"trainer.max_epochs={epochs}",
+        f"ckpt_path={tmp_path}/run/checkpoints/last.ckpt",
+    )
+    assert load(resumed / "checkpoints" / "last.ckpt")["epoch"] == epochs - 1
