@@ -1,4 +1,4 @@
-# `make` alone lists the targets. The environment is made once, in .venv, and made again when requirements.txt changes.
+# `make` alone lists the targets. A change of requirements.txt or pyproject.toml installs .venv again.
 PYTHON      ?= python3
 UV          ?= uv
 QUICKSTART  ?= train.py model=vae data=binarised_digits
@@ -10,12 +10,12 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP       := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PIP_QUIET := -qq
-# The pin of one package, and the part of requirements.txt whose package names match (~) or do not match (!~).
+# PIN: the pin of one package. SELECT: the pins whose package names match (~) or do not match (!~) a pattern.
 PIN        = $(shell sed -n 's/^\($(1)==[^ ;]*\).*/\1/p' requirements.txt)
 SELECT     = awk '/^[a-z]/ {keep = $$1 $(1)} keep' requirements.txt
 WANTED     = $(if $(TORCH_INDEX),!~ /^(torch|torchvision|triton|(nvidia|cuda)-.*)==/,~ /./)
 
-# An environment made with TORCH_INDEX keeps to it.
+# An environment that was installed with TORCH_INDEX remembers it.
 TORCH_INDEX ?= $(shell cat $(VENV)/.torch-index 2>/dev/null)
 
 .DEFAULT_GOAL := help
@@ -42,7 +42,7 @@ lint: $(INSTALLED) ## check style and formatting (ruff)
 types: $(INSTALLED) ## check types (mypy)
 	@$(BIN)/mypy src $(wildcard train.py evaluate.py)
 
-format: $(INSTALLED) ## format the code and mend what ruff can mend
+format: $(INSTALLED) ## format the code and apply the fixes of ruff
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
@@ -62,8 +62,8 @@ clean: ## remove caches and build products (runs and .venv stay)
 distclean: clean ## clean, and remove .venv
 	@rm -rf $(VENV)
 
-# requirements.txt is complete, hence --no-deps (`pip check` proves it), and holds setuptools, so that the sdist in it
-# (antlr4) and the project itself are built with nothing unpinned.
+# requirements.txt is complete, so pip gets --no-deps, and `pip check` proves it. It holds setuptools, which builds the
+# one source distribution (antlr4) and this project.
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "make: '$(PYTHON)' is not Python 3.11 or newer; name one with PYTHON=/path/to/python3.11" >&2; exit 1; }
