@@ -1,0 +1,115 @@
+"""Runs of a sweep, runs that resume, and runs that end early."""
+
+import csv
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import QUICK, call, command, refusal, start
+from runs import load, same_weights, summary, train, weights
+
+from latentlab.errors import Diverged
+
+
+def test_a_sweep_writes_a_run_for_each_seed(tmp_path):
+    done = call("train.py", "-m", *QUICK, "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert done.status == 0, done.err
+    runs = sorted(path.parent for path in (tmp_path / "sweep").rglob("summary.json"))
+    one, two = (summary(run) for run in runs)
+    assert {one["seed"], two["seed"]} == {1, 2}
+    assert one["test/elbo"] != two["test/elbo"]
+    # As if each had been run alone.
+    alone = train(tmp_path / "alone", "seed=2")
+    assert same_weights(alone, runs[[one["seed"], two["seed"]].index(2)])
+
+
+def test_a_resumed_run_is_the_run_that_was_not_cut_off(tmp_path):
+    whole = train(tmp_path / "whole", "trainer.max_epochs=3")
+    parts = train(tmp_path / "parts", "trainer.max_epochs=2")
+    last = f"ckpt_path={parts}/checkpoints/last.ckpt"
+    done = command("train.py", *QUICK, last, f"hydra.run.dir={parts}", "trainer.max_epochs=3", home=tmp_path)
+    assert done.status == 0, done.err
+    assert same_weights(whole, parts)
+    for name in ("test/elbo", "val/elbo", "best/epoch"):
+        assert summary(parts)[name] == summary(whole)[name]
+    with (parts / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file) if row["val/elbo"] and row["epoch"]] == list(
+            "012"
+        )
+
+
+DIVERGES = (
+    "scheduler._target_=torch.optim.lr_scheduler.ExponentialLR",
+    "~scheduler.factor",
+    "~scheduler.total_iters",
+    "+scheduler.gamma=1e30",
+    "trainer.max_epochs=3",
+)
+
+
+def test_divergence_is_one_line_and_keeps_the_last_good_epoch(tmp_path, monkeypatch):
+    codes = []
+    monkeypatch.setattr("latentlab.cli.training.finish", lambda loggers, exit_code: codes.append(exit_code))
+    run = tmp_path / "run"
+    line = refusal(call("train.py", *QUICK, f"hydra.run.dir={run}", *DIVERGES), Diverged.status)
+    assert "training diverged" in line and "epoch 2" in line and "optimizer.lr" in line
+    assert codes == [1]
+    for name in ("best", "last"):
+        assert load(run / "checkpoints" / f"{name}.ckpt")["epoch"] == 0
+        assert all(tensor.isfinite().all() for tensor in weights(run, name).values())
+    assert not (run / "summary.json").exists()
+
+
+def test_divergence_is_the_same_line_with_arguments_checked(tmp_path):
+    options = ("optimizer=sgd", "optimizer.lr=1e30", "validate_args=true", f"hydra.run.dir={tmp_path}/run")
+    line = refusal(call("train.py", *QUICK, *options), Diverged.status)
+    assert "training diverged: parameter " in line and " of a distribution is invalid at epoch 1" in line
+    assert "optimizer.lr" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_one_line(tmp_path):
+    line = refusal(call("train.py", *QUICK, "trainer=gpu", f"hydra.run.dir={tmp_path}/run"))
+    assert "no GPU" in line and "trainer=cpu" in line
+
+
+def test_nothing_to_score_is_one_line(tmp_path):
+    line = refusal(call("train.py", *QUICK, f"hydra.run.dir={tmp_path}/run", "trainer.max_epochs=0"))
+    assert "nothing to score" in line and "trainer.max_epochs" in line
+
+
+def wait_for(path: Path, process) -> None:
+    for _ in range(600):
+        if path.exists() and path.stat().st_size > 0:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError(f"{path} never came")
+
+
+@pytest.mark.parametrize("after", ["metrics.csv", "checkpoints/last.ckpt"])
+def test_sigterm_ends_with_143_and_a_checkpoint_to_resume_from(tmp_path, after):
+    """In the first epoch, and later."""
+    long = (
+        ("data.batch_size=5", "trainer.max_epochs=100")
+        if after == "metrics.csv"
+        else ("trainer.max_epochs=5000",)
+    )
+    process = start("train.py", *QUICK, *long, "hydra.run.dir=run", home=tmp_path)
+    wait_for(tmp_path / "run" / after, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert err == ""
+    last = load(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
+    epochs = last["epoch"] + (1 if after == "metrics.csv" else 2)
+    resumed = train(
+        tmp_path / "run",
+        *long[:1],
+        f"trainer.max_epochs={epochs}",
+        f"ckpt_path={tmp_path}/run/checkpoints/last.ckpt",
+    )
+    assert load(resumed / "checkpoints" / "last.ckpt")["epoch"] == epochs - 1
