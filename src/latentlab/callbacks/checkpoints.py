@@ -44,8 +44,8 @@ class BestCheckpoint(Checkpoint):
         monitor: the metric to maximise.
 
     Attributes:
-        best_epoch: the epoch of best.ckpt, from 0; None before the first.
-        best_score: the metric of that epoch; None without validation.
+        best_epoch: the epoch of best.ckpt, from 0, or None before the first.
+        best_score: the metric of that epoch, or None without validation.
         path: the path of best.ckpt, set when a trainer starts.
     """
 
@@ -58,7 +58,7 @@ class BestCheckpoint(Checkpoint):
 
     @property
     def best_model_path(self) -> str:
-        """The path of best.ckpt, "" if there is none; Lightning reads this name for `ckpt_path="best"`."""
+        """The path of best.ckpt, "" if there is none. Lightning reads this name for `ckpt_path="best"`."""
         return "" if self.best_epoch is None else str(self.path)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -29,13 +29,13 @@ class Figures(Callback):
 
     A figure is a function `draw(model, data)` of the model and the batches of the test set, such as those of
     `latentlab.figures`. It returns None if the model has no such figure. The annotation of its first parameter is the
-    class of models that can have it. The numbers of a `TabledFigure` are logged as
-    `tables/*` at the end. A run has the same results with and without figures.
+    class of models that can have it. The numbers of a `TabledFigure` are logged as `tables/*` at the end. A run has the
+    same results with and without figures.
 
     Args:
-        every_n_epochs: the number of training epochs between two drawings; None draws at the end only.
+        every_n_epochs: the number of training epochs between two drawings, or None for the end only.
         at_end: the names of figures that are drawn at the end only.
-        figures: the figures by name; None leaves one out.
+        figures: the figures by name. None leaves one out.
 
     Raises:
         UserError: if a figure is no function, or if the model cannot have it.

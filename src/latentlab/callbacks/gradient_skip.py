@@ -29,7 +29,7 @@ class GradientSkip(Callback):
     Args:
         max_norm: the largest gradient norm that is not skipped.
         patience: the number of skips among the last `window` steps that ends the training.
-        window: the number of steps; if it equals `patience`, only consecutive skips end the training.
+        window: the number of steps. If it equals `patience`, only consecutive skips end the training.
 
     Raises:
         UserError: if the patience is larger than the window, or a fused optimiser hides the gradient's norm.

@@ -50,7 +50,7 @@ class GradientVariance(Callback):
 
     Args:
         every_n_epochs: the number of training epochs between two measurements.
-        repeats: the number R of gradients per objective; the variance has a relative error of about $\sqrt{2 / R}$.
+        repeats: the number R of gradients per objective. The variance has a relative error of about $\sqrt{2 / R}$.
         compare: other objectives by name.
 
     Raises:
@@ -129,7 +129,7 @@ def gradient_noise(bound: Callable[[], Tensor], parameters: Sequence[Tensor], re
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Use a fixed seed in the context; restore random states and buffers after it. Gradients are not accumulated."""
+    """Use a fixed seed in the context, and restore random states and buffers after it."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with isolate_rng():
         torch.manual_seed(SEED)

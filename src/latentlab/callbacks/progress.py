@@ -114,7 +114,7 @@ class Progress(ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Show nothing; Lightning calls this on every rank but the first."""
+        """Show nothing. Lightning calls this on every rank but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -25,7 +25,7 @@ class ResumeState(Callback):
         self._restored: list[State] = []
 
     def state_dict(self) -> State:
-        """Return the random states of all ranks as plain numbers and tensors; called on every rank."""
+        """Return the random states of all ranks as plain numbers and tensors. All ranks must call it."""
         return {"ranks": _of_all_ranks(generator_states())}
 
     def load_state_dict(self, state_dict: State) -> None:
@@ -42,7 +42,7 @@ class ResumeState(Callback):
                 f"the run was trained on {len(states)} devices and resumes on {trainer.world_size}: "
                 "its random draws start anew"
             )
-        if trainer.global_rank > 0:  # equal seeds gave equal weights; latents must differ between ranks
+        if trainer.global_rank > 0:  # all ranks have the same seed, but need different latents
             torch.manual_seed(seeded(torch.initial_seed(), trainer.global_rank).initial_seed())
 
     def on_save_checkpoint(

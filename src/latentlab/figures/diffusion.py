@@ -38,7 +38,7 @@ def denoising(
     columns: PositiveInt = 11,
     steps: PositiveInt = 100,
 ) -> Figure | None:
-    r"""Draw z_t from noise to data, and the model's $E[x|z_t]$ below; None for a model without a diffusion.
+    r"""Draw z_t from noise to data, and the model's $E[x|z_t]$ below, or None for another model.
 
     Latents of a latent diffusion are decoded first.
 
@@ -64,7 +64,7 @@ def sampling_steps(
     steps: Sequence[PositiveInt] = (10, 25, 50, 100, 1000),
     rows: PositiveInt = 4,
 ) -> Figure | None:
-    """Draw samples with few and with many diffusion steps from the same z_1; None for a model without a diffusion.
+    """Draw samples with few and with many diffusion steps from the same z_1, or None for another model.
 
     Args:
         model: the model.
@@ -87,13 +87,13 @@ def sampling_steps(
 def loss_by_time(
     model: GenerativeModel, data: Data, bins: PositiveInt = 20, max_examples: PositiveInt = 2000
 ) -> TabledFigure | None:
-    r"""Draw the loss of a diffusion at time t, whose mean is $L_T$, and gamma(t); None for a model without a diffusion.
+    r"""Draw the loss of a diffusion at time t, whose mean is $L_T$, and gamma(t), or None for another model.
 
     Args:
         model: the model.
         data: the images.
         bins: the number of intervals of t.
-        max_examples: the largest number of images; each gets one time.
+        max_examples: the largest number of images. Each gets one time.
     """
     if not isinstance(model, DiffusionModel):
         return None

@@ -68,7 +68,7 @@ def figure(draw: Callable[Concatenate[Model, P], Drawn]) -> Callable[Concatenate
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Use evaluation mode, no gradients and a fixed seed; restore modes and random states afterwards."""
+    """Use evaluation mode, no gradients and a fixed seed, and restore modes and random states afterwards."""
     modes = {module: module.training for module in model.modules()}
     device = device_of(model)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
@@ -132,7 +132,7 @@ def grids(panels: Mapping[str, Tensor], columns: int) -> Figure:
 
 
 def name_rows(axes: Axes, picture: Tensor, names: Sequence[str]) -> None:
-    """Write a name beside each row of a picture that `tile` made with a gap of one pixel."""
+    """Write the names of the rows of a picture that `tile` made with a gap of one pixel."""
     step = (len(picture) + 1) / len(names)
     axes.set_yticks([step * (row + 0.5) - 1 for row in range(len(names))], names)
     axes.tick_params(length=0)
@@ -156,7 +156,7 @@ def save(drawn: Figure, path: Path, caption: str = "") -> Path:
 
 
 def compact(picture: Image.Image) -> Image.Image:
-    """Reduce a picture to a palette: it looks the same and takes a third of the space."""
+    """Reduce a picture to a palette, which looks the same and takes a third of the space."""
     red, green, blue = picture.split()
     if red == green == blue:
         return red.quantize(GREYS)

@@ -66,7 +66,7 @@ def row_pairs(originals: Tensor, reconstructed: Tensor, columns: int) -> Figure:
 
 @figure
 def manifold(model: GenerativeModel, data: Data, rows: PositiveInt = 20) -> Figure | None:
-    """Draw the means of p(x|z) over the plane of two latents, `rows` times `rows`; None for another number of latents.
+    """Draw the means of p(x|z) over the plane of two latents, `rows` times `rows`, or None for another number.
 
     z is at the quantiles of the standard normal.
     """
@@ -117,7 +117,7 @@ def by_class(model: ConditionalVAE, columns: int, mean: bool) -> Tensor:
 
 
 def class_grids(panels: dict[str, Tensor], columns: int) -> Figure:
-    """Draw grids of images (C * columns, 1, H, W) side by side, with the classes beside the rows."""
+    """Draw grids of images (C * columns, 1, H, W) side by side, with the class of each row."""
     labels = [str(label) for label in range(len(next(iter(panels.values()))) // columns)]
     drawn = Figure(figsize=(4.6 * len(panels), 4.4 * len(labels) / columns + 0.8))
     places = drawn.subplots(1, len(panels), squeeze=False)[0]
@@ -142,7 +142,7 @@ def frozen_layers(
         model: the hierarchy.
         data: not used.
         columns: the number of images in a row.
-        max_rows: the largest number of rows; with more layers, k takes values from the whole range.
+        max_rows: the largest number of rows. With more layers, k takes values from the whole range.
     """
     kept = spread_over(len(model.z_shapes), max_rows)
     return kept_rows(frozen_rows(model, kept, columns), kept, columns)
@@ -159,7 +159,7 @@ def frozen_rows(model: Hierarchy, kept: list[int], columns: int) -> Tensor:
 
 
 def kept_rows(images: Tensor, kept: list[int], columns: int) -> Figure:
-    """Draw images (rows * columns, 1, H, W) with the number of layers kept beside each row."""
+    """Draw images (rows * columns, 1, H, W) with the number of layers kept in each row."""
     drawn = Figure(figsize=(0.62 * columns + 1.6, 0.62 * len(kept) + 1.0))
     axes = drawn.add_subplot()
     picture = tile(images, columns)

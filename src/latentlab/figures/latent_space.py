@@ -57,7 +57,7 @@ def latents_layers(
         model: the hierarchy.
         data: the images and labels.
         max_points: the largest number of points, chosen at random from more.
-        max_layers: the largest number of panels; of more layers, some from the whole range and always the top one.
+        max_layers: the largest number of panels. If there are more layers, some are left out.
     """
     chosen = spread_over(len(model.z_shapes), max_layers)
     zs, y = layers_of(model, data, chosen)
