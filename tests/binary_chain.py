@@ -1,4 +1,4 @@
-"""Hierarchies of binary latents, with every expectation by enumeration."""
+"""Hierarchies of binary latents, whose expectations are computed by enumeration."""
 
 from itertools import product
 
@@ -11,7 +11,7 @@ from latentlab.objectives import log_mean_exp
 
 
 class LinearBernoulli(Conditional):
-    """Independent bits with the logits W x + b."""
+    """Independent bits with logits W x + b."""
 
     reparametrised = False
 
@@ -20,18 +20,18 @@ class LinearBernoulli(Conditional):
 
 
 class BinaryChain(Chain):
-    """The chain of linear Bernoullis, over x linear normal."""
+    """A chain of linear Bernoulli conditionals above a linear normal x."""
 
     kind = LinearBernoulli
 
     def all_latents(self) -> list[Tensor]:
-        """Every configuration of the latents, layer by layer, each (1, N, D)."""
+        """All configurations of the latents, a list of layers, each (1, N, D)."""
         sizes = [q.bias.shape[-1] for q in self.q]
         bits = torch.tensor(list(product([0.0, 1.0], repeat=sum(sizes)))).double()
         return list(bits[None].split(sizes, -1))
 
     def exact_bound(self, x: Tensor, samples: int) -> Tensor:
-        """E[log of the mean of `samples` weights] for a single x (D,); one sample gives the ELBO."""
+        """The importance-weighted bound with `samples` draws for a single x (D,). One draw gives the ELBO."""
         zs = self.all_latents()
         trace = self(x.expand(zs[0].shape[1], -1), zs=zs)
         log_q, log_w = trace.log_qz_x[0], trace.log_w[0]  # (N,)

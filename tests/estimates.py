@@ -1,4 +1,4 @@
-"""Values and gradients of an objective, many independent draws at once."""
+"""Many independent draws of the value and gradient of an objective."""
 
 from collections.abc import Iterable
 
@@ -10,24 +10,24 @@ from latentlab.objectives import Objective
 
 
 def flat(gradients: Iterable[Tensor]) -> Tensor:
-    """Gradients of parameters that are (N, ...) each, as (N, P)."""
+    """Concatenate gradients (N, ...) of all parameters to (N, P)."""
     return torch.cat([gradient.flatten(1) for gradient in gradients], 1)
 
 
 def estimates(objective: Objective, model: Chain, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """n draws of the bound at a single x (D,), (n,), and of its gradient in all parameters, (n, P)."""
+    """n draws of the bound at a single x (D,), (n,), and of its gradient in all P parameters, (n, P)."""
     copies = model.repeated(n)
     bound = objective(copies, x.expand(n, -1))
     return bound.detach(), flat(torch.autograd.grad(bound.sum(), list(copies.parameters())))
 
 
 def exact_gradient(value: Tensor, model: nn.Module) -> Tensor:
-    """The gradient of a value in all parameters, (P,); zero in those that it does not depend on."""
+    """The gradient of a value in all parameters, (P,). It is zero for unused parameters."""
     gradients = torch.autograd.grad(value, list(model.parameters()), materialize_grads=True)
     return flat(gradient[None] for gradient in gradients)[0]
 
 
 def is_inference(model: Chain) -> Tensor:
-    """Which coordinates of the gradient belong to q, (P,)."""
+    """A mask of the gradient's coordinates that belong to q, (P,)."""
     inference = {id(parameter) for parameter in model.inference_parameters()}
     return torch.cat([torch.full((p.numel(),), id(p) in inference) for p in model.parameters()])

@@ -1,4 +1,4 @@
-"""Exact values to test against, and the z-test they are compared with."""
+"""Exact values of small models, and the z-test of estimates against them."""
 
 import math
 
@@ -12,18 +12,18 @@ from latentlab.nn.mlp import MLP
 from latentlab.posteriors import DiagonalNormalPosterior
 from latentlab.priors import StandardNormalPrior
 
-# Two-sided: a right estimator fails one comparison in 150,000. Tests are seeded, so that one that passes always does.
+# Two-sided: a correct estimator fails one comparison in 150,000. Tests are seeded, so that results are repeatable.
 Z_MAX = 4.5
 
 
-# The |z| of every comparison of the running test; `conftest.py` sums them up at the end of the session.
+# The |z| of every comparison of the running test. `conftest.py` summarises them at the end of the session.
 COMPARISONS: list[float] = []
 
 
 def z_scores(estimates: Tensor, exact: Tensor) -> Tensor:
     """z of the mean over the first dimension of independent `estimates` against `exact`."""
     mean, error = estimates.mean(0), estimates.std(0) / math.sqrt(len(estimates))
-    # Where every estimate is the same there is rounding, and no error of sampling.
+    # Equal estimates differ from the exact value by rounding alone.
     return (mean - exact).detach() / (error.detach() + 1e-12)
 
 
@@ -35,7 +35,7 @@ def largest_z(estimates: Tensor, exact: Tensor) -> float:
 
 
 def tiny_vae(latent_dim: int = 1, x_shape: tuple[int, ...] = (1, 2, 2), **parts: object) -> VAE:
-    """The real VAE, small, in float64: tanh networks, so that the integrands are smooth."""
+    """A small VAE in float64, with tanh networks for smooth integrands."""
 
     def network(in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> MLP:
         return MLP(in_shape, out_shape, hidden=(8,), activation=torch.nn.Tanh)

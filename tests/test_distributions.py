@@ -25,7 +25,7 @@ LEVELS = torch.arange(256).double() / 255
 
 
 def unit_interval_rule(points=200):
-    """Gauss-Legendre nodes and weights on [0, 1] cut into pieces that shrink towards both ends."""
+    """Gauss-Legendre nodes and weights on subintervals of [0, 1] that shrink towards both ends."""
     nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(points))
     cuts = torch.tensor([0.0, 0.02, 0.1, 0.5, 0.9, 0.98, 1.0]).double()
     widths = cuts.diff()
@@ -49,7 +49,7 @@ def test_continuous_bernoulli_integrates_to_one_with_its_mean(logit):
 
 @pytest.mark.parametrize("logit", LOGITS)
 def test_continuous_bernoulli_gradient_is_x_minus_mean(logit):
-    # The derivative of eta x - A(eta), also across the seam between formula and series.
+    # The derivative of eta x - A(eta). The values of eta lie on both sides of the switch to the series.
     eta = torch.tensor(logit).double().requires_grad_()
     p = ContinuousBernoulli(eta)
     (gradient,) = torch.autograd.grad(p.log_prob(torch.tensor(0.25).double()), eta)

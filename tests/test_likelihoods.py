@@ -1,4 +1,4 @@
-"""Likelihoods: densities, starts, shapes, and the data that they refuse."""
+"""Likelihoods: densities, initial values, shapes, and refused data."""
 
 import logging
 
@@ -38,10 +38,10 @@ def make(kind, **options):
 
 
 def pixel_rule(levels):
-    """Values of one pixel, and weights with which a function of them sums to its integral (or sum)."""
+    """The values of a pixel and their weights in a sum, or an integral for a density."""
     if levels is not None:
         return torch.arange(levels).double() / (levels - 1), torch.ones(levels).double()
-    # Trapezia over far more than [0, 1]; densities of [0, 1] are only asked inside it.
+    # Riemann sum over an interval much longer than [0, 1].
     x = torch.linspace(-12, 13, 200_001, dtype=torch.float64)
     return x, torch.full_like(x, 25 / 200_000)
 
@@ -104,7 +104,7 @@ def test_starts_from_the_pixel_means_where_asked(kind):
             parameter.zero_()
         started.initialise(images)
         means = started(torch.zeros(2).double()).mean
-    tolerance = 0.02 if kind is DiscretisedLogisticLikelihood else 1e-6  # a location there, near the mean
+    tolerance = 0.02 if kind is DiscretisedLogisticLikelihood else 1e-6  # the location is only near the mean
     torch.testing.assert_close(means, images.mean(0), rtol=0, atol=tolerance)
     assert "offset" in started.state_dict()
     untouched = make(kind)

@@ -1,4 +1,4 @@
-"""Priors: densities integrate to one, draws follow them, and parameters belong to one owner."""
+"""Priors: normalisation, draws, ownership of parameters."""
 
 from copy import deepcopy
 
@@ -46,7 +46,7 @@ def flow(features):
 
 
 def perturbed(prior):
-    """The prior in float64, away from its symmetric start."""
+    """The prior in float64, away from its symmetric initial value."""
     prior = prior.double()
     with torch.no_grad():
         for parameter in prior.parameters():
@@ -77,7 +77,7 @@ def test_integrates_to_one_and_draws_have_its_mean(kind):
         assert density.sum().item() == pytest.approx(1.0, abs=1e-3)
         draws = p.sample((40_000,))
         assert largest_z(draws, (density[:, None] * z).sum(0)) < Z_MAX
-        # The density at the draws, whose mean is that of the density over itself.
+        # E[p(z)] for z ~ p.
         assert largest_z(p.log_prob(draws).exp(), (density**2).sum() / cell) < Z_MAX
 
 
@@ -161,7 +161,7 @@ def test_vamp_is_frozen_with_the_model():
     assert path.abs().sum() > 0
     again = frozen(vae)(X, samples=3, zs=[z[0].detach()])
     assert not again.log_pz.requires_grad and not again.log_w.requires_grad
-    # The live parameters are back in place.
+    # The live parameters are restored.
     assert vae(X, samples=3).log_pz.requires_grad
 
 
@@ -178,7 +178,7 @@ def test_vamp_starts_from_data_without_drawing():
     prior.initialise(X)
     assert torch.equal(state, torch.get_rng_state())
     start = prior.pseudo_inputs.detach()
-    # 16 images for 20 pseudo-inputs: the first four twice, each with noise of its own, inside the bounds.
+    # 16 images for 20 pseudo-inputs: the first four are used twice, with different noise.
     assert ((start - X[torch.arange(20) % 16]).abs() < 0.1).all()
     assert not torch.equal(start[0], start[16])
     assert ((start > 0) & (start < 1)).double().mean() > 0.9
@@ -215,6 +215,6 @@ def test_pairs_of_other_latents_are_refused():
     for kind in (StandardNormalPrior, MixtureOfGaussiansPrior, FlowPrior):
         with pytest.raises(UserError, match="prior=categorical"):
             kind(SHAPE, discrete)
-    # Not posterior=gumbel_softmax alone, which a hierarchy would refuse in its turn.
+    # posterior=gumbel_softmax alone would not help: hierarchies refuse it.
     with pytest.raises(UserError, match="prior=standard_normal, or model=categorical_vae"):
         CategoricalPrior(SHAPE, posterior())

@@ -86,7 +86,7 @@ def observations(model: GenerativeModel, batches: Iterable[Batch]) -> Iterator[A
     device = next(chain(model.parameters(), model.buffers())).device
     for batch in batches:
         for block in blocks(batch):
-            yield model.observe(Batch(block.x.to(device), block.y.to(device)))
+            yield model.observe(block.to(device))
 
 
 def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int = 50) -> Tensor:

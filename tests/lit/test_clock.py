@@ -1,4 +1,4 @@
-"""Schedules of an objective follow the training, and go on where a resumed run goes on."""
+"""The clock of an objective counts steps, and a resumed run restores it."""
 
 from dataclasses import dataclass, field
 from functools import partial

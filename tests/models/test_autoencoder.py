@@ -1,4 +1,4 @@
-"""The autoencoder: trained and scored by its reconstruction, without a bound."""
+"""The autoencoder, trained and scored by its reconstruction."""
 
 import json
 
@@ -46,10 +46,9 @@ def test_evaluation_gives_the_same_and_refuses_a_likelihood(run, tmp_path):
     assert "nll.samples=5: Autoencoder has no bound" in said
 
 
-@pytest.mark.parametrize("objective", ["elbo", "iwae", "stl", "beta_elbo"])
-def test_a_bound_is_refused(objective, tmp_path):
+def test_a_bound_is_refused(tmp_path):
     said = refusal(
-        call("train.py", "model=autoencoder", f"objective={objective}", *QUICK, f"hydra.run.dir={tmp_path}")
+        call("train.py", "model=autoencoder", "objective=elbo", *QUICK, f"hydra.run.dir={tmp_path}")
     )
     assert "needs the log-densities of drawn latents, and Autoencoder has none" in said
 
@@ -57,7 +56,12 @@ def test_a_bound_is_refused(objective, tmp_path):
 def test_early_stopping_watches_the_reconstruction(tmp_path):
     options = [each for each in QUICK if not each.startswith("callbacks")]
     done = call(
-        "train.py", "model=autoencoder", "callbacks=early_stopping", *options, f"hydra.run.dir={tmp_path}/run"
+        "train.py",
+        "model=autoencoder",
+        "callbacks=early_stopping",
+        "figures=none",
+        *options,
+        f"hydra.run.dir={tmp_path}/run",
     )
     assert done.status == 0, done
 

@@ -1,4 +1,4 @@
-"""The linear VAE against probabilistic PCA, whose maximum of the likelihood is known in closed form."""
+"""The linear VAE against the closed form of probabilistic PCA."""
 
 import math
 
@@ -32,7 +32,7 @@ def linear_vae(q, x, *overrides):
 
 
 def exact_bound(model, x, q):
-    """The ELBO without sampling noise: 2q points integrate a quadratic function of z exactly."""
+    """The exact ELBO: 2q points integrate a quadratic function of z exactly."""
     points = math.sqrt(q) * torch.cat([torch.eye(q), -torch.eye(q)]).double()
     normal = model.posterior(x).base_dist
     trace = model(x, zs=[normal.loc + normal.scale * points[:, None]])
@@ -77,7 +77,7 @@ def test_trained_to_convergence_it_reaches_ppca():
     *_, log_likelihood = closed_form(x, q)
     gap = log_likelihood - exact_bound(model, x, q)
     assert 0 <= gap.item() < 0.005
-    # The bound that is reported, by its own draws.
+    # The reported bound is a Monte Carlo estimate.
     with torch.no_grad():
         reported = torch.stack([model.terms(x, samples=100)["elbo"].mean() for _ in range(10)])
     assert reported.mean().item() == pytest.approx(log_likelihood.item(), abs=0.05)

@@ -1,4 +1,4 @@
-"""The likelihood estimate draws in chunks: memory does not grow with the number of samples."""
+"""The memory of the NLL estimate does not grow with the number of samples."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ MODELS = ["vae", "mog_vae", "vamp_vae", "flow_vae", "categorical_vae", "conditio
 
 
 class Peak(TorchDispatchMode):
-    """Notes the bytes of the largest tensor that any operation makes."""
+    """Records the size in bytes of the largest tensor that an operation returns."""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +28,7 @@ class Peak(TorchDispatchMode):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_largest_tensor_does_not_depend_on_the_number_of_samples(model):
-    module = instantiate(smaller(composed(f"model={model}", "data=binarised_digits")).module).eval()
+    module = instantiate(smaller(composed(f"model={model}")).module).eval()
     x = module.model.observe(examples(instantiate(composed().protocol), n=20))
     peaks = []
     for samples in (20, 200):

@@ -1,4 +1,4 @@
-"""Networks: shapes for any leading dimensions, gradients everywhere, and what is refused."""
+"""Networks: shapes for any leading dimensions, gradients, refused layers."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ DENSE = {
     "linear": Linear,
     "mlp": partial(MLP, hidden=(8, 8)),
     "mlp_norm": partial(MLP, hidden=(8,), normalisation=nn.LayerNorm),
-    # As wide as there are examples in LEADS: a normalisation that took those for its channels would not fail.
+    # The width equals the batch sizes in LEADS, so that mixing up channels and examples raises no error.
     "mlp_groups": partial(MLP, hidden=(4,), normalisation=partial(GroupNorm, groups=2)),
     "gated_mlp": partial(GatedMLP, hidden=(8, 8)),
 }
@@ -40,7 +40,7 @@ def check(network, in_shape, out_shape, lead):
     x = torch.randn(*lead, *in_shape).double()
     y = network(x)
     assert y.shape == (*lead, *out_shape)
-    # Every example alone.
+    # The first example alone gives the same.
     alone = network(x.reshape(-1, *in_shape)[:1]).view(out_shape)
     torch.testing.assert_close(y.reshape(-1, *out_shape)[0], alone)
 
@@ -89,7 +89,7 @@ def test_mlp_is_made_of_its_layers():
 
 
 def test_doubling_has_no_checkerboard():
-    # With equal weights and equal inputs, all inner pixels get the same sum.
+    # With equal weights and inputs, all inner pixels have the same sum.
     layer = doubling(1, 1)
     nn.init.ones_(layer.weight)
     maps = layer(torch.ones(1, 1, 7, 7))[..., 1:-1, 1:-1]

@@ -22,7 +22,7 @@ class GenerativeModel(Scored, ABC):
         learned_inference: True if q(z|x) is learned.
         x_shape: the shape of one image.
         latent_dim: the number of latents that `encode` returns for each image.
-        pretrained: the checkpoint whose weights the model adopts before training; None for none.
+        pretrained: the checkpoint whose weights the model adopts before training, or None.
     """
 
     weighted: ClassVar[bool] = True
