@@ -1,6 +1,8 @@
-"""Seconds to read each data set and to go through an epoch: `python benchmarks/data_loading.py [ROOT]`.
+"""The time to read a data set, and to iterate over one epoch of it.
 
-Without a root, scikit-learn's digits stand in for MNIST, at the same batch size.
+    python benchmarks/data_loading.py [ROOT]
+
+The data set is MNIST in the folder ROOT, or scikit-learn's digits if no folder is given.
 """
 
 import sys
@@ -12,14 +14,14 @@ from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, Prot
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """The wall time of a call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def sources(root: str | None) -> list[ImageData]:
-    """One source per protocol."""
+    """A data set for each protocol."""
     grey: list[Protocol] = [Threshold(), Dynamic(), Continuous(), Dequantised(), Discrete()]
     if root is None:
         return [Digits(protocol) for protocol in grey]
@@ -27,7 +29,6 @@ def sources(root: str | None) -> list[ImageData]:
 
 
 def main() -> None:
-    """Print one line per protocol."""
     print(f"{'protocol':12s} {'images':>7s} {'read':>7s} {'epoch':>7s} {'test draw':>9s}   seconds")
     for data in sources(sys.argv[1] if len(sys.argv) > 1 else None):
         read = seconds(data.setup)

@@ -1,9 +1,10 @@
-"""One epoch of training through latentlab beside a bare loop over the same model, in turns, in one process.
+"""The time of one training epoch with latentlab, compared with a bare loop over the same model.
 
     python benchmarks/epoch.py [--examples 50000] [--repeats 5]
 
-Prints the seconds of each (minimum and median over the repeats), their ratio, and the ratios of the steps in between,
-so that it can be read off where the difference goes. Random images: what is in them does not change the time.
+The contenders take turns in one process. Each adds one layer to the one before: latentlab's model, Lightning, and all
+that `train.py` adds. The benchmark prints the minimum and the median seconds of each, and the ratio to the bare loop.
+The images are random, because their content does not change the time.
 """
 
 import argparse
@@ -35,22 +36,22 @@ LATENT_DIM, BATCH = 10, 128
 
 
 def model() -> VAE:
-    """The course script's VAE: 784-512-512-2M."""
+    """The default VAE with widths 784-512-512-2M."""
     return VAE(LATENT_DIM, MLP, MLP, DiagonalNormalPosterior, BernoulliLikelihood, StandardNormalPrior)
 
 
 def adam(parameters: object) -> torch.optim.Optimizer:
-    """Adam as conf/optimizer/adam.yaml has it."""
+    """Adam with the settings of conf/optimizer/adam.yaml."""
     return torch.optim.Adam(parameters, lr=1e-3, fused=True)  # type: ignore[arg-type]
 
 
 def constant(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """No schedule."""
+    """A constant learning rate."""
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
 def bare(images: Tensor) -> float:
-    """A plain loop with the bound written out on bare tensors: no distribution objects, no loader, no Lightning."""
+    """A plain loop with the bound written on tensors, without distributions, loader and Lightning."""
     encoder, decoder = MLP((784,), (2, LATENT_DIM)), MLP((LATENT_DIM,), (784,))
     optimizer = adam([*encoder.parameters(), *decoder.parameters()])
     pixels = images.flatten(1)
@@ -69,7 +70,7 @@ def bare(images: Tensor) -> float:
 
 
 def loop(images: Tensor) -> float:
-    """A plain loop over latentlab's own loader, model and objective, without Lightning."""
+    """A plain loop over latentlab's loader, model and objective, without Lightning."""
     vae, objective = model(), AnalyticELBO()
     optimizer = adam(vae.parameters())
     loader = train_loader(images)
@@ -83,12 +84,12 @@ def loop(images: Tensor) -> float:
 
 
 def barebones(images: Tensor) -> float:
-    """Lightning's Trainer with everything off."""
+    """Lightning's Trainer in its barebones mode."""
     return fit(images, barebones=True)
 
 
 def full(images: Tensor) -> float:
-    """What `train.py` runs: progress, metrics.csv, a logged bound."""
+    """Lightning with progress, metrics.csv and a logged bound, as `train.py` runs it."""
     with TemporaryDirectory() as folder:
         return fit(
             images,
@@ -102,21 +103,19 @@ def full(images: Tensor) -> float:
 
 
 class Clock(pl.Callback):
-    """The seconds between the start and the end of the training epoch."""
+    """The wall time of a training epoch."""
 
     seconds = 0.0
 
     def on_train_epoch_start(self, *_: object) -> None:
-        """Start."""
         self.seconds = -time.perf_counter()
 
     def on_train_epoch_end(self, *_: object) -> None:
-        """Stop."""
         self.seconds += time.perf_counter()
 
 
 def fit(images: Tensor, callbacks: list[pl.Callback] | None = None, **options: object) -> float:
-    """Train one epoch with Lightning and return the seconds that its training took."""
+    """Train one epoch with Lightning and return its seconds."""
     clock = Clock()
     module = GradientModule(model(), AnalyticELBO(), adam, constant)
     trainer = pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=[*(callbacks or []), clock], **options)  # type: ignore[arg-type]
@@ -125,7 +124,7 @@ def fit(images: Tensor, callbacks: list[pl.Callback] | None = None, **options: o
 
 
 class RandomImages(ImageData):
-    """The given images, all of them to train on."""
+    """The given images as training and test set."""
 
     name = "random images"
 
@@ -134,18 +133,15 @@ class RandomImages(ImageData):
         self.images = images
 
     def read(self) -> Splits:
-        """The images, without labels."""
         every = Images(self.images, torch.full((len(self.images),), -1))
         return Splits(train=every, test=every)
 
 
 def train_loader(images: Tensor) -> TrainingLoader:
-    """The training loader of the data module."""
     return TrainingLoader(images, torch.zeros(len(images), dtype=torch.int64), Threshold(), BATCH)
 
 
 def main() -> None:
-    """Run the contenders in turns and print their times."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--examples", type=int, default=50_000)
     arguments.add_argument("--repeats", type=int, default=5)

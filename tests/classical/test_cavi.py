@@ -1,4 +1,4 @@
-"""Coordinate ascent: monotone, a fixed point of the ELBO in every coordinate, and right where the answer is known."""
+"""Coordinate ascent: monotone, a fixed point of the ELBO in every coordinate, and equal to known answers."""
 
 import math
 
@@ -79,7 +79,7 @@ def test_the_exact_posterior_against_quadrature():
 
 
 def test_the_bound_has_all_its_terms():
-    """Its value is the mean of log p - log q under q: no derivative would miss a constant."""
+    """Its value is the mean of log p - log q under q. A derivative would not show a missing constant."""
     torch.manual_seed(0)
     x, q = NormalDraws(20).x.flatten(), torch.tensor([1.5, 7.0, 4.0, 6.0]).double()
     model = CAVINormalGamma()
@@ -94,8 +94,8 @@ def test_the_bound_has_all_its_terms():
     assert largest_z(log_w[:, None], elbo(model.prior, model.data, *q)[None]) < Z_MAX
 
 
-def test_a_variance_that_does_not_exist_is_left_out_of_the_report():
-    """a_N = 1: Var[mu] is infinite, which JSON has no number for."""
+def test_an_infinite_variance_is_left_out_of_the_report():
+    """Var[mu] is infinite for a_N = 1, and JSON has no such number."""
     found = fitted(1, a0=0.5).estimates()
     assert "exact/var_mu" not in found
     assert all(map(math.isfinite, found.values()))

@@ -1,4 +1,4 @@
-"""The mixture of earthquakes: updates, bound, recovery of the truth, and its input."""
+"""The mixture of earthquakes: its updates, its bound, recovery of the truth, and its input."""
 
 import pytest
 import torch
@@ -10,7 +10,8 @@ from latentlab.classical.earthquakes import CAVIEarthquakes, Globals, elbo, resp
 from latentlab.classical.sources import EarthquakeCatalogue, EarthquakeFile
 from latentlab.errors import UserError
 
-APART = {"rho": 0.002, "alpha": 4.0, "beta": 0.4}  # centres far apart: the factorisation costs nothing
+# Centres so far apart that the factorisation is exact.
+APART = {"rho": 0.002, "alpha": 4.0, "beta": 0.4}
 
 
 def fitted(size=300, seed=0, components=3, **arguments):
@@ -65,7 +66,7 @@ def test_each_update_maximises_the_elbo_over_its_factor():
 
 
 def test_the_bound_is_the_exact_evidence_with_one_component():
-    """One component: q(mu) q(lambda) is the exact posterior, and the bound log p(x, S)."""
+    """With one component q(mu) q(lambda) is the exact posterior."""
     model, source = fitted(size=7, components=1)
     places, strengths = source.x[:, :2], source.x[:, 2]
     n, h = len(places), model.h
@@ -83,7 +84,7 @@ def test_the_bound_is_the_exact_evidence_with_one_component():
 
 
 def test_the_bound_has_all_its_terms():
-    """Its value is the mean of log p - log q under q, with every density as torch has it."""
+    """Its value is the mean of log p - log q under q, with the densities of torch."""
     torch.manual_seed(0)
     x = EarthquakeCatalogue(30, num_components=3, rho=0.2).x
     weights = torch.tensor([0.2, 0.3, 0.5]).double()
@@ -109,16 +110,14 @@ def test_the_truth_is_recovered_within_the_posterior_error_over_seeds():
     for seed in range(40):
         model, source = fitted(400, seed, **APART)
         q, truth = model.best(), source.truth
-        if (
-            torch.nn.functional.pdist(truth["mu"]).min() < 8
-        ):  # clusters on top of one another have no truth to find
+        if torch.nn.functional.pdist(truth["mu"]).min() < 8:  # overlapping clusters cannot be told apart
             continue
         order = torch.cdist(truth["mu"], q.m).argmin(1)
         centres.append((q.m[order] - truth["mu"]) * q.rho[order].sqrt()[:, None])
         rates.append(((q.a / q.b)[order] - truth["lambda"]) / (q.a.sqrt() / q.b)[order])
     assert len(centres) >= 30
     for errors in (torch.cat(centres).flatten(), torch.cat(rates)):
-        # Drawn from the model: standardised errors have mean 0 and variance 1.
+        # The data are drawn from the model, so standardised errors have mean 0 and variance 1.
         assert abs(errors.mean()) * len(errors) ** 0.5 < Z_MAX
         assert abs((errors**2).mean() - 1) < Z_MAX * (2 / len(errors)) ** 0.5
         assert errors.abs().max() < Z_MAX
@@ -165,7 +164,7 @@ def write(path, text):
     return str(path)
 
 
-def test_a_file_is_read_whatever_its_other_columns(tmp_path):
+def test_other_columns_of_a_file_are_ignored(tmp_path):
     source = EarthquakeFile(write(tmp_path / "a.csv", "when,strength,x, y\n1990,3,0.5,-1\n1991,0,2,1e1\n"))
     assert source.x.tolist() == [[0.5, -1.0, 3.0], [2.0, 10.0, 0.0]]
     assert source.truth == {}
@@ -191,13 +190,13 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, text, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path):
+def test_a_binary_file_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"x,y,strength,where\n1,2,3,caf\xe9\n")
     with pytest.raises(UserError, match=r"a\.csv is not a CSV file in UTF-8"):
         EarthquakeFile(str(path))
 
 
-def test_a_missing_file_is_named():
+def test_a_missing_file_is_refused():
     with pytest.raises(UserError, match=r"nowhere\.csv: no such file"):
         EarthquakeFile("nowhere.csv")

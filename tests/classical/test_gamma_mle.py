@@ -83,7 +83,7 @@ def test_both_paths_end_at_the_maximum_and_stay_positive():
     assert near["natural"] < near["gradient"] / 10
 
 
-def test_the_truth_is_recovered_within_the_error_that_the_fisher_matrix_gives():
+def test_the_truth_is_recovered_within_the_fisher_error():
     errors = []
     for seed in range(60):
         model = GammaMLE()
@@ -96,7 +96,7 @@ def test_the_truth_is_recovered_within_the_error_that_the_fisher_matrix_gives():
     assert ((scaled**2).mean(0) - 1).abs().max() < Z_MAX * (2 / 60) ** 0.5
 
 
-def test_a_start_within_1_percent_is_reported_as_no_iterations():
+def test_a_start_near_the_optimum_needs_no_iterations():
     model = GammaMLE()
     model.set_data([X])
     near = run(GammaMLE(start=model.optimum().tolist()), X, 10).estimates()

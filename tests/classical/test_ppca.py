@@ -1,4 +1,4 @@
-"""Probabilistic PCA: closed form, EM, scikit-learn and the linear VAE's bound agree."""
+"""Probabilistic PCA: the closed form, EM, scikit-learn and the bound of a linear VAE agree."""
 
 import pytest
 import torch
@@ -51,10 +51,7 @@ def test_the_likelihood_is_that_of_the_full_normal(x):
 
 
 def test_scikit_learn_divides_by_n_minus_one(x):
-    """`PCA.score` is the likelihood under the unbiased covariance, which is slightly below the maximum.
-
-    Its C is n / (n - 1) times ours: its log-determinant is too large by more than its quadratic term is too small.
-    """
+    """`PCA.score` is the likelihood under the unbiased covariance, slightly below the maximum."""
     _, cov, _ = moments([x])
     pca = PCA(Q).fit(x.numpy())
     theirs = pca.score(x.numpy())
@@ -78,7 +75,7 @@ def linear_vae_elbo(x, w, b, noise, v, variances):
 
 
 def test_it_is_the_optimum_of_the_linear_vae(x):
-    """At W = U (L - s^2)^(1/2) the posterior is diagonal: the bound is tight, and stationary in all parameters."""
+    """At W = U (L - s^2)^(1/2) the posterior is diagonal, so the bound is tight and stationary."""
     model = fitted(x)
     posterior = model.posterior(x)
     v = torch.linalg.solve(model.w.T @ model.w + model.noise * torch.eye(Q).double(), model.w.T)
@@ -94,6 +91,8 @@ def test_every_weight_of_the_trace_is_the_likelihood(x):
     trace, terms = model(x, samples=3), model.terms(x)
     torch.testing.assert_close(trace.log_w, terms["elbo"].expand(3, -1))
     torch.testing.assert_close(terms["kl"], trace.layers[0].kl()[0])
+    prior = torch.distributions.MultivariateNormal(torch.zeros(Q).double(), torch.eye(Q).double())
+    torch.testing.assert_close(terms["kl"], torch.distributions.kl_divergence(model.posterior(x), prior))
     torch.testing.assert_close(terms["reconstruction"] - terms["kl"], terms["elbo"])
 
 
@@ -112,7 +111,7 @@ def test_moments_do_not_depend_on_batches(x):
     torch.testing.assert_close(whole[1], x.T.cov(correction=0))
 
 
-def test_pixels_that_never_vary_are_no_obstacle(x):
+def test_pixels_may_be_constant(x):
     flat = torch.cat([x, torch.ones(N, 2).double()], dim=1)
     model = run(PPCA(Q, x_shape=(D + 2,)), flat, 10)
     assert model.elbo().isfinite()

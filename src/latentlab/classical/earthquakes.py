@@ -26,10 +26,10 @@ def mixture_weights(weights: Sequence[float] | None, size: int) -> Tensor:
     """
     if weights is None:
         return torch.full((size,), 1 / size, dtype=torch.float64)
-    pi = torch.tensor(list(weights), dtype=torch.float64)
-    if len(pi) != size or not (pi > 0).all() or abs(float(pi.sum()) - 1) > 1e-6:
+    given = torch.tensor(list(weights), dtype=torch.float64)
+    if len(given) != size or not (given > 0).all() or abs(float(given.sum()) - 1) > 1e-6:
         raise UserError(f"weights={list(weights)} must be {size} positive numbers that sum to 1")
-    return pi / pi.sum()
+    return given / given.sum()
 
 
 @dataclass(frozen=True)
