@@ -1,4 +1,4 @@
-"""The real command line: in a process of its own as users run it, or in this one, where it is quicker."""
+"""The real command line, in a new process as users run it, or faster in this process."""
 
 import io
 import logging
@@ -23,7 +23,7 @@ QUICK = (
     "trainer.max_epochs=1",
     "encoder.hidden=[16]",
 )
-# Nothing answers there, so that a download fails at once, wherever the tests run.
+# Nothing answers at this address, so a download fails at once.
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 DATA = os.environ.get("LATENTLAB_DATA", "")
 needs_mnist = pytest.mark.skipif(
@@ -33,7 +33,7 @@ needs_mnist = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command left: exit status, standard output, standard error."""
+    """A finished command: exit status, standard output, standard error."""
 
     status: int
     out: str
@@ -41,13 +41,13 @@ class Finished:
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    """The environment of a newcomer: one thread, no key for W&B, no settings of ours."""
+    """Return the environment of a new user: one thread, no W&B key, no settings."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "PL_", "HYDRA_"))}
     return kept | {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
 
 
 def start(script: str, *arguments: str, home: Path) -> subprocess.Popen[str]:
-    """Start a script in a process of its own."""
+    """Start a script in a new process."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *arguments],
         cwd=home,
@@ -60,14 +60,14 @@ def start(script: str, *arguments: str, home: Path) -> subprocess.Popen[str]:
 
 
 def command(script: str, *arguments: str, home: Path) -> Finished:
-    """Run a script in a process of its own, in the empty folder `home`."""
+    """Run a script in a new process, in the empty folder `home`."""
     process = start(script, *arguments, home=home)
     out, err = process.communicate(timeout=240)
     return Finished(process.returncode, out, err)
 
 
 def call(script: str, *arguments: str) -> Finished:
-    """Run a script in this process, which has imported the libraries already."""
+    """Run a script in this process, where the libraries are imported already."""
     out, err = io.StringIO(), io.StringIO()
     with untouched(), pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", [str(ROOT / script), *arguments])
@@ -76,7 +76,7 @@ def call(script: str, *arguments: str) -> Finished:
         patch.setenv("PL_SEED_WORKERS", "1")
         try:
             runpy.run_path(str(ROOT / script), run_name="__main__")
-        except SystemExit as end:  # what the interpreter does with it
+        except SystemExit as end:  # as the interpreter handles it
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
             if isinstance(end.code, str):
                 print(end.code, file=err)
@@ -87,7 +87,7 @@ def call(script: str, *arguments: str) -> Finished:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Undo what a script sets for its whole process."""
+    """Restore the logging, the signal handler and Hydra's state that a script changes."""
     root, handler = logging.getLogger(), signal.getsignal(signal.SIGTERM)
     handlers, level = root.handlers[:], root.level
     try:

@@ -30,7 +30,7 @@ def small(tmp_path_factory):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Note the z-scores of a test with its report, which reaches the main process from pytest-xdist's too."""
+    """Attach the z-scores of a test to its report, which pytest-xdist sends to the main process."""
     oracles.COMPARISONS.clear()
     try:
         yield
@@ -40,7 +40,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many z-scores there were, and how large the largest."""
+    """Print the number of z-scores and the largest."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
     noted = [value for r in reports if r.when == "call" for name, value in r.user_properties if name == "z"]
     if noted:

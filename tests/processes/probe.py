@@ -1,4 +1,4 @@
-"""A callback that writes down what a rank was given and what its weights were, for tests of several processes."""
+"""A callback that saves the batches and weights of a rank."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,7 @@ from pytorch_lightning import Callback
 
 
 class Probe(Callback):
-    """Writes RUN/probe_RANK.pt: the weights before and after training, and the images of each batch.
-
-    With them, which of the libraries that record runs are imported.
-    """
+    """Writes RUN/probe_RANK.pt: the weights before and after training, all batches, and the imported loggers."""
 
     def __init__(self):
         self.seen = {"batches": [], "weights": []}

@@ -111,7 +111,7 @@ def check_value(value: Any, hint: Any, where: str) -> None:
 
 
 def check_types(config: Config, hints: Mapping[str, Any]) -> None:
-    """Check the values at dotted keys of a config against annotations; a key may be missing.
+    """Check the values at dotted keys of a config against annotations. Missing keys pass.
 
     Raises:
         UserError: for the first value that does not fit.

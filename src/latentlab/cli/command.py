@@ -20,7 +20,9 @@ MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 
 class one_line_errors(ContextDecorator):
-    """Ends the process with one line on standard error for a user's mistake; `debug=...` shows the traceback.
+    """Ends the process with one line on standard error for a user's mistake.
+
+    `debug=...` shows the traceback instead.
 
     It has no state: a launcher for clusters pickles the function that it decorates.
     """

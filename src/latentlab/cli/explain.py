@@ -118,7 +118,7 @@ def _folder() -> Path:
 
 def config_name() -> str:
     """Return the name of this script's primary config, "train" or "evaluate"."""
-    # A launcher for clusters starts a script of its own, which runs train.py's jobs.
+    # A launcher for clusters runs train.py's jobs from another script.
     return "evaluate" if Path(sys.argv[0]).stem == "evaluate" else "train"
 
 

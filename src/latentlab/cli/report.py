@@ -23,7 +23,7 @@ SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")
 
 
 def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Write summary.json of a trained and tested run, and return it; {} on ranks other than the first."""
+    """Write summary.json of a trained and tested run, and return it on the first rank, {} on others."""
     if not trainer.is_global_zero:
         return {}
     summary = {**_described(trainer, names), **_course(trainer)}
@@ -43,7 +43,7 @@ def conclude_evaluation(
 
 
 def show(summary: Mapping[str, Any], directory: Path) -> None:
-    """Print the numbers of a summary as a table; print nothing for an empty summary."""
+    """Print the numbers of a summary as a table, or nothing for an empty summary."""
     if not summary:
         return
     unit = ", nats per example" if "test/reconstruction" in summary else ", nats"

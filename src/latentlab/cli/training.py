@@ -153,10 +153,10 @@ def tracked(directory: Path, logger: Logger | None, config: Mapping[str, Any]) -
 
 
 def quieten_lightning() -> None:
-    """Silence Lightning's notices and tips; its warnings stay."""
+    """Silence Lightning's notices and tips, but not its warnings."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Lightning 2.6 with torch 2.15 warns of its own use of torch.
+    # Lightning 2.6 with torch 2.15 warns of a deprecated call that Lightning makes.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     # The values logged at the end of an epoch are the same on all ranks already.
     warnings.filterwarnings("ignore", message=r"It is recommended to use .*sync_dist=True")

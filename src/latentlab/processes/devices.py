@@ -168,7 +168,7 @@ def gpus() -> int:
 
 
 def hush() -> None:
-    """Silence logging and warnings on a rank other than the first; errors still show."""
+    """Silence all logging below errors, and all warnings."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
 

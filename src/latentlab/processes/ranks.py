@@ -34,7 +34,7 @@ class RankProcess:
     Attributes:
         number: the rank, from 0.
         process: its process.
-        output: its output; None for the first rank, which prints for all.
+        output: its output, None for the first rank, which prints for all.
     """
 
     number: int
@@ -124,7 +124,7 @@ def _end(ranks: Sequence[RankProcess]) -> None:
 
 
 def _report(ranks: Sequence[RankProcess], statuses: Sequence[int | None]) -> NoReturn:
-    """Report the rank that failed; the first rank has printed its own error."""
+    """Report the rank that failed. The first rank has printed its error already."""
     world = len(ranks)
     for rank, status in zip(ranks, statuses, strict=True):
         if status is not None and status < 0:

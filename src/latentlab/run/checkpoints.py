@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # The parts that are built again from a saved config, and the values that name the run.
 BUILT, NAMED = ("module", "data", "callbacks"), ("names", "seed")
-# The two sets of weights in a checkpoint; with an EMA, the first is the average and the second is what trains.
+# The sets of weights in a checkpoint. With an EMA, the first holds the averages and the second the trained weights.
 WEIGHTS = ("state_dict", "current_model_state")
 
 

@@ -20,7 +20,7 @@ def read_config(path: Path, remedy: str = "") -> dict[str, Any]:
 
     Args:
         path: the file.
-        remedy: what the user can do if the file is damaged; by default the message says what is wrong with it.
+        remedy: the remedy if the file is damaged. By default the message describes the damage.
 
     Raises:
         UserError: if the file is missing or damaged.

@@ -29,7 +29,7 @@ class MetricsFile:
         self.columns: list[str] = []
 
     def append(self, metrics: Mapping[str, float], step: int | None) -> None:
-        """Append one row; `epoch` and `step` are the first columns."""
+        """Append one row, with `epoch` and `step` as the first columns."""
         row: dict[str, Any] = {name: float(value) for name, value in metrics.items()}
         epoch = row.pop("epoch", None)
         row = {"epoch": None if epoch is None else int(epoch), "step": step, **row}
@@ -92,7 +92,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def read_curve(path: Path, metric: str) -> dict[int, float]:
-    """Return a metric by epoch, counted from 1; the mean if an epoch has several values.
+    """Return a metric by epoch, counted from 1. An epoch with several values has their mean.
 
     Raises:
         UserError: if the metric was not logged, or the file is damaged.
