@@ -1,4 +1,4 @@
-"""The diffusion core against closed forms: normal data, exact sums over steps, exact quadrature over time."""
+"""The diffusion against closed forms: normal data, exact sums over steps, exact quadrature over time."""
 
 from math import exp, log, log1p, pi
 
@@ -93,7 +93,7 @@ def test_prior_kl_is_the_kl_of_the_last_marginal():
     torch.testing.assert_close(diffusion.prior_kl(x), kl_divergence(q, p))
 
 
-# -- The bound of normal data, in closed form
+# -- The bound of normal data in closed form
 
 
 def limit(variance, low, high):
@@ -111,7 +111,7 @@ def test_the_limit_does_not_depend_on_the_schedule(kind, variance):
 
 @pytest.mark.parametrize("x", [0.0, 0.4, -1.3])
 def test_the_limit_is_the_log_density_of_each_x(x):
-    """With p(x|z_0) = N(z_0 / alpha_0, e^gamma_0), and end points so far out that what they cost is 1e-6."""
+    """With p(x|z_0) = N(z_0 / alpha_0, e^gamma_0), and end points that cost only 1e-6."""
     low, high, variance = -16.0, 16.0, 0.25
     diffusion = gaussian(LinearSchedule(low, high), variance)
     prior = diffusion.prior_kl(torch.tensor([[x]], dtype=torch.float64)).item()
@@ -166,7 +166,7 @@ def test_times_are_uniform_and_spread_over_the_batch():
 
 
 def test_spread_times_have_less_variance():
-    # So many dimensions that the noise averages out, and what is left is that of the times.
+    # In so many dimensions the noise averages out, and the variance is that of the times.
     diffusion = gaussian(LinearSchedule(-6.0, 5.0), variance=0.25, event_shape=(200,))
     x = torch.full((16, 200), 0.7, dtype=torch.float64)
     spread = torch.stack([diffusion.loss(x).mean() for _ in range(400)])
@@ -208,7 +208,7 @@ def test_the_chain_ends_in_the_distribution_of_the_data():
     z = diffusion.sample(50_000, steps=300)
     gamma = torch.tensor(-6.0, dtype=torch.float64)
     exact = alpha(gamma) ** 2 * 0.25 + sigma(gamma) ** 2
-    # 300 steps leave the variance 1 % short, which the next figure says.
+    # 300 steps leave the variance 1 % short.
     assert z.var().item() == pytest.approx(exact.item(), rel=0.03)
     assert largest_z(z, torch.zeros(1, dtype=torch.float64)) < Z_MAX
 
@@ -230,7 +230,7 @@ def test_less_than_one_step_is_refused():
 
 
 def by_hand(diffusion, x, t, eps):
-    """The loss in the limit, without what `loss_at` does to its gradient."""
+    """Return the loss in the limit with its own gradient everywhere."""
     gamma, slope = diffusion.schedule(t)
     z_t = alpha(gamma)[:, None] * x + sigma(gamma)[:, None] * eps
     return 0.5 * slope * (eps - z_t - diffusion.denoiser(z_t, gamma)).square().sum(1)
@@ -288,7 +288,7 @@ def test_a_fixed_schedule_has_nothing_to_train():
     assert not list(diffusion.parameters()) and not diffusion.state_dict()
 
 
-def test_the_denoiser_is_told_the_end_points():
+def test_the_denoiser_gets_the_end_points():
     told = {}
 
     def denoiser(event_shape, **ends):
