@@ -1,3 +1,5 @@
+"""Checkpoints: the best epoch, the last epoch, and exact resumes."""
+
 from types import SimpleNamespace
 
 import pytest

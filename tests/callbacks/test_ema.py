@@ -1,4 +1,4 @@
-"""The moving average of the weights is what is validated, saved, drawn and tested, and it resumes."""
+"""The moving average of the weights is validated, saved, drawn, tested and resumed."""
 
 import pytest
 import torch

@@ -14,6 +14,8 @@ from toy import ToyData, ToyModule, trainer_in
 from latentlab.callbacks import Figures
 from latentlab.errors import UserError
 from latentlab.figures import Table, TabledFigure, classes, latents, manifold, samples
+from latentlab.run.legacy import today
+from latentlab.run.trust import check_trusted
 
 
 def states():
@@ -112,3 +114,20 @@ def test_figures_are_configured_by_one_group():
     assert list(built.figures) == ["latents", "samples", "sample_means", "reconstructions", "usage"]
     assert built.figures["sample_means"].keywords == {"rows": 3}
     assert "figures" not in composed("callbacks=none").callbacks
+
+
+def test_callbacks_of_an_older_version_become_one():
+    old = {
+        "latents": {"_target_": "latentlab.callbacks.Latents", "every_n_epochs": 10, "max_points": 20},
+        "samples": {"_target_": "latentlab.callbacks.Samples", "every_n_epochs": 5},
+        "manifold": None,
+        "timing": {"_target_": "latentlab.callbacks.Timing"},
+    }
+    callbacks = today({"callbacks": old})["callbacks"]
+    check_trusted(callbacks)
+    assert list(callbacks) == ["timing", "figures"]
+    figures = instantiate(callbacks["figures"])
+    assert figures.every_n_epochs == 5 and list(figures.figures) == ["latents", "samples", "sample_means"]
+    assert figures.figures["latents"].func is latents and figures.figures["latents"].keywords == {
+        "max_points": 20
+    }

@@ -1,4 +1,4 @@
-"""Steps that are left out: nothing moves, everything is counted, and a training that stands still ends."""
+"""Skipped steps change nothing, are counted, and end the training if there are too many."""
 
 from functools import partial
 from itertools import pairwise
@@ -28,7 +28,7 @@ STEPS = 4  # in an epoch
 
 
 class Spoiled(pl.Callback):
-    """Multiplies the gradient of some steps; notes the weights, and the optimiser's state, after each."""
+    """Multiplies the gradients of some steps, and records weights and optimiser states."""
 
     def __init__(self, factors):
         self.factors = factors
@@ -65,7 +65,7 @@ def fit(folder, factors, skip=None, optimizer="adam", epochs=1, ckpt_path=None, 
 
 
 def moved(spoiled):
-    """Whether each step after the first has moved the weights."""
+    """True for each step after the first that changed the weights."""
     weights = spoiled.weights
     return [not torch.equal(a, b) for a, b in pairwise(weights)]
 

@@ -1,4 +1,4 @@
-"""The noise of a gradient: against its definition, and without a mark on the training."""
+"""The noise of a gradient agrees with its definition, and measuring it leaves training alone."""
 
 import logging
 from functools import partial

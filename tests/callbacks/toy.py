@@ -64,7 +64,7 @@ class ToyVAE(GenerativeModel):
 
 
 class ToyModule(LitModule):
-    """The validation bound is NaN from epoch `diverge_at` on; step `fail_at` raises an error."""
+    """A module whose validation bound is NaN from epoch `diverge_at` on, and whose step `fail_at` raises."""
 
     def __init__(self, latent_dim=2, width=16, lr=1e-3, diverge_at=10**9, fail_at=10**9):
         super().__init__(ToyVAE(latent_dim, width))
