@@ -37,7 +37,7 @@ class Splits(NamedTuple):
 class ImageData(DataModule):
     """Images of 28 x 28 pixels under a protocol. A data set is a subclass with a `name` and `read`.
 
-    A subclass with settings of its own, or other defaults, is a dataclass too.
+    A subclass that adds settings or changes defaults is a dataclass too.
 
     Attributes:
         protocol: the rule that makes x of the stored pixels.

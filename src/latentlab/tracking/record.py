@@ -1,4 +1,4 @@
-"""Records besides metrics: figures, tables, checkpoints, results, and the end of a run.
+"""Everything recorded except metrics: figures, tables, checkpoints, results, and the end of a run.
 
 Each `record_*` function dispatches on the class of the logger. A logger that cannot show something ignores it. The
 module of a logger registers its implementations, for example with `record_figure.register`.
