@@ -1,4 +1,4 @@
-"""Noise schedules: monotone, exact at their ends, with the slope of what they return."""
+"""Noise schedules: monotone, exact at their ends, with the derivative as slope."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ ENDS = (-13.3, 5.0)
 
 
 def scrambled(kind, *ends):
-    """A schedule in float64 whose parameters, if it has any, are far from where they start."""
+    """A schedule in float64 with parameters far from their start."""
     made = kind(*(ends or ENDS)).double()
     with torch.no_grad():
         for parameter in made.parameters():

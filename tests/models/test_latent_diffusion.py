@@ -160,7 +160,7 @@ def test_a_state_that_is_no_vaes_is_refused():
 
 
 class FewDigits(Digits):
-    """Sixteen digits of each kind of use."""
+    """Sixteen digits each for training, validation and test."""
 
     def read(self):
         train, test = super().read()

@@ -1,4 +1,4 @@
-"""The denoisers: shapes, where they start, what reaches them, and the embedding of the noise level."""
+"""The denoisers: their shapes, gradients and inputs, and the embedding of the noise level."""
 
 import math
 
@@ -98,6 +98,5 @@ def test_what_does_not_fit_is_refused(shape, options, said):
 @pytest.mark.parametrize("kind", [UNet, MLPDenoiser])
 @pytest.mark.parametrize("width", [1, 7])
 def test_an_embedding_that_is_no_sines_and_cosines_is_refused(kind, width):
-    """Of width 1 it would tell a denoiser nothing of the noise."""
     with pytest.raises(UserError, match=f"denoiser.embedding={width}: "):
         check_call({"_target_": f"{kind.__module__}.{kind.__name__}", "embedding": width}, "denoiser")
