@@ -19,8 +19,6 @@ from parts import (
     untrained,
 )
 
-pytestmark = pytest.mark.xdist_group("configs")  # share compositions with test_configs.py
-
 CLASSICAL = (
     "ppca",
     "cavi_earthquakes",

@@ -15,8 +15,6 @@ from latentlab.cli.checks import check_config
 from latentlab.data import ImageData
 from latentlab.errors import UserError
 
-pytestmark = pytest.mark.xdist_group("configs")  # share compositions
-
 OBJECTIVES = {
     "elbo": objectives.ELBO(1),
     "analytic_elbo": objectives.AnalyticELBO(1),

@@ -10,8 +10,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 from runs import same_weights, summary, train, weights
 
-pytestmark = pytest.mark.xdist_group("train")  # share a run
-
 FIGURES = ("latents", "samples", "sample_means", "reconstructions", "usage")
 NUMBERS = {
     *("test/elbo", "test/elbo_stderr", "test/reconstruction", "test/kl", "test/kl_1", "test/num_examples"),

@@ -19,8 +19,6 @@ from omegaconf import OmegaConf
 from latentlab.data import Digits
 from latentlab.protocols import Threshold
 
-pytestmark = pytest.mark.xdist_group("devices")  # share runs
-
 RUN = (*QUICK, "data.batch_size=200", "trainer.log_every_n_steps=1", "+callbacks.probe._target_=probe.Probe")
 
 
