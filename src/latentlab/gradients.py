@@ -1,4 +1,4 @@
-"""The tools of the gradient estimators."""
+"""The tools that the estimators in `objectives` make their gradients with."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

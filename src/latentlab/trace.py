@@ -46,8 +46,9 @@ class Layer:
     def kl(self) -> Tensor:
         r"""KL(q || p) given the layers that q and p depend on, (K, B).
 
-        The first of these that is available: the closed form (not for a coupled layer), $-H[q] - \log p(z)$ with the
-        exact entropy of q, $\log q(z) - \log p(z)$. All three are unbiased in the mean over samples.
+        A layer that is not coupled has the closed form, if torch knows it. Otherwise the KL is estimated by
+        $-H[q] - \log p(z)$ with the exact entropy of q, or by $\log q(z) - \log p(z)$ if the entropy is unknown.
+        All three are unbiased in the mean over samples.
         """
         for estimate in (self._entropy_kl,) if self.coupled else (self._closed_kl, self._entropy_kl):
             try:

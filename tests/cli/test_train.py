@@ -44,9 +44,12 @@ def full(tmp_path_factory):
         ("evaluate.py", ["ckpt_path=RUN/checkpoints/best.ckpt", "nll.samples=5000", "output_dir=DIR"]),
     ],
 )
-def test_help_is_written_for_this_project(tmp_path, script, words):
+def test_help_is_written_for_this_project_and_imports_no_torch(tmp_path, script, words, monkeypatch):
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # prints every import on standard error
     done = command(script, "--help", home=tmp_path)
-    assert (done.status, done.err) == (0, "")
+    imported = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
+    assert done.status == 0 and "hydra" in imported
+    assert not imported & {"torch", "pytorch_lightning", "numpy", "matplotlib"}
     assert all(word in done.out for word in words)
     assert "Powered by Hydra" not in done.out
     assert not list(tmp_path.iterdir())

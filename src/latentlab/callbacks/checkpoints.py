@@ -49,11 +49,12 @@ class BestCheckpoint(Checkpoint):
         path: the path of best.ckpt, set when a trainer starts.
     """
 
+    path: Path
+
     def __init__(self, monitor: str = "val/elbo") -> None:
         self.monitor = monitor
         self.best_epoch: int | None = None
         self.best_score: float | None = None
-        self.path = Path("best.ckpt")
         self._validated = False
 
     @property
@@ -114,8 +115,7 @@ class LastCheckpoint(Checkpoint):
         path: the path of last.ckpt, set when a trainer starts.
     """
 
-    def __init__(self) -> None:
-        self.path = Path("last.ckpt")
+    path: Path
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.path = RunDirectory(Path(trainer.default_root_dir)).last_checkpoint

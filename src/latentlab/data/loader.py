@@ -67,7 +67,7 @@ class TrainingLoader:
         return ceil(len(self.labels) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator reads the epoch with the first batch: Lightning makes the first iterator before set_epoch.
+        # `yield` delays this line until the first batch is taken: Lightning makes the iterator before set_epoch.
         device, epoch = self.images.device, self.epoch
         first = self.resumed[1] if self.resumed[0] == epoch else 0
         self.resumed = (-1, 0)

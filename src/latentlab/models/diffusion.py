@@ -25,15 +25,14 @@ DenoiserFactory = Callable[..., nn.Module]
 
 
 class Parametrisation(ABC):
-    r"""A choice of what the network f predicts: a function from f to the noise $\hat\epsilon$."""
+    r"""The meaning of the network's output f: a map from f to the predicted noise $\hat\epsilon$."""
 
     @abstractmethod
-    def __call__(self, f: Callable[[], Tensor], z_t: Tensor, gamma_t: Tensor) -> Tensor:
+    def __call__(self, f: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:
         """Return eps_hat (N, *event_shape).
 
         Args:
-            f: returns the output of the network, (N, *event_shape). The place of the call fixes the order in which
-                autograd sums gradients, and with it the last digits of a training run.
+            f: the output of the network, (N, *event_shape).
             z_t: the noisy data, (N, *event_shape).
             gamma_t: the noise level, (N, 1, ..., 1).
         """
@@ -42,8 +41,8 @@ class Parametrisation(ABC):
 class Noise(Parametrisation):
     r"""The noise less the input, $\hat\epsilon = z_t + f$ (code of Kingma et al. 2021)."""
 
-    def __call__(self, f: Callable[[], Tensor], z_t: Tensor, gamma_t: Tensor) -> Tensor:
-        return z_t + f()
+    def __call__(self, f: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:
+        return z_t + f
 
 
 class Mixed(Parametrisation):
@@ -52,8 +51,8 @@ class Mixed(Parametrisation):
     $\sigma_t z_t = E[\epsilon|z_t]$ for x ~ N(0, I), so the diffusion starts as a standard normal.
     """
 
-    def __call__(self, f: Callable[[], Tensor], z_t: Tensor, gamma_t: Tensor) -> Tensor:
-        return f() + sigma(gamma_t) * z_t
+    def __call__(self, f: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:
+        return sigma(gamma_t) * z_t + f
 
 
 class Signs(Parametrisation):
@@ -66,10 +65,9 @@ class Signs(Parametrisation):
     of D tossed coins, $-D \log 2$.
     """
 
-    def __call__(self, f: Callable[[], Tensor], z_t: Tensor, gamma_t: Tensor) -> Tensor:
+    def __call__(self, f: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:
         alpha_t, sigma_t = alpha(gamma_t), sigma(gamma_t)
-        # Adding and subtracting z_t repeats the rounding of older versions, so that their runs resume exactly.
-        x_hat = torch.tanh(alpha_t / sigma_t**2 * z_t + (z_t + f()) - z_t)
+        x_hat = torch.tanh(alpha_t / sigma_t**2 * z_t + f)
         return (z_t - alpha_t * x_hat) / sigma_t
 
 
@@ -107,9 +105,8 @@ class Diffusion(nn.Module):
         self.event_shape = tuple(event_shape)
         self.schedule = schedule
         self.parametrisation = parametrisation
-        self.register_buffer(
-            "origin", torch.zeros(()), persistent=False
-        )  # gives samples their dtype and device
+        # Gives samples their dtype and device.
+        self.register_buffer("origin", torch.zeros(()), persistent=False)
         self.denoiser = denoiser(self.event_shape, gamma_min=schedule.gamma_min, gamma_max=schedule.gamma_max)
 
     def noised(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -118,10 +115,7 @@ class Diffusion(nn.Module):
 
     def predict(self, z_t: Tensor, gamma_t: Tensor) -> Tensor:
         """Return eps_hat for z_t (N, *event_shape) and gamma_t (N,), in float32 at least."""
-
-        def f() -> Tensor:
-            return full_precision(self.denoiser(z_t, gamma_t))
-
+        f = full_precision(self.denoiser(z_t, gamma_t))
         return self.parametrisation(f, z_t, self._each(gamma_t))
 
     def prior_kl(self, x: Tensor) -> Tensor:

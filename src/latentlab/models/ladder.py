@@ -104,9 +104,9 @@ def product(one: Normal, other: Normal) -> Normal:
 class LadderVAE(Hierarchy):
     r"""The ladder VAE, $p(z_L) \prod_l p(z_l|z_{>l})\,p(x|z)$ with $q(z_L|x) \prod_l q(z_l|z_{>l}, x)$.
 
-    Sønderby et al. 2016. Inference runs down the generative path. Given the layers above, q of a layer is p of it,
-    corrected by the image (see `Rung`). Hence the KL of every layer is a term of the bound. It is in closed form below
-    the top. With one layer the model is the VAE with the same networks.
+    Sønderby et al. 2016. Inference runs down the generative path: $q(z_l|z_{>l}, x)$ is $p(z_l|z_{>l})$ times a
+    term of the image (see `Rung`). Hence the KL of every layer is a term of the bound. It is in closed form below the
+    top. With one layer the model is the VAE with the same networks.
 
     Args:
         rungs: makes the networks between the layers, of the shape of one image.
