@@ -189,13 +189,13 @@ def test_vlb_is_the_bound_of_the_model(samples):
     assert {"kl_prior", "kl_diffusion", "reconstruction"} < set(parts)
 
 
-def test_other_objectives_name_nothing_beside_their_bound():
+def test_other_objectives_log_their_bound_alone():
     assert list(IWAE(samples=3).parts(tiny_vae(), torch.ones(2, 1, 2, 2).double())) == ["iwae"]
 
 
 @pytest.mark.parametrize("model", [tiny_vae(), nn.Linear(2, 2)], ids=["vae", "linear"])
 def test_models_without_a_diffusion_are_refused(model):
-    with pytest.raises(UserError, match=r"VLB is the bound of a diffusion.*model=vdm") as caught:
+    with pytest.raises(UserError, match=r"VLB needs a bound.*model=vdm") as caught:
         VLB().check(model)
     assert "\n" not in str(caught.value)
 
@@ -206,6 +206,6 @@ def test_objectives_of_drawn_latents_are_refused_for_a_diffusion(objective):
         objective.check(vdm())
 
 
-def test_a_score_that_is_no_bound_is_refused_for_a_diffusion():
-    with pytest.raises(UserError, match="Reconstruction is no bound"):
+def test_a_score_that_is_not_a_bound_is_refused_for_a_diffusion():
+    with pytest.raises(UserError, match="Reconstruction is not a bound"):
         Reconstruction().check(vdm())

@@ -101,19 +101,19 @@ def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int
 
 
 def nll(
-    model: Callable[..., Trace], observations: Iterable[Any], samples: int, chunk: int, expected: int
+    model: Callable[..., Trace], xs: Iterable[Any], samples: int, chunk: int, expected: int
 ) -> dict[str, float]:
     """The importance-weighted negative log-likelihood `nll` and its standard error `nll_stderr`, in nats per example.
 
     Args:
         model: a model whose call returns a trace.
-        observations: the data set in blocks. Each block is drawn with a seed of its position.
+        xs: the observations of the data set in blocks. The seed of a block is its index.
         samples: the draws of the latents per example.
         chunk: the draws held in memory at a time.
         expected: the number of examples in the data set.
     """
     tally = Tally()
-    for index, x in enumerate(observations):
+    for index, x in enumerate(xs):
         with torch.inference_mode(), reproducible(index, x.device):
             tally.add({"log_px": log_likelihood(model, x, samples, chunk)})
     means = tally.means(expected, bound="log_px")

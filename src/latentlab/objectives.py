@@ -18,7 +18,7 @@ from latentlab.trace import Scored, Trace, Traced
 
 @dataclass(frozen=True)
 class Clock:
-    """The training time that schedules depend on.
+    """The training time that warm-ups depend on.
 
     Attributes:
         step: the optimiser steps so far.
@@ -287,9 +287,10 @@ def bounds_without_each(log_w: Tensor) -> Tensor:
 
 
 class VLB(Objective):
-    r"""The variational lower bound of a diffusion, $E[\log p(x|z_0)] - KL(q(z_1|x)\,\|\,p(z_1)) - L_T$.
+    r"""The bound among the terms of a model that draws no trace.
 
-    Kingma et al. 2021, eq. 11, with one random time for each draw. `model.steps` is T.
+    For a diffusion it is $E[\log p(x|z_0)] - KL(q(z_1|x)\,\|\,p(z_1)) - L_T$ (Kingma et al. 2021, eq. 11) with one
+    random time for each draw, and `model.steps` is T. It may also be an exact log-likelihood.
     """
 
     def __call__(self, model: Scored, x: Any) -> Tensor:
@@ -301,13 +302,13 @@ class VLB(Objective):
     def check(self, model: nn.Module) -> None:
         if isinstance(model, Traced) or not (isinstance(model, Scored) and model.bounded):
             raise UserError(
-                f"VLB is the bound of a diffusion, and {type(model).__name__} has none: use the model's default "
-                "objective (objective=analytic_elbo for a VAE), or choose model=vdm"
+                f"VLB needs a bound that the model itself computes, such as a diffusion, and {type(model).__name__} "
+                "has none: use the model's default objective (objective=analytic_elbo for a VAE), or choose model=vdm"
             )
 
 
 class Reconstruction(Objective):
-    """The reconstruction score log p(x|z(x)) of a deterministic autoencoder, which is no bound on log p(x)."""
+    """The reconstruction score log p(x|z(x)) of a deterministic autoencoder, which is not a bound on log p(x)."""
 
     bound = "reconstruction"
 
@@ -317,7 +318,7 @@ class Reconstruction(Objective):
     def check(self, model: nn.Module) -> None:
         if not isinstance(model, Scored) or model.bounded:
             raise UserError(
-                f"Reconstruction is no bound, and {type(model).__name__} has one: use the model's default objective "
+                f"Reconstruction is not a bound, and {type(model).__name__} has one: use the model's default objective "
                 "(objective=beta_elbo objective.beta=0 leaves the KL of a VAE out of the gradient), "
                 "or choose model=autoencoder"
             )

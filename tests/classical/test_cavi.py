@@ -7,7 +7,7 @@ import torch
 from oracles import Z_MAX, largest_z
 from torch.distributions import Gamma, Normal
 
-from latentlab.classical.base import run
+from latentlab.classical.base import converge
 from latentlab.classical.normal_gamma import (
     CAVINormalGamma,
     NormalGamma,
@@ -21,7 +21,7 @@ from latentlab.errors import UserError
 
 
 def fitted(size=20, seed=0, **arguments):
-    return run(CAVINormalGamma(**arguments), NormalDraws(size, seed=seed).x, 1000)
+    return converge(CAVINormalGamma(**arguments), NormalDraws(size, seed=seed).x, 1000)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -5,7 +5,7 @@ import torch
 from oracles import Z_MAX, largest_z
 from torch.distributions import Categorical, Gamma, Normal, Poisson
 
-from latentlab.classical.base import run
+from latentlab.classical.base import converge
 from latentlab.classical.earthquakes import CAVIEarthquakes, Globals, elbo, responsibilities, update_globals
 from latentlab.classical.sources import EarthquakeCatalogue, EarthquakeFile
 from latentlab.errors import UserError
@@ -16,7 +16,7 @@ APART = {"rho": 0.002, "alpha": 4.0, "beta": 0.4}
 
 def fitted(size=300, seed=0, components=3, **arguments):
     source = EarthquakeCatalogue(size, num_components=components, seed=seed, **arguments)
-    model = run(CAVIEarthquakes(components, restarts=6, **arguments), source.x, 2000)
+    model = converge(CAVIEarthquakes(components, restarts=6, **arguments), source.x, 2000)
     return model, source
 
 
@@ -47,7 +47,7 @@ def full_elbo(model, m, log_rho, log_a, log_b, logits):
 
 def test_the_fixed_point_zeroes_every_derivative_of_the_elbo():
     source = EarthquakeCatalogue(200, num_components=3, rho=0.2, seed=1)
-    model = run(CAVIEarthquakes(3, rho=0.2, restarts=3, tolerance=0.0), source.x, 3000)
+    model = converge(CAVIEarthquakes(3, rho=0.2, restarts=3, tolerance=0.0), source.x, 3000)
     point = tuple(parameters(model))
     gradients = torch.func.grad(lambda *p: full_elbo(model, *p).sum(), argnums=tuple(range(5)))(*point)
     for gradient in gradients:

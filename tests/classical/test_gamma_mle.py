@@ -5,7 +5,7 @@ import torch
 from oracles import Z_MAX, largest_z
 from torch.func import grad, jacrev
 
-from latentlab.classical.base import run
+from latentlab.classical.base import converge
 from latentlab.classical.gamma_mle import PATHS, GammaMLE, advance, fisher, gradient, log_likelihood
 from latentlab.classical.normal_gamma import CAVINormalGamma, elbo
 from latentlab.classical.sources import GammaDraws, NormalDraws
@@ -72,7 +72,7 @@ def test_the_gradient_is_that_of_the_likelihood():
 
 
 def test_both_paths_end_at_the_maximum_and_stay_positive():
-    model = run(GammaMLE(), X, 5000)
+    model = converge(GammaMLE(), X, 5000)
     for path in map(model.path, PATHS):
         assert (path > 0).all()
         torch.testing.assert_close(path[-1], model.optimum(), rtol=1e-4, atol=0)
@@ -99,14 +99,14 @@ def test_the_truth_is_recovered_within_the_fisher_error():
 def test_a_start_near_the_optimum_needs_no_iterations():
     model = GammaMLE()
     model.set_data([X])
-    near = run(GammaMLE(start=model.optimum().tolist()), X, 10).estimates()
+    near = converge(GammaMLE(start=model.optimum().tolist()), X, 10).estimates()
     assert near["estimate/iterations_to_1_percent_natural"] == 0
 
 
 def test_large_steps_keep_parameters_positive():
     moved = advance(torch.tensor([0.5, 8.0]).double(), torch.tensor([-1.0, -20.0]).double(), 1.0)
     assert (moved > 0).all()
-    model = run(GammaMLE(natural_size=1.0, gradient_size=1.0), X, 50)
+    model = converge(GammaMLE(natural_size=1.0, gradient_size=1.0), X, 50)
     assert all((model.path(name) > 0).all() for name in PATHS)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from latentlab.classical.base import run
+from latentlab.classical.base import converge
 from latentlab.classical.mean_field import MeanFieldGaussian
 from latentlab.errors import UserError
 
@@ -18,7 +18,7 @@ def kl_normals(m, cov, mean, target):
 
 
 def fitted(dimension, correlation):
-    return run(MeanFieldGaussian(dimension, correlation, scale=1.5), torch.zeros(1, 1), 5000)
+    return converge(MeanFieldGaussian(dimension, correlation, scale=1.5), torch.zeros(1, 1), 5000)
 
 
 def divergence(model, theta, forward):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from latentlab.classical.base import run
+from latentlab.classical.base import converge
 from latentlab.classical.ppca import PPCA, closed_form, em_step, log_likelihood, moments
 from latentlab.errors import UserError
 from latentlab.protocols import Continuous, Threshold
@@ -21,7 +21,7 @@ def x():
 
 
 def fitted(x, em=False, q=Q, **arguments):
-    return run(PPCA(q, em=em, x_shape=(D,), **arguments), x, 20_000)
+    return converge(PPCA(q, em=em, x_shape=(D,), **arguments), x, 20_000)
 
 
 def test_em_is_monotone_and_reaches_the_closed_form(x):
@@ -113,7 +113,7 @@ def test_moments_do_not_depend_on_batches(x):
 
 def test_pixels_may_be_constant(x):
     flat = torch.cat([x, torch.ones(N, 2).double()], dim=1)
-    model = run(PPCA(Q, x_shape=(D + 2,)), flat, 10)
+    model = converge(PPCA(Q, x_shape=(D + 2,)), flat, 10)
     assert model.elbo().isfinite()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from latentlab.classical.base import Source, run
+from latentlab.classical.base import Source, converge
 from latentlab.classical.bbvi import BBVINormalGamma, RobbinsMonro
 from latentlab.classical.earthquakes import CAVIEarthquakes
 from latentlab.classical.gamma_mle import GammaMLE
@@ -34,7 +34,7 @@ CASES = [
 
 @pytest.mark.parametrize(("build", "data", "draw", "axes"), CASES)
 def test_a_figure_is_drawn_of_a_model_and_its_data(build, data, draw, axes):
-    model = run(build(), data.x, 5)
+    model = converge(build(), data.x, 5)
     before = torch.get_rng_state()
     figure = draw(model, data)
     assert isinstance(figure, Figure) and len(figure.axes) == axes
@@ -42,6 +42,6 @@ def test_a_figure_is_drawn_of_a_model_and_its_data(build, data, draw, axes):
 
 
 def test_true_centres_are_drawn_if_they_are_known():
-    model = run(CAVIEarthquakes(3, restarts=2), CATALOGUE.x, 5)
+    model = converge(CAVIEarthquakes(3, restarts=2), CATALOGUE.x, 5)
     known, unknown = (earthquakes.cluster_map(model, data) for data in (CATALOGUE, Source(CATALOGUE.x)))
     assert len(known.axes[0].lines) == len(unknown.axes[0].lines) + 1

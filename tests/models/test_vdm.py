@@ -140,7 +140,7 @@ def test_the_bound_is_below_the_log_likelihood_which_sums_to_one():
 @pytest.mark.parametrize("samples", [1, 3])
 def test_terms_add_up(samples):
     model = tiny(schedule=LearnedSchedule(-1.0, 2.0, sigmoids=4))
-    terms = model.report(torch.ones(5, 1, 1, 2).double(), samples=samples)
+    terms = model.test_terms(torch.ones(5, 1, 1, 2).double(), samples=samples)
     assert all(term.shape == (5,) for term in terms.values())
     torch.testing.assert_close(terms["elbo"], terms["reconstruction"] - terms["kl"])
     torch.testing.assert_close(terms["kl"], terms["kl_prior"] + terms["kl_diffusion"])
@@ -149,7 +149,9 @@ def test_terms_add_up(samples):
 
 def test_other_forms_are_named_and_leave_the_trained_one_out():
     x = torch.ones(5, 1, 1, 2).double()
-    assert {"elbo_T2", "elbo_Tinf"} == {name for name in tiny(steps=5).report(x) if name.startswith("elbo_")}
+    assert {"elbo_T2", "elbo_Tinf"} == {
+        name for name in tiny(steps=5).test_terms(x) if name.startswith("elbo_")
+    }
     assert not [name for name in tiny(steps=5).terms(x) if name.startswith("elbo_")]
 
 
@@ -157,7 +159,7 @@ def test_forms_share_their_draws_and_are_those_of_models_of_as_many_steps():
     x = torch.ones(5, 1, 1, 2).double()
     model = tiny()
     torch.manual_seed(4)
-    report = model.report(x)
+    report = model.test_terms(x)
     model.steps = 5
     torch.manual_seed(4)
     torch.testing.assert_close(model.terms(x)["elbo"], report["elbo_T5"])

@@ -31,7 +31,7 @@ class Source:
 
     Args:
         x: the observations, float64 (N, C).
-        y: the labels, int64 (N,). The label is -1 if there is none.
+        y: the labels, int64 (N,). An observation without a label has -1.
         truth: the parameters of a simulation by name. It is empty if they are unknown.
 
     Attributes:
@@ -39,8 +39,6 @@ class Source:
     """
 
     name: ClassVar[str] = "simulated"
-    levels: ClassVar[int | None] = None
-    bits_offset: ClassVar[float | None] = None
 
     def __init__(self, x: Tensor, y: Tensor | None = None, truth: dict[str, Tensor] | None = None) -> None:
         self.x = x.double()
@@ -186,7 +184,7 @@ def state(*shape: int) -> Tensor:
     return torch.zeros(shape, dtype=torch.float64)
 
 
-def run(inference: Inference, x: Tensor, iterations: int) -> Inference:
+def converge(inference: Inference, x: Tensor, iterations: int) -> Inference:
     """Iterate on the data x (N, C) until convergence, at most `iterations` times."""
     inference.begin([x])
     while inference.iterations < iterations and not inference.converged:

@@ -6,10 +6,9 @@ $\nabla_\theta L = E_q[\nabla_\theta \log q(z | \theta)\,(\log p(x, z) - \log q(
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Gt, Le
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.distributions import Gamma
@@ -38,11 +37,13 @@ class RobbinsMonro(Optimizer):
         self,
         params: Iterable[Tensor],
         offset: PositiveFloat = 1000.0,
-        exponent: Annotated[float, Gt(0.5), Le(1)] = 1.0,
+        exponent: PositiveFloat = 1.0,
     ) -> None:
         check_positive(offset=offset)
         if not 0.5 < exponent <= 1:
-            raise UserError(f"exponent={exponent}: Robbins-Monro step sizes need an exponent in (0.5, 1]")
+            raise UserError(
+                f"step_size.exponent={exponent}: Robbins-Monro steps converge for exponents in (0.5, 1]"
+            )
         super().__init__(params, {"offset": offset, "exponent": exponent})
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]

@@ -17,6 +17,9 @@ from latentlab.models.base import GenerativeModel
 from latentlab.protocols import Protocol
 from latentlab.trace import Layer, Trace
 
+# One product of many rows is much faster than many products of few rows.
+ROWS = 4096
+
 
 def moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor, int]:
     """The mean (D,), the covariance (D, D) with divisor n, and the number n of the examples in batches (B, ...).
@@ -30,12 +33,11 @@ def moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor, int]:
     return mean, products / n - mean[:, None] * mean, n
 
 
-def _large(batches: Iterable[Tensor], rows: int = 4096) -> Iterator[Tensor]:
-    # One product of many rows is much faster than many products of few rows.
+def _large(batches: Iterable[Tensor]) -> Iterator[Tensor]:
     waiting: list[Tensor] = []
     for batch in batches:
         waiting.append(batch.flatten(1))
-        if sum(map(len, waiting)) >= rows:
+        if sum(map(len, waiting)) >= ROWS:
             yield torch.cat(waiting).double()
             waiting = []
     if waiting:

@@ -88,7 +88,7 @@ class ScoringModule(LitModule, ABC):
         self._score(batch, self.model.terms)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch, self.model.report)
+        self._score(batch, self.model.test_terms)
 
     def on_validation_epoch_end(self) -> None:
         self._log_means("val")
@@ -99,7 +99,7 @@ class ScoringModule(LitModule, ABC):
     def _score(self, batch: Batch, terms: Callable[..., dict[str, Tensor]]) -> None:
         # Each block has a seed that depends on its position in the set alone. So the sums depend neither on the
         # batch size nor on the number of devices.
-        for block in blocks(batch.to(self.device)):  # classical models stay on the CPU
+        for block in blocks(batch.to(self.device)):
             position = (self.blocks * self.trainer.world_size + self.global_rank) * BLOCK
             self.blocks += 1
             with reproducible(EVALUATION_SEED + position, self.device):

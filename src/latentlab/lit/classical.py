@@ -35,7 +35,7 @@ class Iteration(Optimizer):
 
 
 class ClassicalModule(LitModule):
-    """A classical inference about its own data, which have no test set.
+    """A classical inference that brings its own data, which have no test set.
 
     Each step is one iteration on the whole training set, until convergence. The state stays in float64 on the CPU,
     whatever the trainer's device and precision. The monitors of the inference are logged as `train/*`. The results
@@ -89,7 +89,7 @@ class ClassicalModule(LitModule):
         return optimizer.optimizer.monitors
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Do nothing, as there is no test set."""
+        """Do nothing: the data have no test set."""
 
     def on_test_end(self) -> None:
         source = self.data.protocol

@@ -122,7 +122,7 @@ class GradientModule(ScoringModule):
 
     @property
     def clock(self) -> Clock:
-        """The progress of training, which schedules of the objective depend on."""
+        """The progress of training, which warm-ups of the objective depend on."""
         batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         return Clock(self.global_step, ceil(batches))
 

@@ -25,6 +25,7 @@ class Autoencoder(GenerativeModel):
         x_shape: the shape of one image.
     """
 
+    weighted = False
     bounded = False
     bound = "reconstruction"
 

@@ -78,7 +78,7 @@ class GenerativeModel(Scored, ABC):
         """The protocol that the model's scores refer to, for data of `protocol`."""
         return protocol
 
-    def report(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
+    def test_terms(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
         """The terms that are averaged over the test set, each (B,)."""
         return self.terms(x, samples=samples)
 

@@ -67,7 +67,7 @@ class DiffusionModel(GenerativeModel, ABC):
         """The terms `elbo`, `reconstruction`, `kl` and the parts of `kl`, each (B,), in nats."""
         return self._estimate(x, samples, [])
 
-    def report(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
+    def test_terms(self, x: Any, samples: int = 1) -> dict[str, Tensor]:
         """The terms, and the bounds `elbo_T10`, ..., `elbo_Tinf` for other numbers of steps, each (B,).
 
         All bounds share their draws, so their differences are precise. Each costs one more pass of the network.

@@ -14,8 +14,7 @@ from latentlab.errors import Diverged
 from latentlab.run.directory import RunDirectory
 from latentlab.run.metrics import NewRows
 from latentlab.sweeps.jobs import directory, guard
-from latentlab.sweeps.jobs.job import Job, Outcome, Status, Watch
-from latentlab.sweeps.jobs.report import duration
+from latentlab.sweeps.jobs.job import Job, Outcome, Status, Watch, duration
 
 WATCH_SECONDS = 1.0
 SIGNALLED, KILL = 128, 9
@@ -57,7 +56,10 @@ class Attempt:
         # The job of a sweep that was killed ends within its grace.
         lock = directory.lock(job.directory, patience=grace + 5)
         try:
-            words = [*command, *job.overrides, *self._prepare()]
+            resumed = self._prepare()
+            self._seconds_before = self._record_start()
+            words = [*command, *job.overrides, *resumed, quoted("hydra.run.dir", job.directory)]
+            self._log_start = self._write_title(words)
             self._guard = self._start(words, environment, grace, lock)
         finally:
             os.close(lock)
@@ -97,23 +99,26 @@ class Attempt:
             resumed = []
         # Only a summary of this attempt means that the job is finished.
         RunDirectory(self.job.directory).summary.unlink(missing_ok=True)
-        self.before = directory.read_record(self.job.directory)
-        begun = replace(
-            self.before,
-            status=directory.RUNNING,
-            attempts=self.before.attempts + 1,
-            overrides=list(self.job.overrides),
-        )
+        return resumed
+
+    def _record_start(self) -> float:
+        # Returns the seconds of earlier attempts.
+        before = directory.read_record(self.job.directory)
+        attempts, overrides = before.attempts + 1, list(self.job.overrides)
+        begun = replace(before, status=directory.RUNNING, attempts=attempts, overrides=overrides)
         directory.write_record(self.job.directory, begun)
-        return [*resumed, quoted("hydra.run.dir", self.job.directory)]
+        return before.seconds
+
+    def _write_title(self, words: list[str]) -> int:
+        # Returns the position in the log where the job's output starts.
+        with (self.job.directory / directory.LOG).open("ab") as log:
+            log.write(f"-- {datetime.now():%Y-%m-%d %H:%M:%S} {' '.join(words)}\n".encode())
+            return log.tell()
 
     def _start(
         self, words: list[str], environment: Mapping[str, str], grace: float, lock: int
     ) -> "subprocess.Popen[bytes]":
         with (self.job.directory / directory.LOG).open("ab") as log:
-            log.write(f"-- {datetime.now():%Y-%m-%d %H:%M:%S} {' '.join(words)}\n".encode())
-            log.flush()
-            self._log_start = log.tell()
             return subprocess.Popen(
                 [sys.executable, "-I", "-S", guard.__file__, str(grace), str(lock), *words],
                 stdin=subprocess.PIPE,
@@ -138,7 +143,7 @@ class Attempt:
             self._guard.stdin.close()
         summary = directory.read_summary(self.job.directory)
         status, reason = self._judge(code, bool(summary))
-        seconds = self.before.seconds + self.seconds
+        seconds = self._seconds_before + self.seconds
         record = directory.read_record(self.job.directory)
         directory.write_record(
             self.job.directory, replace(record, status=status, reason=reason, seconds=round(seconds, 1))

@@ -52,7 +52,7 @@ class Record:
 
 
 def read_record(directory: Path) -> Record:
-    """Return the record of a job. It is empty if there is none."""
+    """Return the record of a job, or an empty one before its first attempt."""
     try:
         return Record(**json.loads((directory / RECORD).read_text()))
     except (FileNotFoundError, ValueError, TypeError):

@@ -76,7 +76,7 @@ class Outcome:
         status: its status.
         reason: the cause of a failure in one line. Empty after a success.
         seconds: run time over all attempts.
-        summary: the contents of summary.json. Empty if there is none.
+        summary: the contents of summary.json. Empty if the job has not finished.
     """
 
     job: Job
@@ -88,3 +88,12 @@ class Outcome:
 
 # Called once a second with the new rows of metrics.csv. A return value of True prunes the job.
 Watch = Callable[[Job, Sequence[Row]], bool]
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as `8 s`, `3 min 20 s` or `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from latentlab.run.directory import RunDirectory
 from latentlab.sweeps.jobs import directory
-from latentlab.sweeps.jobs.job import Job, Outcome, Status
+from latentlab.sweeps.jobs.job import Job, Outcome, Status, duration
 
 # The table shows the first of these that a job has.
 METRICS = ("test/elbo", "val/elbo", "train/elbo", "test/reconstruction")
@@ -113,7 +113,7 @@ class Score:
 
 
 def metric_of(summary: Mapping[str, Any], metric: str | None = None) -> tuple[str, float | None]:
-    """Return the name and value of `metric`, or of the first of METRICS. The value is None if there is none."""
+    """Return the name and value of `metric`, or of the first of METRICS. The value is None if the run lacks it."""
     names = METRICS if metric is None else (metric,)
     for name in names:
         if isinstance(summary.get(name), int | float):
@@ -183,15 +183,6 @@ def terminal() -> Console:
     """Return a console for standard output. Tables are not cut if the output is not a terminal."""
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(width=WIDE if wide else None, soft_wrap=True, highlight=False)
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as `8 s`, `3 min 20 s` or `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _seeds(found: Sequence[Score], metric: str) -> Table:

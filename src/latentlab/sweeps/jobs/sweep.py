@@ -45,13 +45,13 @@ class Sweep:
         self.folder = Path(config.hydra.sweep.dir)
 
     def prepare(
-        self, overrides: Sequence[str], directory: Path | None = None, label: str = "", number: int = 0
+        self, overrides: Sequence[str], place: Path | None = None, label: str = "", number: int = 0
     ) -> Job:
         """Compose and check a job.
 
         Args:
             overrides: the job's overrides.
-            directory: the run directory. None: `hydra.sweep.subdir` in `folder`.
+            place: the run directory. None: `hydra.sweep.subdir` in `folder`.
             label: the name in the table. "": all overrides.
             number: the index in the sweep.
 
@@ -62,7 +62,7 @@ class Sweep:
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = number
         with _current(composed):
-            place = directory or self.folder / str(composed.hydra.sweep.subdir)
+            place = place or self.folder / str(composed.hydra.sweep.subdir)
             task = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
             raw: Any = OmegaConf.to_container(task)
             config: Any = OmegaConf.to_container(task, resolve=True)
