@@ -20,7 +20,7 @@ class Posterior(nn.Module, ABC):
     Attributes:
         reparametrised: True if draws carry a gradient path to the parameters.
         discrete: True if latents are one-hot. A gradient path then leads through a relaxation (see `trace.draw`).
-        sees_images: True if inputs are images in [0, 1], False if they are latents of the layer below.
+        sees_images: True if inputs are images in [0, 1], False if they are latents of a lower layer.
 
     Args:
         in_shape: the shape of one input.

@@ -102,7 +102,7 @@ class VampPrior(Prior):
     r"""The mixture of posteriors $p(z) = \frac{1}{K} \sum_k q(z|u_k)$ at learned pseudo-inputs $u_k$.
 
     Tomczak and Welling 2018, eq. 9. A pseudo-input has the shape of the posterior's input: an image in a VAE, a latent
-    of the layer below in a hierarchy. Images are clamped to `bounds` (the paper's hard-tanh). Pseudo-inputs start from
+    of a lower layer in a hierarchy. Images are clamped to `bounds` (the paper's hard-tanh). Pseudo-inputs start from
     training examples or from `mean`. Examples are first clamped to slightly narrower bounds, because a clamped value
     gets no gradient.
 

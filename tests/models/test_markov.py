@@ -1,6 +1,7 @@
 """The Markovian hierarchy: it is a VAE with one layer, and a diffusion if its layers are noised data."""
 
 from functools import partial
+from math import log
 
 import pytest
 import torch
@@ -213,6 +214,19 @@ def test_pseudo_inputs_live_where_the_top_is_drawn_from(chain, below):
     assert model.prior.bounds == ((0.0, 1.0) if below == SHAPE else (None, None))
     model.initialise(X)
     assert model(X).log_pz.isfinite().all()
+
+
+@torch.no_grad()
+def test_a_vamp_prior_of_added_noise_is_the_marginal_given_the_first_layer():
+    model = tiny("noising", levels=4, prior=partial(VampPrior, num_components=3, spread=0.0))
+    z = torch.randn(5, 1, 2).double()
+    gamma = torch.tensor(3.0).double()  # gamma(1)
+    components = Independent(Normal(alpha(gamma) * model.prior.pseudo_inputs, sigma(gamma)), 1)
+    expected = components.log_prob(z).logsumexp(-1) - log(3)
+    torch.testing.assert_close(model.prior().log_prob(z[:, 0]), expected)
+    fresh = markovian("noising", 4, prior=partial(VampPrior, num_components=3, spread=0.0))
+    fresh.initialise(X)
+    torch.testing.assert_close(fresh.prior.pseudo_inputs, fresh.up[0](X).mean)
 
 
 @pytest.mark.parametrize("chain", options("chain"))

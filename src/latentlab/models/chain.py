@@ -38,6 +38,7 @@ class Chain(Hierarchy, ABC):
         decoder: makes the likelihood's network.
         likelihood: makes p(x|z_1).
         prior: makes p(z_L), given q(z_L|z_{L-1}). The pseudo-inputs of a VampPrior are latents of layer L - 1.
+        marginal: q(z_L|z_1), which the prior gets instead if it is given. Pseudo-inputs are then latents of layer 1.
 
     Attributes:
         down: the conditionals p(z_1|z_2), p(z_2|z_3), ... A subclass sets them.
@@ -55,18 +56,22 @@ class Chain(Hierarchy, ABC):
         decoder: NetworkFactory,
         likelihood: LikelihoodFactory,
         prior: PriorFactory,
+        marginal: Posterior | None = None,
     ) -> None:
         super().__init__()
         check_real(up[0])
+        top = up[-1] if marginal is None else marginal
         # A VampPrior keeps its pseudo-inputs in [0, 1] only if they are images.
         for conditional in up[1:]:
             conditional.sees_images = False
+        # The layer that the prior's posterior is given, 0 for x.
+        self.below_top = len(up) - 1 if marginal is None else 1
         self.up = nn.ModuleList(up)
         self.x_shape = tuple(x_shape)
         self.z_shapes = tuple(conditional.event_shape for conditional in up)
         self.latent_dim = sum(map(prod, self.z_shapes))
         self.likelihood = likelihood(network=decoder, in_shape=self.z_shapes[0], x_shape=self.x_shape)
-        self.prior = prior(event_shape=self.z_shapes[-1], posterior=self.up[-1])
+        self.prior = prior(event_shape=self.z_shapes[-1], posterior=top)
 
     def forward(self, x: Tensor, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
         """The trace of x (B, *x_shape) with `samples` draws of each layer, or the given `zs`, each (K, B, *z_shape)."""
@@ -101,9 +106,9 @@ class Chain(Hierarchy, ABC):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Adapt the likelihood to training images (N, *x_shape), and the prior to the means of layer L - 1."""
+        """Adapt the likelihood to images (N, *x_shape), and the prior to the means of its posterior's inputs."""
         self.likelihood.initialise(x)
-        for up in self.up[:-1]:
+        for up in self.up[: self.below_top]:
             x = up(x).mean
         self.prior.initialise(x)
 
@@ -151,8 +156,18 @@ class HierarchicalVAE(Chain):
         )
 
 
+class Conditionals(list[Posterior]):
+    """The conditionals q(z_2|z_1), q(z_3|z_2), ..., or p(z_1|z_2), p(z_2|z_3), ...
+
+    Attributes:
+        marginal: q(z_T|z_1) in closed form, or None.
+    """
+
+    marginal: Posterior | None = None
+
+
 # Called with the number of latents of a layer and the number of steps between layers.
-ConditionalsFactory = Callable[[int, int], Sequence[Posterior]]
+ConditionalsFactory = Callable[[int, int], Conditionals]
 
 
 class MarkovianHVAE(Chain):
@@ -193,11 +208,12 @@ class MarkovianHVAE(Chain):
         x_shape: Sequence[PositiveInt] = (1, 28, 28),
     ) -> None:
         first = posterior(network=encoder, in_shape=tuple(x_shape), latent_dim=latent_dim)
-        super().__init__(x_shape, [first, *up(latent_dim, levels - 1)], decoder, likelihood, prior)
+        above = up(latent_dim, levels - 1)
+        super().__init__(x_shape, [first, *above], decoder, likelihood, prior, above.marginal)
         self.down = nn.ModuleList(down(latent_dim, levels - 1))
 
 
-class SeparateConditionals(list[Posterior]):
+class SeparateConditionals(Conditionals):
     """A conditional with its own network for each step.
 
     Args:
@@ -219,7 +235,7 @@ class SeparateConditionals(list[Posterior]):
         )
 
 
-class SharedConditionals(list[Posterior]):
+class SharedConditionals(Conditionals):
     """One conditional for all steps, wrapped once for each step with the step's one-hot code.
 
     Args:

@@ -17,6 +17,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from latentlab.errors import UserError
 from latentlab.likelihoods import LikelihoodFactory
+from latentlab.models.chain import Conditionals
 from latentlab.models.diffusion import DenoiserFactory, Diffusion, Noise
 from latentlab.models.hierarchy import Hierarchy
 from latentlab.nn import NetworkFactory, Shape
@@ -29,7 +30,7 @@ from latentlab.trace import Layer, Trace, draw
 LEAST_NOISE = -4.0
 
 
-class NoisingConditionals(list[Posterior]):
+class NoisingConditionals(Conditionals):
     """The conditionals q(z_t|z_{t-1}) that add noise to z_1, at times 1/n, 2/n, ..., 1 for n steps.
 
     Args:
@@ -47,8 +48,10 @@ class NoisingConditionals(list[Posterior]):
                 "model.levels=1: noise is added above the first layer: choose model.levels=2 or more, or chain=learned"
             )
         first, *others = torch.arange(1, steps + 1) / steps
-        super().__init__([AddedNoise((latent_dim,), noise_schedule, first)])
-        self.extend(AddedNoise((latent_dim,), noise_schedule, t, s) for s, t in pairwise([first, *others]))
+        steps_up = [AddedNoise((latent_dim,), noise_schedule, first)]
+        steps_up += [AddedNoise((latent_dim,), noise_schedule, t, s) for s, t in pairwise([first, *others])]
+        super().__init__(steps_up)
+        self.marginal = Marginal(steps_up[-1])
 
 
 class AddedNoise(Posterior):
@@ -77,13 +80,35 @@ class AddedNoise(Posterior):
 
     def forward(self, z_s: Tensor) -> Independent:
         """q(z_t|z_s) for z_s (*, *shape), batch shape *."""
+        return self.given(z_s, self.s)
+
+    def given(self, z_s: Tensor, s: Tensor | None) -> Independent:
+        """q(z_t|z_s) for z_s (*, *shape) at another time s (), or without noise if s is None."""
         gamma_t = self.noise_schedule(self.t[None]).gamma
-        gamma_s = (
-            torch.full_like(gamma_t, -inf) if self.s is None else self.noise_schedule(self.s[None]).gamma
-        )
+        gamma_s = torch.full_like(gamma_t, -inf) if s is None else self.noise_schedule(s[None]).gamma
         loc = alpha(gamma_t) / alpha(gamma_s) * z_s
         scale = (-torch.expm1(gamma_s - gamma_t)).sqrt() * sigma(gamma_t)
         return normal(loc, scale, len(self.event_shape))
+
+
+class Marginal(Posterior):
+    r"""The marginal of a step given data without noise, $q(z_t|d) = \mathcal N(\alpha_t d, \sigma_t^2 I)$.
+
+    Args:
+        step: the step that ends at t. It stays the owner of the noise schedule.
+    """
+
+    sees_images = False
+
+    def __init__(self, step: AddedNoise) -> None:
+        super().__init__(step.in_shape, step.event_shape)
+        # In a tuple, so that the step is not a submodule and its parameters are not registered twice.
+        self.reference = (step,)
+
+    def forward(self, data: Tensor) -> Independent:
+        """q(z_t|d) for d (*, *shape), batch shape *."""
+        (step,) = self.reference
+        return step.given(data, None)
 
 
 class NoisedData(Hierarchy):
