@@ -1,7 +1,8 @@
 """The old names of keys on the command line, and quoting."""
 
+import parts
 import pytest
-from commands import QUICK, call
+from commands import QUICK, call, refusal
 
 from latentlab.cli.overrides import rename_old_keys, todays_name
 
@@ -12,6 +13,15 @@ RENAMED = {
     "steps.scale=0.1": "step_size.scale=0.1",
     "model.steps.scale=0.1": "model.step_size.scale=0.1",
     "callbacks.latents.every_n_epochs=5": "figures.every_n_epochs=5",
+    "callbacks.figures.every_n_epochs=5": "figures.every_n_epochs=5",
+    "callbacks.sampling_steps.every_n_epochs=10": "figures.every_n_epochs=10",
+    "callbacks.sampling_steps.rows=2": "figures.sampling_steps.rows=2",
+    "steps.beta1=0.8": "step_size.betas.0=0.8",
+    "steps.beta2=0.99,0.9": "step_size.betas.1=0.99,0.9",
+    "model.steps.beta1=0.8": "step_size.betas.0=0.8",
+    "least_noise.threshold=-5": "noise_schedule.gamma_min=-5",
+    "model.inference.steps.network.hidden=[4]": "model.up.network.hidden=[4]",
+    "model.transitions.network.hidden=[4]": "model.down.network.hidden=[4]",
     "callbacks.latents.max_points=5,6": "figures.latents.max_points=5,6",
     "~callbacks.manifold": "~figures.manifold",
     "callbacks.layers.max_points=5": "figures.latents_layers.max_points=5",
@@ -55,6 +65,26 @@ def test_each_old_name_is_reported_once_with_todays_name(capsys):
     assert len(said) == 2 and all("figures.every_n_epochs=5" in line for line in said)
     assert rename_old_keys(["~callbacks.samples"], "train") == ["~figures.samples", "~figures.sample_means"]
     assert rename_old_keys(["figures=false"], "evaluate") == ["figures.draw=false"]
+
+
+def test_the_old_betas_of_adam_are_entries_of_todays_list():
+    old = ["model=bbvi_normal_gamma", "steps=adam", "steps.beta1=0.8", "model.steps.beta2=0.99"]
+    config = parts.composed(*rename_old_keys(old, "train"))
+    assert list(config.model.step_size.betas) == [0.8, 0.99]
+    one = parts.composed(*rename_old_keys(old[:3], "train"))
+    assert list(one.model.step_size.betas) == [0.8, 0.999]
+
+
+def test_a_latent_size_without_an_effect_is_left_out(capsys):
+    words = ["model=markovian_hvae", "chain=noised_data", "model.latent_dim=8"]
+    assert rename_old_keys(words, "train") == words[:2]
+    assert capsys.readouterr().err.startswith("model.latent_dim=8: left out")
+    assert rename_old_keys(words[::2], "train") == words[::2]
+
+
+def test_a_sweep_over_options_of_two_groups_names_both():
+    line = refusal(call("train.py", "-m", "callbacks=default,hierarchy"))
+    assert "callbacks=default and figures=hierarchy" in line
 
 
 def test_an_old_name_trains(tmp_path):

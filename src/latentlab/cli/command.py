@@ -58,8 +58,8 @@ def run(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     signal.signal(signal.SIGTERM, terminate)
     ranks.follow_parent()
-    sys.argv[1:] = rename_old_keys(sys.argv[1:], config_name())
     with one_line_errors():
+        sys.argv[1:] = rename_old_keys(sys.argv[1:], config_name())
         try:
             main()
         except KeyboardInterrupt:

@@ -4,20 +4,27 @@ import re
 import sys
 from collections.abc import Iterable
 
+from latentlab.errors import UserError
+
 _FIGURES = (
     "latents|samples|reconstructions|manifold|usage|layer_kl|frozen_layers|classes|denoising|loss_by_time"
 )
 # The old keys of train.py by pattern, and their names today. The first pattern that matches the whole key counts.
 KEYS: tuple[tuple[str, str], ...] = (
     (r"(?:model\.)?schedule(\..+)?", r"noise_schedule\1"),
-    (r"chain\.inference\.(?:noise_)?schedule(\..+)?", r"model.up.noise_schedule\1"),
-    (r"chain\.inference\.steps(\..+)?", r"model.up\1"),
-    (r"chain\.inference\.((?:encoder|posterior)(?:\..+)?)", r"\1"),
-    (r"chain\.transitions\.(denoiser(?:\..+)?)", r"\1"),
-    (r"chain\.transitions(\..+)?", r"model.down\1"),
+    (r"least_noise\.\w+", "noise_schedule.gamma_min"),
+    (r"(?:chain|model)\.inference\.(?:noise_)?schedule(\..+)?", r"model.up.noise_schedule\1"),
+    (r"(?:chain|model)\.inference\.steps(\..+)?", r"model.up\1"),
+    (r"(?:chain|model)\.inference\.((?:encoder|posterior)(?:\..+)?)", r"\1"),
+    (r"(?:chain|model)\.transitions\.(denoiser(?:\..+)?)", r"\1"),
+    (r"(?:chain|model)\.transitions(\..+)?", r"model.down\1"),
+    # Two entries of one list today, so that either keeps its default.
+    (r"(?:model\.)?steps\.beta1", "step_size.betas.0"),
+    (r"(?:model\.)?steps\.beta2", "step_size.betas.1"),
     (r"steps(\..+)?", r"step_size\1"),
-    (r"model\.steps(\..+)", r"model.step_size\1"),  # model.steps itself is the number of diffusion steps
-    (rf"callbacks\.(?:layers|{_FIGURES})\.every_n_epochs", "figures.every_n_epochs"),
+    # model.steps itself is the number of diffusion steps.
+    (r"model\.steps(\..+)", r"model.step_size\1"),
+    (rf"callbacks\.(?:layers|figures|sampling_steps|{_FIGURES})\.every_n_epochs", "figures.every_n_epochs"),
     (r"callbacks\.layers(\..+)?", r"figures.latents_layers\1"),
     (rf"callbacks\.({_FIGURES}|sampling_steps)(\..+)?", r"figures.\1\2"),
 )
@@ -57,17 +64,19 @@ def rename_old_keys(words: Iterable[str], script: str) -> list[str]:
     Args:
         words: the arguments.
         script: "train" or "evaluate".
+
+    Raises:
+        UserError: for a sweep over options of one old group that are in two groups today.
     """
     today = _todays_training if script == "train" else _todays_evaluation
     found: list[str] = []
-    for word in words:
+    for word in _without_idle(list(words)):
         renamed = today(word)
         if renamed != [word]:
             new = " ".join(renamed)
             print(f"{word}: now called {new}; the old name works until the next release", file=sys.stderr)
-        found += [
-            each for each in renamed if each == word or each not in found
-        ]  # two old keys may be one today
+        # Two old keys may be one today.
+        found += [each for each in renamed if each == word or each not in found]
     return found
 
 
@@ -89,6 +98,16 @@ def _todays_evaluation(word: str) -> list[str]:
     return [re.sub(r"^figures=", "figures.draw=", word)]
 
 
+def _without_idle(words: list[str]) -> list[str]:
+    """Leave out the old keys that had no effect."""
+    idle = [word for word in words if re.match(r"model\.latent_dim=", word)]
+    if "chain=noised_data" not in words or not idle:
+        return words
+    for word in idle:
+        print(f"{word}: left out, because it has no effect with chain=noised_data", file=sys.stderr)
+    return [word for word in words if word not in idle]
+
+
 def _key(key: str) -> str:
     for old, new in KEYS:
         if match := re.fullmatch(old, key):
@@ -101,7 +120,11 @@ def _option(group: str, value: str) -> tuple[str, str]:
     if not any(f"{group}={option}" in OPTIONS for option in options):
         return group, value
     today = [OPTIONS.get(f"{group}={option}", (group, option)) for option in options]
-    groups = {name for name, _ in today}
-    if len(groups) > 1:  # a sweep over options that are in two groups today
-        return group, value
-    return groups.pop(), "=" + ",".join(dict.fromkeys(option for _, option in today))
+    by_group: dict[str, list[str]] = {}
+    for name, option in dict.fromkeys(today):
+        by_group.setdefault(name, []).append(option)
+    new = [f"{name}={','.join(chosen)}" for name, chosen in by_group.items()]
+    if len(new) > 1:
+        raise UserError(f"{group}{value}: these are options of two groups today: use {' and '.join(new)}")
+    name, _, chosen_today = new[0].partition("=")
+    return name, f"={chosen_today}"
