@@ -94,12 +94,14 @@ def test_the_figure_has_a_line_and_a_band_for_each_experiment(tmp_path):
         ("run out=a.pdf", "png"),
         ("run out=a.png first=x", "--first"),
         ("damaged out=a.png", "damaged"),
+        ("empty out=a.png", "it lacks names"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "run")
     (write(tmp_path / "damaged") / "config.yaml").write_text("names: [")
+    (write(tmp_path / "empty") / "config.yaml").write_text("{}")
     with pytest.raises(UserError, match=words) as error:
         main(arguments.split())
     assert "\n" not in str(error.value)

@@ -76,7 +76,7 @@ def read_run(run: RunDirectory, metric: str) -> Curve:
     Raises:
         UserError: if the metric was not logged, or a file is damaged.
     """
-    config = read_config(run.config)
+    config = read_config(run.config, needs={"names": dict})
     keys = {
         key: value for key, value in leaves(config) if key.split(".")[0] not in IGNORED and key not in SEEDS
     }

@@ -18,6 +18,10 @@ REFUSED = {
     "unknown group": ("optimzer=sgd", ["optimzer", "did you mean optimizer?"]),
     "unknown key": ("optimizer.lrr=1", ["optimizer.lrr", "did you mean optimizer.lr?"]),
     "unknown setting": ("sed=1", ["sed", "did you mean seed?"]),
+    "unknown key of a group of the model": (
+        "model=markovian_hvae chain=noising model.up.noise_schedule.gama_min=1",
+        ["did you mean model.up.noise_schedule.gamma_min?"],
+    ),
     "unlisted key": ("trainer.strategy=ddp", ["trainer.strategy", "+trainer.strategy=..."]),
     "unknown argument": ("+optimizer.lrr=1", ["optimizer.lrr", "Adam", "did you mean lr?"]),
     "unknown target": ("optimizer._target_=torch.optim.Adm", ["optimizer._target_", "no such class"]),

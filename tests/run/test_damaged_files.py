@@ -60,7 +60,7 @@ def test_a_checkpoint_of_another_model(copied):
 
 
 OTHERWISE = [
-    ("model.latent_dim=3", ["model.latent_dim=3"]),
+    ("model.latent_dim=3", ["model.latent_dim=3", "use model.latent_dim="]),
     (
         "data=continuous_digits likelihood=continuous_bernoulli",
         ["data=continuous_digits", "binarised_digits"],
@@ -68,7 +68,7 @@ OTHERWISE = [
     ("protocol=dynamic", ["protocol._target_", "Threshold"]),
     ("data.val_size=0", ["data.val_size=0", "270"]),
     ("encoder.hidden=[8]", ["encoder.hidden=[8]", "[16]"]),
-    ("objective=elbo", ["objective=elbo", "analytic_elbo"]),
+    ("objective=elbo", ["objective=elbo", "use objective=analytic_elbo"]),
     ("optimizer.lr=1e-5", ["optimizer.lr=1e-05", "0.001"]),
     ("seed=7", ["seed=7"]),
 ]
@@ -79,7 +79,7 @@ def test_a_run_is_not_resumed_as_another_one(copied, arguments, words):
     before = (copied / "config.yaml").read_text()
     options = (f"ckpt_path={copied}/checkpoints/last.ckpt", f"hydra.run.dir={copied}", "trainer.max_epochs=2")
     line = refusal(call("train.py", *QUICK, *options, *arguments.split()))
-    assert [word for word in (*words, "resumes with that") if word not in line] == [], line
+    assert [word for word in (*words, "resumes with its own settings: use ") if word not in line] == [], line
     assert (copied / "config.yaml").read_text() == before
 
 
@@ -111,11 +111,21 @@ def test_a_config_that_names_classes_from_elsewhere_builds_nothing(copied, part,
     assert f"{part}._target_={target}" in line
 
 
-@pytest.mark.parametrize("text", ["", "module: [", "seed: 0"])
+@pytest.mark.parametrize("text", ["", "module: [", "seed: 0", "model: 3"])
 def test_a_config_that_is_damaged(copied, text):
     (copied / "config.yaml").write_text(text)
     line = refusal(call("evaluate.py", f"ckpt_path={copied}/checkpoints/best.ckpt"))
-    assert str(copied / "config.yaml") in line
+    assert f"{copied}/config.yaml is damaged" in line
+
+
+@pytest.mark.parametrize("part", ["callbacks", "model", "module", "data", "names"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_a_config_with_a_part_that_is_not_a_mapping(copied, part, value):
+    config = OmegaConf.load(copied / "config.yaml")
+    config[part] = value
+    OmegaConf.save(config, copied / "config.yaml")
+    line = refusal(call("evaluate.py", f"ckpt_path={copied}/checkpoints/best.ckpt"))
+    assert f"{copied}/config.yaml is damaged" in line
 
 
 def line_of(function, *arguments) -> str:

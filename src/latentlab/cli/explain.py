@@ -85,7 +85,11 @@ def _missing_value(error: Any) -> str:
 
 def _interpolation(error: Any) -> str:
     [key] = re.findall(r"key '([^']+)' not found", str(error)) or ["another key"]
-    return f"{error.full_key} needs {key}, which this config lacks: the chosen options do not go together"
+    where = error.full_key or "the config"
+    return (
+        f"{where} needs {key}, which is missing: the chosen options do not go together "
+        "(--help lists the options of each group)"
+    )
 
 
 def _resolution(error: Any) -> str:
@@ -126,12 +130,12 @@ def _known_keys() -> list[str]:
     GlobalHydra.instance().clear()
     name = config_name()
     plain = [argument.partition(",")[0] for argument in sys.argv[1:]]  # a sweep's first option
+    found = [re.fullmatch(r"([\w/]+)(@[\w.:]*)?=[\w./-]+", word) for word in plain]
+    grouped = [word[0] for word in found if word and (_folder() / word[1]).is_dir()]
+    chosen = grouped if name == "train" else []  # evaluate.py has no groups of an experiment
     with initialize_config_dir(str(_folder()), version_base="1.3"):
-        groups = list(compose(name, return_hydra_config=True).hydra.runtime.choices)
-        chosen = [
-            word for word in plain if word.split("=")[0] in groups and re.fullmatch(r"[\w@/]+=[\w./-]+", word)
-        ]
         config = compose(name, chosen, return_hydra_config=True)
+    groups = list(config.hydra.runtime.choices)
     tasks = {key: node for key, node in _plain(config).items() if key != "hydra"}
     launcher = _dotted(_plain(config.hydra.launcher), "hydra.launcher.")
     return [*groups, *_dotted(tasks), *launcher]

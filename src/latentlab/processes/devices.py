@@ -124,7 +124,7 @@ def check_started_once(many_workers: bool) -> None:
 
 
 def unlaunched(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return a copy of an environment without SLURM's variables, so that a child process is no SLURM task."""
+    """Return a copy of an environment without SLURM's variables, so that a child process is not a SLURM task."""
     return {name: value for name, value in environment.items() if not name.startswith("SLURM_")}
 
 
@@ -188,7 +188,9 @@ def common_start(now: str) -> str:
         # A job that SLURM queues again keeps its id, so it resumes in the same directory.
         return f"slurm-{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}"
     if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        raise UserError("hydra.run.dir=DIR is needed, because this torchrun has no store for a common name")
+        raise UserError(
+            "this version of torchrun cannot share a directory name between ranks: give hydra.run.dir=DIR"
+        )
     from torch.distributed import TCPStore
 
     # The process group does not exist yet, so the ranks meet at torchrun's store.

@@ -13,8 +13,8 @@ from latentlab.run.trust import check_trusted
 if TYPE_CHECKING:
     from torch import nn
 
-# The parts that are built again from a saved config, and the values that name the run.
-BUILT, NAMED = ("module", "data", "callbacks"), ("names", "seed")
+# The parts that are built again from a saved config.
+BUILT = ("module", "data", "callbacks")
 # The sets of weights in a checkpoint. With an EMA, the first holds the averages and the second the trained weights.
 WEIGHTS = ("state_dict", "current_model_state")
 
@@ -70,10 +70,7 @@ def config_of(ckpt_path: str | Path) -> dict[str, Any]:
         UserError: if it is missing or damaged, or names classes that are not trusted.
     """
     path = RunDirectory.of_checkpoint(ckpt_path).config
-    config = read_config(path)
-    missing = [part for part in (*BUILT, *NAMED) if part not in config]
-    if missing:
-        raise UserError(f"{path} is damaged: it lacks {', '.join(missing)}")
+    config = read_config(path, needs={**dict.fromkeys(BUILT, dict), "names": dict, "seed": int})
     for part in BUILT:
         check_trusted(config[part], part)
     return config

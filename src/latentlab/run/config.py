@@ -11,19 +11,21 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from latentlab.errors import UserError
 from latentlab.run import legacy
 
+REMEDY = "restore it from a copy, or train the run again"
 # The keys that say where a run finds its data. They do not change its result.
 PLACES = ("data.root", "data.source.path")
 
 
-def read_config(path: Path, remedy: str = "") -> dict[str, Any]:
+def read_config(path: Path, remedy: str = REMEDY, needs: Mapping[str, type] | None = None) -> dict[str, Any]:
     """Return the config of a run as plain values, under today's names if an older version wrote it.
 
     Args:
         path: the file.
-        remedy: the remedy if the file is damaged. By default the message describes the damage.
+        remedy: the remedy if the file is damaged.
+        needs: keys that the config must have, with the types of their values.
 
     Raises:
-        UserError: if the file is missing or damaged.
+        UserError: if the file is missing or damaged, or lacks a key.
     """
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(path))
@@ -32,15 +34,25 @@ def read_config(path: Path, remedy: str = "") -> dict[str, Any]:
             f"{path} is missing: a checkpoint is read together with the config.yaml of its run"
         ) from error
     except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged: {remedy or ' '.join(str(error).split())}") from error
+        raise _damaged(path, " ".join(str(error).split()), remedy) from error
     if not isinstance(config, dict):
-        raise UserError(f"{path} is damaged: {remedy or 'it holds no mapping of keys to values'}")
-    return legacy.today(config)
+        raise _damaged(path, "it is not a mapping of keys to values", remedy)
+    missing = [key for key, kind in (needs or {}).items() if not isinstance(config.get(key), kind)]
+    if missing:
+        raise _damaged(path, f"it lacks {', '.join(missing)}", remedy)
+    try:
+        return legacy.today(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _damaged(path, "a part of it is not a mapping of keys to values", remedy) from error
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Write a resolved config."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
+def _damaged(path: Path, reason: str, remedy: str) -> UserError:
+    return UserError(f"{path} is damaged ({reason}): {remedy}")
 
 
 def leaves(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,9 +7,9 @@ from latentlab.errors import UserError
 from latentlab.run.config import PLACES, leaves, read_config, shown
 from latentlab.run.directory import RunDirectory
 
-# A checkpoint holds the state of these parts, so they must be the same. FREE lists the exceptions.
+# A checkpoint holds the state of these parts, so they must be the same. FREE_TO_CHANGE lists the exceptions.
 HELD = ("seed", "names", "data", "model", "objective", "optimizer", "scheduler")
-FREE = (*PLACES, "data.eval_batch_size", "data.on_device", "model.tolerance")
+FREE_TO_CHANGE = (*PLACES, "data.eval_batch_size", "data.on_device", "model.tolerance")
 
 
 def check_resumed(config: Mapping[str, Any], ckpt_path: str) -> None:
@@ -24,14 +24,20 @@ def check_resumed(config: Mapping[str, Any], ckpt_path: str) -> None:
     path = RunDirectory.of_checkpoint(ckpt_path).config
     asked, known = _held(config), _held(read_config(path))
     for key in [*asked, *(key for key in known if key not in asked)]:
-        if asked.get(key) != known.get(key) and key not in FREE:
+        if asked.get(key) != known.get(key) and key not in FREE_TO_CHANGE:
             inner = key.partition(".")[2]
             # The user's key: prior.x instead of model.prior.x.
             name = inner if inner.partition(".")[0] in config else key
             raise UserError(
                 f"{name}={shown(asked.get(key))}: the run of ckpt_path={ckpt_path} has {shown(known.get(key))}, "
-                f"and resumes with that: give its own options again ({path} holds them)"
+                f"and a run resumes with its own settings: {_remedy(name, key, asked, known)}"
             )
+
+
+def _remedy(name: str, key: str, asked: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    if key not in known:
+        return f"leave {name} out (~{name})"
+    return f"use {'' if key in asked else '+'}{name}={shown(known[key])}"
 
 
 def _held(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def locate(target: str, where: str) -> Callable[..., Any]:
     """Return the class or function with a dotted name.
 
     Raises:
-        UserError: if there is none.
+        UserError: if it does not exist.
     """
     module_name, _, name = target.rpartition(".")
     try:
@@ -35,7 +35,8 @@ def check_trusted(node: Any, where: str = "") -> None:
         target = node.get("_target_")
         if target and not _is_trusted(target, where):
             raise UserError(
-                f"{where}._target_={target}: not built, because it is no class of {', '.join(TRUSTED)}"
+                f"{where}._target_={target}: not built, because it is not a class of {', '.join(TRUSTED)} "
+                "(docs/extending.md shows how to add a class to latentlab)"
             )
         for key, value in node.items():
             check_trusted(value, f"{where}.{key}".lstrip("."))
