@@ -20,6 +20,8 @@ from latentlab.trace import Trace
 NLL_SAMPLES = 100
 # Evaluation seeds start here, far from the small seeds that users choose for training.
 EVALUATION_SEED = 2**20
+# A latent is active if its posterior mean has a larger variance (Burda et al. 2016, section 5).
+ACTIVE_VARIANCE = 0.01
 
 
 class Tally:
@@ -146,7 +148,7 @@ def _without_nll(model: nn.Module) -> str | None:
     return None
 
 
-def active_units(means: Tensor, threshold: float = 0.01) -> int:
+def active_units(means: Tensor, threshold: float = ACTIVE_VARIANCE) -> int:
     r"""The number of latents with $\mathrm{Var}_x(E_{q(z|x)}[z]) > 0.01$ (Burda et al. 2016, sec. 5), means (N, D)."""
     return int((means.double().var(0) > threshold).sum())
 

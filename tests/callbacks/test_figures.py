@@ -13,7 +13,16 @@ from toy import ToyData, ToyModule, trainer_in
 
 from latentlab.callbacks import Figures
 from latentlab.errors import UserError
-from latentlab.figures import Table, TabledFigure, classes, latents, manifold, samples
+from latentlab.figures import (
+    Table,
+    TabledFigure,
+    classes,
+    denoising,
+    latents,
+    layer_kl,
+    manifold,
+    samples,
+)
 from latentlab.run.legacy import today
 from latentlab.run.trust import check_trusted
 
@@ -101,8 +110,9 @@ def test_captions_name_epoch_and_score(tmp_path, monkeypatch):
 
 
 def test_figures_that_the_model_cannot_have_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"figures\.classes is drawn of a ConditionalVAE.*~figures\.classes"):
-        fit(tmp_path, Figures(1, classes=classes))
+    for draw, option in [(classes, "conditional_vae"), (layer_kl, "ladder_vae"), (denoising, "vdm")]:
+        with pytest.raises(UserError, match=rf"figures\.x needs .*{option}.*~figures\.x"):
+            fit(tmp_path, Figures(1, x=draw))
     with pytest.raises(UserError, match=r"figures\.x=3: a figure is a function"):
         Figures(1, x=3)
 
@@ -112,8 +122,29 @@ def test_figures_are_configured_by_one_group():
     built = instantiate(config.callbacks.figures)
     assert built.every_n_epochs == 5
     assert list(built.figures) == ["latents", "samples", "sample_means", "reconstructions", "usage"]
-    assert built.figures["sample_means"].keywords == {"rows": 3}
+    assert built.figures["samples"].keywords == {"rows": 3}
     assert "figures" not in composed("callbacks=none").callbacks
+
+
+@pytest.mark.parametrize("option", ["vae", "diffusion", "latent_diffusion", "hierarchy", "conditional"])
+@pytest.mark.parametrize("without", ["~figures.samples", "figures.samples=null"])
+def test_samples_can_be_left_out(option, without):
+    built = instantiate(composed(f"figures={option}", without).callbacks.figures)
+    assert "samples" not in built.figures and "sample_means" in built.figures
+
+
+def test_unknown_figures_at_the_end_are_refused():
+    with pytest.raises(UserError, match=r"figures\.at_end names sample,.*did you mean samples\?"):
+        Figures(at_end=["sample"], samples=samples)
+    for without in ("~figures.sampling_steps", "figures.sampling_steps=null"):
+        assert instantiate(composed("figures=diffusion", without).callbacks.figures).at_end == (
+            "sampling_steps",
+        )
+
+
+def test_a_figure_that_is_not_partial_is_refused():
+    with pytest.raises(UserError, match=r"figures\.samples: .* model and data.*_partial_: true"):
+        composed("figures.samples._partial_=false")
 
 
 def test_callbacks_of_an_older_version_become_one():

@@ -11,7 +11,7 @@ from oracles import tiny_vae
 from torch.optim.lr_scheduler import ConstantLR
 
 from latentlab.callbacks import GradientVariance
-from latentlab.callbacks.gradient_variance import gradient_noise
+from latentlab.callbacks.gradient_variance import gradient_statistics
 from latentlab.data import Digits
 from latentlab.errors import UserError
 from latentlab.lit import GradientModule
@@ -29,7 +29,7 @@ def test_against_the_definition():
         flat = torch.cat([p.flatten() for p in parameters])
         return (next(draws) + 0.5) @ flat
 
-    measured = gradient_noise(bound, parameters, 50)
+    measured = gradient_statistics(bound, parameters, 50)
     gradients = noise.mean(1) + 0.5  # (50, 8), of the mean over the batch
     variance = gradients.var(0).sum()
     signal = (gradients.mean(0) ** 2).sum() - variance / 50
@@ -43,7 +43,7 @@ def test_at_the_exact_posterior_the_path_derivative_has_no_noise():
     model.make_posterior_exact()
     x = torch.randn(4, 3).double()
     elbo, stl = (
-        gradient_noise(partial(objective, model, x), list(model.inference_parameters()), 50)
+        gradient_statistics(partial(objective, model, x), list(model.inference_parameters()), 50)
         for objective in (ELBO(), STL())
     )
     assert stl.variance < 1e-24 < 1e-3 < elbo.variance

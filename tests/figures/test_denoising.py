@@ -6,7 +6,6 @@ from math import log
 import pytest
 import torch
 from matplotlib.image import imread
-from oracles import tiny_vae
 from parts import examples
 
 from latentlab.figures import denoising, loss_by_time, sampling_steps, save
@@ -51,11 +50,6 @@ def test_every_figure_is_a_png_of_modest_size(tmp_path, make, schedule):
         path = save(figure, tmp_path / "figure.png", "caption")
         assert 2_000 < path.stat().st_size < 200_000 and imread(path).shape[0] > 250
     assert figures[-1].tables["loss_by_time"].columns == ["t", "loss", "stderr", "examples"]
-
-
-@pytest.mark.parametrize("draw", [denoising, sampling_steps, loss_by_time])
-def test_a_model_without_a_diffusion_has_no_such_figures(draw):
-    assert draw(tiny_vae(), DATA) is None
 
 
 def test_a_path_runs_from_noise_to_data_and_ends_where_sampling_ends():

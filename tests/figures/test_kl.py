@@ -90,7 +90,7 @@ def test_pixels_as_latents_are_not_projected():
 def test_a_model_without_layers_is_refused(tmp_path):
     options = [option for option in QUICK if option != "callbacks=none"]
     said = refusal(call("train.py", *options, "figures=hierarchy", f"hydra.run.dir={tmp_path}/run"))
-    assert "figures.latents_layers is drawn of a Hierarchy, and VAE is none" in said
+    assert "model=hierarchical_vae" in said and "~figures.latents_layers" in said
 
 
 def test_layer_kl_takes_any_batches():

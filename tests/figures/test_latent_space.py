@@ -8,7 +8,8 @@ from sklearn.decomposition import PCA
 from test_images import data, vae
 
 from latentlab.figures import latents
-from latentlab.figures.latent_space import legend, palette, panels, principal_components, scatter, spread_over
+from latentlab.figures.drawing import spread_over
+from latentlab.figures.latent_space import legend, palette, panels, principal_components, scatter
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 5])

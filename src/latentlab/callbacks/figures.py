@@ -13,15 +13,28 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from latentlab import figures as library
 from latentlab.callbacks.ema import averaged_weights
 from latentlab.callbacks.progress import headline
-from latentlab.errors import UserError
+from latentlab.errors import UserError, did_you_mean
 from latentlab.figures.drawing import TabledFigure, save, undisturbed
 from latentlab.lit import LitModule
+from latentlab.models.base import GenerativeModel
+from latentlab.models.conditional import ConditionalVAE
+from latentlab.models.hierarchy import Hierarchy
+from latentlab.models.vdm import DiffusionModel
 from latentlab.run.directory import RunDirectory
 from latentlab.tracking.record import log_figure, log_table
 
 DrawFigure = Callable[..., Figure | None]
+
+# The models that a figure may need, in the words of the command line.
+NEEDED: dict[type, str] = {
+    GenerativeModel: "a model of data, such as model=vae",
+    ConditionalVAE: "a model of labelled data, such as model=conditional_vae",
+    Hierarchy: "a hierarchy, such as model=hierarchical_vae, ladder_vae or markovian_hvae",
+    DiffusionModel: "a diffusion, such as model=vdm or latent_vdm",
+}
 
 
 class Figures(Callback):
@@ -34,11 +47,11 @@ class Figures(Callback):
 
     Args:
         every_n_epochs: the number of training epochs between two drawings, or None for the end only.
-        at_end: the names of figures that are drawn at the end only.
+        at_end: the names of figures that are drawn at the end only. A figure of latentlab may be named and left out.
         figures: the figures by name. None leaves one out.
 
     Raises:
-        UserError: if a figure is no function, or if the model cannot have it.
+        UserError: if a figure is not a function, if `at_end` names an unknown one, or if the model cannot have it.
     """
 
     def __init__(
@@ -56,6 +69,12 @@ class Figures(Callback):
                     f"figures.{name}={draw}: a figure is a function, such as "
                     "{_target_: latentlab.figures.samples, _partial_: true}"
                 )
+        for name in self.at_end:
+            if name not in {*figures, *library.__all__}:
+                raise UserError(
+                    f"figures.at_end names {name}, which is not a figure of this run"
+                    f"{did_you_mean(name, self.figures)} (its figures are {', '.join(self.figures) or 'none'})"
+                )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for name, draw in self.figures.items():
@@ -63,8 +82,8 @@ class Figures(Callback):
             kind = nn.Module if first.annotation is Parameter.empty else first.annotation
             if not isinstance(pl_module.model, kind):
                 raise UserError(
-                    f"figures.{name} is drawn of a {kind.__name__}, and {type(pl_module.model).__name__} is none: "
-                    f"choose figures=vae, or leave it out with ~figures.{name}"
+                    f"figures.{name} needs {NEEDED.get(kind, kind.__name__)}: "
+                    f"choose one, or leave it out with ~figures.{name} (figures=none leaves out all)"
                 )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,6 +104,7 @@ class Figures(Callback):
         for name in track(
             list(names), "figures", console=Console(stderr=True), transient=True, disable=not shown
         ):
+            # A user's function may lack the decorator `figure`.
             with isolate_rng(), undisturbed(model):
                 figure = self.figures[name](model, data)
             if figure is not None:

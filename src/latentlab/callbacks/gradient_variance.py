@@ -15,19 +15,18 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from latentlab.errors import UserError
+from latentlab.figures.drawing import SEED
 from latentlab.lit import GradientModule
 from latentlab.objectives import Objective
 from latentlab.trace import Traced
 
 log = logging.getLogger(__name__)
 
-# Every measurement starts from this seed, so that two epochs differ only by what the model has learned.
-SEED = 2024
 TINY = 1e-300
 
 
 @dataclass(frozen=True)
-class Noise:
+class GradientStatistics:
     r"""The statistics of a gradient estimate g.
 
     Attributes:
@@ -85,23 +84,23 @@ class GradientVariance(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         if trainer.is_global_zero and (epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs):
-            noises = self.measure(trainer, GradientModule.of(pl_module))
-            for name, noise in noises.items():
-                values = {f"train/gradient_{key}{name}": value for key, value in asdict(noise).items()}
+            measured = self.measure(trainer, GradientModule.of(pl_module))
+            for name, statistics in measured.items():
+                values = {f"train/gradient_{key}{name}": value for key, value in asdict(statistics).items()}
                 pl_module.log_dict(values, rank_zero_only=True)
-            log.info("gradient variance %s", _described(noises))
+            log.info("gradient variance %s", _described(measured))
 
-    def measure(self, trainer: Trainer, module: GradientModule) -> dict[str, Noise]:
-        """Return the noise under the trained objective, named "", and under the others, named "_NAME"."""
+    def measure(self, trainer: Trainer, module: GradientModule) -> dict[str, GradientStatistics]:
+        """Return the statistics under the trained objective, named "", and under the others, named "_NAME"."""
         others = {f"_{name}": objective for name, objective in self.compare.items()}
         x = module.model.observe(self._first_batch(trainer, module))
         parameters = [p for p in cast(Traced, module.model).inference_parameters() if p.requires_grad]
-        noises = {}
+        measured = {}
         for name, objective in {"": module.objective, **others}.items():
             bound = partial(objective.at(module.clock), module.model, x)
-            with undisturbed(module.model), trainer.precision_plugin.forward_context():
-                noises[name] = gradient_noise(bound, parameters, self.repeats)
-        return noises
+            with fixed_draws(module.model), trainer.precision_plugin.forward_context():
+                measured[name] = gradient_statistics(bound, parameters, self.repeats)
+        return measured
 
     def _first_batch(self, trainer: Trainer, module: GradientModule) -> Any:
         if self._batch is None:
@@ -109,8 +108,10 @@ class GradientVariance(Callback):
         return self._batch
 
 
-def gradient_noise(bound: Callable[[], Tensor], parameters: Sequence[Tensor], repeats: int) -> Noise:
-    """Return the noise in the gradient of the mean of a bound (B,), from independent evaluations."""
+def gradient_statistics(
+    bound: Callable[[], Tensor], parameters: Sequence[Tensor], repeats: int
+) -> GradientStatistics:
+    """Return the statistics of the gradient of a bound's mean, from independent evaluations of the bound (B,)."""
     mean = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64, device=parameters[0].device)
     squares, norm = 0.0, 0.0
     for n in range(1, repeats + 1):
@@ -124,11 +125,11 @@ def gradient_noise(bound: Callable[[], Tensor], parameters: Sequence[Tensor], re
     variance = squares / (repeats - 1)
     # The squared norm of the mean is biased by the mean's own variance.
     signal = max(mean.square().sum().item() - variance / repeats, 0.0)
-    return Noise(variance, norm, sqrt(signal / max(variance, TINY)))
+    return GradientStatistics(variance, norm, sqrt(signal / max(variance, TINY)))
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def fixed_draws(model: nn.Module) -> Iterator[None]:
     """Use a fixed seed in the context, and restore random states and buffers after it."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with isolate_rng():
@@ -138,11 +139,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         buffer.copy_(buffers[name])
 
 
-def _described(noises: Mapping[str, Noise]) -> str:
-    trained = noises[""].variance
+def _described(measured: Mapping[str, GradientStatistics]) -> str:
+    trained = measured[""].variance
     others = [
-        f"{name[1:]} {noise.variance / max(trained, TINY):.3g} times that"
-        for name, noise in noises.items()
+        f"{name[1:]} {statistics.variance / max(trained, TINY):.3g} times that"
+        for name, statistics in measured.items()
         if name
     ]
     return ", ".join([f"{trained:.3g}", *others])

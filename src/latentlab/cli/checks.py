@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
+from inspect import Parameter
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -51,7 +52,7 @@ def check_call(node: Config, where: str, raw: Config | None = None) -> None:
     """Check the arguments of one call: `node` with its `_target_`, `raw` the same with interpolations.
 
     Raises:
-        UserError: for the first unknown or ill-typed argument.
+        UserError: for the first unknown, missing or ill-typed argument.
     """
     target = locate(node["_target_"], where)
     names, open_ended = _parameters(target)
@@ -64,6 +65,8 @@ def check_call(node: Config, where: str, raw: Config | None = None) -> None:
                 f"{where}.{key}: {target.__name__} takes no such argument{did_you_mean(key, names)} "
                 f"(it takes {', '.join(names)})"
             )
+        if isinstance(value, Mapping) and value.get("_target_"):
+            _check_complete(value, f"{where}.{key}")
         if key in hints and not _holds_call(value):
             check_value(value, hints[key], _pointed_to((raw or {}).get(key)) or f"{where}.{key}")
 
@@ -128,6 +131,20 @@ def _parameters(target: Callable[..., Any]) -> tuple[list[str], bool]:
     parameters = inspect.signature(target).parameters.values()
     names = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     return names, any(each.kind is each.VAR_KEYWORD for each in parameters)
+
+
+def _check_complete(node: Config, where: str) -> None:
+    # A function as an argument is called at once, unless it is partial.
+    target = locate(node["_target_"], where)
+    if node.get("_partial_") or "_args_" in node or not inspect.isfunction(target):
+        return
+    parameters = inspect.signature(target).parameters
+    required = [name for name in _parameters(target)[0] if parameters[name].default is Parameter.empty]
+    if missing := [name for name in required if name not in node]:
+        raise UserError(
+            f"{where}: {target.__name__} lacks {' and '.join(missing)}: "
+            "add `_partial_: true` if the run gives them later"
+        )
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from latentlab.figures.drawing import (
     spread,
     tile,
 )
-from latentlab.models.base import GenerativeModel
 from latentlab.models.diffusion import Diffusion
 from latentlab.models.vdm import DiffusionModel
 from latentlab.schedules import alpha, sigma
@@ -32,25 +31,23 @@ CHUNK = 250
 
 @figure
 def denoising(
-    model: GenerativeModel,
+    model: DiffusionModel,
     data: Data,
     samples: PositiveInt = 4,
     columns: PositiveInt = 11,
     steps: PositiveInt = 100,
-) -> Figure | None:
-    r"""Draw z_t from noise to data, and the model's $E[x|z_t]$ below, or None for another model.
+) -> Figure:
+    r"""Draw z_t from noise to data, and the model's $E[x|z_t]$ below.
 
     Latents of a latent diffusion are decoded first.
 
     Args:
-        model: the model.
+        model: the diffusion.
         data: not used.
         samples: the number of paths.
         columns: the number of times, from t = 1 to t = 0.
         steps: the number of diffusion steps.
     """
-    if not isinstance(model, DiffusionModel):
-        return None
     times, noisy, clean = paths(model.diffusion, samples, columns, steps)
     upper, lower = (torch.stack([pictured(model, z) for z in strip], 1) for strip in (noisy, clean))
     labels = ["$z_t$", "$E[x|z_t]$"] if denoises_images(model) else ["decoded $z_t$", "$E[z|z_t]$"]
@@ -59,21 +56,19 @@ def denoising(
 
 @figure
 def sampling_steps(
-    model: GenerativeModel,
+    model: DiffusionModel,
     data: Data,
     steps: Sequence[PositiveInt] = (10, 25, 50, 100, 1000),
     rows: PositiveInt = 4,
-) -> Figure | None:
-    """Draw samples with few and with many diffusion steps from the same z_1, or None for another model.
+) -> Figure:
+    """Draw samples with few and with many diffusion steps from the same z_1.
 
     Args:
-        model: the model.
+        model: the diffusion.
         data: not used.
         steps: the numbers of steps, one grid each.
         rows: the number of rows, and of columns, of a grid.
     """
-    if not isinstance(model, DiffusionModel):
-        return None
     panels = {}
     for number in steps:
         torch.manual_seed(SEED)
@@ -85,18 +80,16 @@ def sampling_steps(
 
 @figure
 def loss_by_time(
-    model: GenerativeModel, data: Data, bins: PositiveInt = 20, max_examples: PositiveInt = 2000
-) -> TabledFigure | None:
-    r"""Draw the loss of a diffusion at time t, whose mean is $L_T$, and gamma(t), or None for another model.
+    model: DiffusionModel, data: Data, bins: PositiveInt = 20, max_examples: PositiveInt = 2000
+) -> TabledFigure:
+    r"""Draw the loss of a diffusion at time t, whose mean is $L_T$, and gamma(t).
 
     Args:
-        model: the model.
+        model: the diffusion.
         data: the images.
         bins: the number of intervals of t.
         max_examples: the largest number of images. Each gets one time.
     """
-    if not isinstance(model, DiffusionModel):
-        return None
     batch = spread(model, data, max_examples)
     # A random order, because images may be sorted by class and times are sorted.
     noised = model.diffused(model.observe(batch)).data[torch.randperm(len(batch.x))]

@@ -96,6 +96,11 @@ def spread(model: nn.Module, data: Data, n: int) -> Batch:
     return Batch(x[chosen], y[chosen])
 
 
+def spread_over(n: int, at_most: int) -> list[int]:
+    """Return the indices 0, ..., n - 1, or `at_most` of them at equal steps up to the last one."""
+    return torch.linspace(n - 1, 0, min(n, at_most)).round().long().flip(0).tolist()
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's tensors."""
     return next(chain(model.parameters(), model.buffers())).device

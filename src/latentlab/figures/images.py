@@ -5,8 +5,18 @@ from matplotlib.figure import Figure
 from pydantic import PositiveInt
 from torch import Tensor
 
-from latentlab.figures.drawing import SEED, Data, device_of, figure, grids, name_rows, show, spread, tile
-from latentlab.figures.latent_space import spread_over
+from latentlab.figures.drawing import (
+    SEED,
+    Data,
+    device_of,
+    figure,
+    grids,
+    name_rows,
+    show,
+    spread,
+    spread_over,
+    tile,
+)
 from latentlab.models.base import GenerativeModel
 from latentlab.models.conditional import ConditionalVAE
 from latentlab.models.hierarchy import Hierarchy

@@ -10,14 +10,12 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from latentlab.batch import BLOCK
-from latentlab.evaluation import EVALUATION_SEED, Tally, observations, reproducible
+from latentlab.evaluation import ACTIVE_VARIANCE, EVALUATION_SEED, Tally, observations, reproducible
 from latentlab.figures.drawing import Data, Table, TabledFigure, batches, figure, plain
 from latentlab.models.base import GenerativeModel
 from latentlab.models.hierarchy import Hierarchy
 from latentlab.trace import Layer, Traced
 
-# A latent with a larger variance counts as active (Burda et al. 2016, section 5).
-ACTIVE = 0.01
 FLOOR = 1e-6  # of the drawn variances
 
 
@@ -26,7 +24,7 @@ def usage(model: GenerativeModel, data: Data) -> TabledFigure:
     r"""Draw $KL(q(z_d|x)\,\|\,p(z_d))$ of each latent and $\mathrm{Var}_x(E_{q(z|x)}[z_d])$, largest first.
 
     A layer has a panel of KLs if its latents are independent under q and p and their KL has a closed form. Under a
-    mixture or a flow as the prior, the KL is no sum over latents.
+    mixture or a flow as the prior, the KL is not a sum over latents.
     """
     observed = [model.observe(batch) for batch in batches(model, data)]
     drawn = [(kl_per_latent(model, x), model.posterior_mean(x).cpu()) for x in observed]
@@ -67,10 +65,10 @@ def usage_bars(
         which = "" if list(kls) == [1] else f", layer {number}"
         _sorted_bars(axes, kl, f"KL{which}: {kl.sum():.2f} nats in all")
         axes.set_ylabel("KL of a latent, nats")
-    active = f"active units: {int((variances > ACTIVE).sum())} of {len(variances)}"
+    active = f"active units: {int((variances > ACTIVE_VARIANCE).sum())} of {len(variances)}"
     _sorted_bars(last, variances.clamp(min=FLOOR), active)
     last.set_yscale("log")
-    last.axhline(ACTIVE, color="0.2", linewidth=0.8, linestyle="--")
+    last.axhline(ACTIVE_VARIANCE, color="0.2", linewidth=0.8, linestyle="--")
     last.set_ylabel("variance of the posterior mean")
     return drawn
 

@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 from pydantic import PositiveInt
 from torch import Tensor
 
-from latentlab.figures.drawing import Data, Table, TabledFigure, batches, figure, plain
+from latentlab.figures.drawing import Data, Table, TabledFigure, batches, figure, plain, spread_over
 from latentlab.models.base import GenerativeModel
 from latentlab.models.hierarchy import Hierarchy
 
@@ -63,11 +63,6 @@ def latents_layers(
     zs, y = layers_of(model, data, chosen)
     order = torch.randperm(len(y))[:max_points]  # a random order, so that no class hides the others
     return panels([z[order] for z in zs], y[order], [layer + 1 for layer in chosen])
-
-
-def spread_over(n: int, at_most: int) -> list[int]:
-    """Return the indices 0, ..., n - 1, or `at_most` of them at equal steps up to the last one."""
-    return torch.linspace(n - 1, 0, min(n, at_most)).round().long().flip(0).tolist()
 
 
 def layers_of(model: Hierarchy, data: Data, chosen: Sequence[int]) -> tuple[list[Tensor], Tensor]:
