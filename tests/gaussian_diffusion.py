@@ -5,7 +5,7 @@ import torch
 from oracles import gauss_hermite
 from torch import Tensor, nn
 
-from latentlab.models.diffusion import Diffusion, Noise
+from latentlab.models.diffusion import Diffusion, ResidualNoise
 from latentlab.schedules import NoiseSchedule
 
 
@@ -51,12 +51,14 @@ def gaussian(
     schedule: NoiseSchedule, variance: float = 1.0, event_shape: tuple[int, ...] = (1,)
 ) -> Diffusion:
     """The diffusion of x ~ N(0, variance), in float64."""
-    return Diffusion(event_shape, schedule, lambda shape, **ends: BestDenoiser(variance), Noise()).double()
+    return Diffusion(
+        event_shape, schedule, lambda shape, **ends: BestDenoiser(variance), ResidualNoise()
+    ).double()
 
 
 def wavy(schedule: NoiseSchedule, event_shape: tuple[int, ...] = (3,)) -> Diffusion:
     """A diffusion with a denoiser that learns, in float64."""
-    return Diffusion(event_shape, schedule, lambda shape, **ends: Wavy(shape), Noise()).double()
+    return Diffusion(event_shape, schedule, lambda shape, **ends: Wavy(shape), ResidualNoise()).double()
 
 
 def expected_loss(diffusion: Diffusion, x: float, t: Tensor, steps: int | None = None) -> Tensor:

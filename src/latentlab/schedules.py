@@ -27,7 +27,7 @@ def sigma(gamma: Tensor) -> Tensor:
     return torch.sigmoid(gamma).sqrt()
 
 
-class Noise(NamedTuple):
+class GammaAndSlope(NamedTuple):
     r"""$\gamma(t)$ and its derivative $\gamma'(t)$, both of the same shape."""
 
     gamma: Tensor
@@ -65,15 +65,15 @@ class NoiseSchedule(nn.Module, ABC):
         return self
 
     @abstractmethod
-    def progress(self, t: Tensor) -> Noise:
+    def progress(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the fraction of the way from gamma_min to gamma_max at t (B,), and its derivative."""
 
-    def forward(self, t: Tensor) -> Noise:
+    def forward(self, t: Tensor) -> GammaAndSlope:
         r"""Return $\gamma(t)$ and $\gamma'(t)$ for times t (B,) in [0, 1]."""
         fraction, slope = self.progress(t)
         start, end = torch.full_like(fraction, self.gamma_min), torch.full_like(fraction, self.gamma_max)
         gamma = torch.lerp(start, end, fraction)  # exact at both ends
-        return Noise(gamma, (self.gamma_max - self.gamma_min) * slope)
+        return GammaAndSlope(gamma, (self.gamma_max - self.gamma_min) * slope)
 
     def extra_repr(self) -> str:
         return f"gamma_min={self._gamma_min}, gamma_max={self.gamma_max}"
@@ -89,8 +89,8 @@ class NoiseSchedule(nn.Module, ABC):
 class LinearSchedule(NoiseSchedule):
     r"""The linear schedule, $\gamma(t) = (1 - t)\,\gamma_{\min} + t\,\gamma_{\max}$."""
 
-    def progress(self, t: Tensor) -> Noise:
-        return Noise(t, torch.ones_like(t))
+    def progress(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return t, torch.ones_like(t)
 
 
 class CosineSchedule(NoiseSchedule):
@@ -101,14 +101,14 @@ class CosineSchedule(NoiseSchedule):
     of $\gamma$. They replace the offset s of the paper.
     """
 
-    def progress(self, t: Tensor) -> Noise:
+    def progress(self, t: Tensor) -> tuple[Tensor, Tensor]:
         lowest, highest = (atan(exp(gamma / 2)) for gamma in (self.gamma_min, self.gamma_max))
         angle = lowest + (highest - lowest) * t
         span = self.gamma_max - self.gamma_min
         fraction = (2 * angle.tan().log() - self.gamma_min) / span
         slope = 4 * (highest - lowest) / (2 * angle).sin() / span
         # Rounding moves the end points by about 1e-6.
-        return Noise(torch.where(t >= 1, 1.0, torch.where(t <= 0, 0.0, fraction.clamp(0, 1))), slope)
+        return torch.where(t >= 1, 1.0, torch.where(t <= 0, 0.0, fraction.clamp(0, 1))), slope
 
 
 class LearnedSchedule(NoiseSchedule):
@@ -135,15 +135,15 @@ class LearnedSchedule(NoiseSchedule):
         self.height = nn.Parameter(torch.full((sigmoids,), _softplus_inverse(1.0)))
         self.middle = nn.Parameter((torch.arange(sigmoids) + 0.5) / sigmoids)
 
-    def progress(self, t: Tensor) -> Noise:
+    def progress(self, t: Tensor) -> tuple[Tensor, Tensor]:
         f, slope = self._network(torch.cat([t, t.new_tensor([0.0, 1.0])]))
         first, last = f[-2], f[-1]
-        return Noise((f[:-2] - first) / (last - first), slope[:-2] / (last - first))
+        return (f[:-2] - first) / (last - first), slope[:-2] / (last - first)
 
-    def _network(self, t: Tensor) -> Noise:
+    def _network(self, t: Tensor) -> tuple[Tensor, Tensor]:
         a, b, c = softplus(self.linear), softplus(self.steepness), softplus(self.height)
         step = torch.sigmoid(b * (t[:, None] - self.middle))  # (B, H)
-        return Noise(a * t + (c * step).mean(1), a + (c * b * step * (1 - step)).mean(1))
+        return a * t + (c * step).mean(1), a + (c * b * step * (1 - step)).mean(1)
 
 
 def _softplus_inverse(value: float) -> float:

@@ -9,7 +9,7 @@ from oracles import Z_MAX, largest_z
 from torch.distributions import Independent, Normal, kl_divergence
 
 from latentlab.errors import UserError
-from latentlab.models.diffusion import Diffusion, Noise
+from latentlab.models.diffusion import Diffusion, ResidualNoise
 from latentlab.schedules import CosineSchedule, LearnedSchedule, LinearSchedule, alpha, sigma
 
 KINDS = [LinearSchedule, CosineSchedule, LearnedSchedule]
@@ -284,7 +284,9 @@ def test_training_the_schedule_lowers_the_variance_and_leaves_the_bound():
 
 
 def test_a_fixed_schedule_has_nothing_to_train():
-    diffusion = Diffusion((3,), CosineSchedule(*ENDS), lambda shape, **ends: torch.nn.Identity(), Noise())
+    diffusion = Diffusion(
+        (3,), CosineSchedule(*ENDS), lambda shape, **ends: torch.nn.Identity(), ResidualNoise()
+    )
     assert not list(diffusion.parameters()) and not diffusion.state_dict()
 
 
@@ -295,7 +297,7 @@ def test_the_denoiser_gets_the_end_points():
         told.update(ends, event_shape=event_shape)
         return torch.nn.Identity()
 
-    Diffusion((2, 3), LinearSchedule(-7.0, 3.0), denoiser, Noise())
+    Diffusion((2, 3), LinearSchedule(-7.0, 3.0), denoiser, ResidualNoise())
     assert told == {"gamma_min": -7.0, "gamma_max": 3.0, "event_shape": (2, 3)}
 
 

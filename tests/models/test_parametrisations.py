@@ -8,7 +8,7 @@ import torch
 from gaussian_diffusion import Constant
 from oracles import Z_MAX, gauss_hermite, largest_z
 
-from latentlab.models.diffusion import Diffusion, Mixed, Noise, Signs
+from latentlab.models.diffusion import Diffusion, Mixed, ResidualNoise, Signs
 from latentlab.models.vdm import VDM
 from latentlab.nn.denoisers import MLPDenoiser, ShiftedMLPDenoiser
 from latentlab.nn.unet import UNet
@@ -22,7 +22,7 @@ NETWORKS = {
     "mlp": partial(MLPDenoiser, width=8, blocks=1, embedding=8),
 }
 STARTS = {
-    Noise: lambda z, gamma: z,
+    ResidualNoise: lambda z, gamma: z,
     Mixed: lambda z, gamma: sigma(gamma) * z,
     Signs: lambda z, gamma: (
         (z - alpha(gamma) * torch.tanh(alpha(gamma) / sigma(gamma) ** 2 * z)) / sigma(gamma)
@@ -45,7 +45,7 @@ def test_every_network_starts_at_f_equal_to_zero(kind, network):
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(
     ("protocol", "log_odds", "kind"),
-    [(Threshold(), True, Signs), (Threshold(), False, Noise), (Discrete(), True, Noise)],
+    [(Threshold(), True, Signs), (Threshold(), False, ResidualNoise), (Discrete(), True, ResidualNoise)],
 )
 def test_the_vdm_chooses_by_its_values_whatever_the_network(network, protocol, log_odds, kind):
     model = VDM(LinearSchedule(gamma_max=HIGH), NETWORKS[network], protocol, log_odds=log_odds, x_shape=SHAPE)
@@ -62,7 +62,7 @@ def test_outputs_are_float32_under_reduced_precision():
 def test_old_mlp_denoisers_keep_the_mixed_score():
     z, gamma = torch.randn(5, 3), torch.linspace(LOW, HIGH, 5)
     old = Diffusion(
-        (3,), LinearSchedule(LOW, HIGH), partial(ShiftedMLPDenoiser, width=8, embedding=8), Noise()
+        (3,), LinearSchedule(LOW, HIGH), partial(ShiftedMLPDenoiser, width=8, embedding=8), ResidualNoise()
     )
     torch.testing.assert_close(old.predict(z, gamma), sigma(gamma)[:, None] * z)
 

@@ -38,8 +38,8 @@ class Parametrisation(ABC):
         """
 
 
-class Noise(Parametrisation):
-    r"""The noise less the input, $\hat\epsilon = z_t + f$ (code of Kingma et al. 2021)."""
+class ResidualNoise(Parametrisation):
+    r"""The noise as the input plus a residual, $\hat\epsilon = z_t + f$ (code of Kingma et al. 2021)."""
 
     def __call__(self, f: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:
         return z_t + f

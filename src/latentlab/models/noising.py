@@ -18,7 +18,7 @@ from torch.distributions import Distribution, Independent, Normal
 from latentlab.errors import UserError
 from latentlab.likelihoods import LikelihoodFactory
 from latentlab.models.chain import Conditionals
-from latentlab.models.diffusion import DenoiserFactory, Diffusion, Noise
+from latentlab.models.diffusion import DenoiserFactory, Diffusion, ResidualNoise
 from latentlab.models.hierarchy import Hierarchy
 from latentlab.nn import NetworkFactory, Shape
 from latentlab.posteriors import Posterior
@@ -159,7 +159,7 @@ class NoisedData(Hierarchy):
         self.likelihood = likelihood(network=decoder, in_shape=self.x_shape, x_shape=self.x_shape)
         self.posterior = NoisiestImage(self.x_shape, self.noise_schedule.gamma_max)
         self.prior = prior(event_shape=self.x_shape, posterior=self.posterior)
-        self.diffusion = Diffusion(self.x_shape, self.noise_schedule, denoiser, Noise())
+        self.diffusion = Diffusion(self.x_shape, self.noise_schedule, denoiser, ResidualNoise())
 
     def forward(self, x: Tensor, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
         """The trace of x (B, *x_shape) with `samples` draws of each layer, or the given `zs`, each (K, B, *x_shape)."""

@@ -13,7 +13,7 @@ from latentlab.errors import UserError
 from latentlab.likelihoods import Likelihood
 from latentlab.likelihoods.noised import NoisedLikelihood
 from latentlab.models.base import GenerativeModel
-from latentlab.models.diffusion import DenoiserFactory, Diffusion, Noise, NoiseDraws, Signs
+from latentlab.models.diffusion import DenoiserFactory, Diffusion, NoiseDraws, ResidualNoise, Signs
 from latentlab.protocols import Protocol
 from latentlab.schedules import NoiseSchedule, alpha, sigma
 
@@ -121,7 +121,7 @@ class VDM(DiffusionModel):
         steps: the number T of steps of the bound `elbo`; None for T to infinity.
         eval_steps: further numbers of steps, for which the bound of the test set is reported too.
         sample_steps: the number of steps of a sample.
-        log_odds: for two values of a pixel, let the network predict log odds (`Signs`) instead of noise (`Noise`).
+        log_odds: for two values of a pixel, use the parametrisation `Signs` instead of `ResidualNoise`.
         x_shape: the shape of one image.
 
     Raises:
@@ -150,7 +150,7 @@ class VDM(DiffusionModel):
         self.eval_steps = tuple(eval_steps)
         self.sample_steps = sample_steps
         schedule = noise_schedule.with_default(LEAST_NOISE[self.levels])
-        parametrisation = Signs() if log_odds and self.levels == 2 else Noise()
+        parametrisation = Signs() if log_odds and self.levels == 2 else ResidualNoise()
         self.diffusion = Diffusion(self.x_shape, schedule, denoiser, parametrisation)
         self.likelihood = NoisedLikelihood(self.x_shape, self.levels, schedule.gamma_min)
 
