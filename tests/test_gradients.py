@@ -38,7 +38,7 @@ def test_leave_one_out_needs_two():
         leave_one_out(torch.zeros(1, 3))
 
 
-def test_the_sources_get_the_gradient_of_the_square_and_the_rest_its_own():
+def test_the_sources_get_the_gradient_of_the_square_and_the_rest_that_of_the_loss():
     a, b = (torch.randn(5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     source = a.exp()
     loss = source * b.sin()

@@ -29,7 +29,7 @@ class OneHot(OneHotCategorical):
     r"""A categorical distribution of one-hot vectors, $\log p(z) = \sum_c z_c \log \pi_c$, (*, C).
 
     torch's own scores only the largest entry of z. The sum is equal for a one-hot z. It extends linearly to
-    the simplex, where the relaxed draws of `GumbelSoftmax` lie, but it is no density there.
+    the simplex, where the relaxed draws of `GumbelSoftmax` lie, but it is not a density there.
     """
 
     support = constraints.independent(constraints.unit_interval, 1)  # type: ignore[assignment]

@@ -100,9 +100,9 @@ class GumbelSoftmaxPosterior(Posterior):
     r"""L independent one-hot vectors of C categories, $q(z|x) = \prod_l \mathrm{Cat}(z_l; \pi_l(x))$.
 
     Pathwise objectives draw z from the Gumbel-softmax relaxation at temperature $\tau$. log q, entropy and KL stay
-    categorical. Training then maximises the ELBO with relaxed draws inserted (Jang et al. 2017, section 3). This is no
-    bound, and not the ELBO of a relaxed model (Maddison et al. 2017). In validation, test and score-function objectives
-    z is one-hot, and the bound is exact. The temperature at a training step is
+    categorical. Training then maximises the ELBO with relaxed draws inserted (Jang et al. 2017, section 3). This is not
+    a bound, and not the ELBO of a relaxed model (Maddison et al. 2017). In validation, test and score-function
+    objectives z is one-hot, and the bound is exact. The temperature at a training step is
     $\max(\tau_{\min}, \tau e^{-r \cdot \mathrm{step}})$ with the annealing rate r.
 
     Args:

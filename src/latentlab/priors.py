@@ -116,7 +116,7 @@ class VampPrior(Prior):
         bounds: the smallest and largest pixel value of an image, or None for no bounds. Latents have none.
 
     Raises:
-        UserError: if there is no posterior.
+        UserError: without a posterior.
     """
 
     def __init__(
@@ -132,13 +132,13 @@ class VampPrior(Prior):
         super().__init__(event_shape, posterior)
         if posterior is None:
             raise UserError(
-                "VampPrior is a mixture of posteriors, and there is no posterior: choose prior=standard_normal or mog"
+                "VampPrior is a mixture of posteriors, and the model lacks one: choose prior=standard_normal or mog"
             )
         self.from_data = from_data
         self.mean = mean
         self.spread = spread
         self.bounds = bounds if bounds is not None and posterior.sees_images else (None, None)
-        # In a tuple, so that the posterior is no submodule and its parameters are not registered twice.
+        # In a tuple, so that the posterior is not a submodule and its parameters are not registered twice.
         self.reference = (posterior,)
         noise = torch.randn(num_components, *posterior.in_shape)
         self.pseudo_inputs = nn.Parameter(mean + spread * noise)

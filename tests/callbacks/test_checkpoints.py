@@ -109,7 +109,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_run_resumed_elsewhere_has_a_best_epoch_of_its_own(tmp_path):
+def test_a_run_resumed_elsewhere_has_a_separate_best_epoch(tmp_path):
     run(tmp_path / "old", 2)
     checkpoint = tmp_path / "old" / "checkpoints" / "last.ckpt"
     _, _, (_, _, best, _) = run(tmp_path / "new", 3, ToyModule(lr=3.0), ckpt=checkpoint)
@@ -117,14 +117,14 @@ def test_a_run_resumed_elsewhere_has_a_best_epoch_of_its_own(tmp_path):
     assert load(best.path)["epoch"] == 2
 
 
-def test_each_process_draws_latents_of_its_own():
+def test_each_process_draws_different_latents():
     draws = []
     for rank in (0, 1, 2, 1):
         torch.manual_seed(5)  # as every process does, for the same weights
         ResumeState().on_train_start(SimpleNamespace(global_rank=rank, world_size=3), None)
         draws.append(torch.randn(()).item())
     torch.manual_seed(5)
-    assert draws[0] == torch.randn(()).item()  # the first, or only, process is left alone
+    assert draws[0] == torch.randn(()).item()  # the first process, or the only one, does not change its seed
     assert len(set(draws)) == 3 and draws[1] == draws[3]
 
 

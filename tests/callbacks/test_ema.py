@@ -53,7 +53,7 @@ def run(folder, epochs, module=None, ckpt=None, extra=()):
     return module, trainer, watch
 
 
-def test_what_is_validated_saved_drawn_and_tested_is_the_average(tmp_path):
+def test_the_average_is_validated_saved_drawn_and_tested(tmp_path):
     drawn = []
     figures = Figures(1, seen=lambda model, data: drawn.append(weights(model)))
     module, trainer, watch = run(tmp_path, 3, extra=[figures])
@@ -64,7 +64,7 @@ def test_what_is_validated_saved_drawn_and_tested_is_the_average(tmp_path):
     torch.testing.assert_close(saved(last), per_epoch[-1])
     assert torch.equal(saved(last, "current_model_state"), watch.trained[-1])
     torch.testing.assert_close(weights(module), per_epoch[-1])
-    # The same trainer goes on to test the best epoch, whose checkpoint holds the trained weights too.
+    # The same trainer then tests the best epoch, whose checkpoint holds the trained weights too.
     best = tmp_path / "checkpoints" / "best.ckpt"
     trainer.test(module, ToyData(), ckpt_path=best, weights_only=True, verbose=False)
     assert torch.equal(watch.tested[0], saved(best))

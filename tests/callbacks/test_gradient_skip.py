@@ -128,13 +128,13 @@ def test_patience(tmp_path, spoiled_steps, window, ends):
     assert f"step {ends};" in str(e.value) and "\n" not in str(e.value)
 
 
-def test_a_bound_that_is_not_finite_ends_training_as_ever(tmp_path, monkeypatch):
+def test_a_bound_that_is_not_finite_ends_training(tmp_path, monkeypatch):
     monkeypatch.setattr(AnalyticELBO, "__call__", lambda self, model, x: model.terms(x)["elbo"] * torch.nan)
     with pytest.raises(Diverged, match="the bound is nan"):
         fit(tmp_path, {})
 
 
-def test_a_resumed_run_goes_on_counting(tmp_path):
+def test_a_resumed_run_continues_the_count(tmp_path):
     first = GradientSkip(max_norm=1e4, patience=3, window=8)
     _, trainer = fit(tmp_path, {1: 1e6, 3: torch.nan}, first)
     trainer.save_checkpoint(tmp_path / "one.ckpt")

@@ -81,7 +81,7 @@ def test_training_is_left_as_it_is(tmp_path):
         assert torch.equal(a, b)
 
 
-def test_what_is_logged(tmp_path, caplog):
+def test_the_logged_variances(tmp_path, caplog):
     compare = {"stl": STL(), "same": AnalyticELBO()}
     with caplog.at_level(logging.INFO, logger="latentlab"):
         _, trainer = train(tmp_path, [GradientVariance(every_n_epochs=2, repeats=4, compare=compare)])

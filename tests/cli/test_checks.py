@@ -61,7 +61,7 @@ def complaint(raw: Any, resolved: Any = None) -> str:
         {"_partial_": True},
     ],
 )
-def test_what_fits_passes(arguments):
+def test_matching_arguments_pass(arguments):
     check_config({"layer": node("Layer", **arguments)}, {"layer": node("Layer", **arguments)})
 
 
@@ -85,7 +85,7 @@ def test_what_fits_passes(arguments):
         ),
     ],
 )
-def test_what_does_not_fit_is_named(arguments, words):
+def test_the_argument_that_does_not_fit_is_named(arguments, words):
     assert complaint({"layer": node("Layer", **arguments)}).startswith(words)
 
 
@@ -115,7 +115,7 @@ def test_an_interpolated_value_is_reported_where_it_stands():
     assert complaint(raw, {"layer": node("Layer", width="x")}).startswith("layer.width=x")
 
 
-def test_what_says_nothing_checkable_is_let_through():
+def test_types_that_cannot_be_checked_pass():
     check_call(node("anything", unannotated=object(), extra=3), "f")
     check_call(node("vague", value=3, other=2), "f")
     check_value(object(), Any, "x")
@@ -217,7 +217,7 @@ def test_nothing_else_is(target, wrap):
     assert f"_target_={target}" in str(caught.value)
 
 
-def test_what_is_not_trusted_is_not_imported():
+def test_untrusted_modules_are_not_imported():
     with pytest.raises(UserError, match=", ".join(TRUSTED)):
         check_trusted({"_target_": "turtle.Turtle"})
     assert "turtle" not in sys.modules

@@ -73,7 +73,7 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, words):
     assert [word for word in words if word not in line] == [], line
 
 
-def test_a_mistake_in_a_process_of_its_own(tmp_path):
+def test_a_mistake_in_its_own_process(tmp_path):
     line = refusal(command("train.py", *QUICK, "model.latent_dim=0", home=tmp_path))
     assert line == "error: model.latent_dim=0: input should be greater than 0"
 

@@ -20,7 +20,7 @@ WORDS = {"model": "vae", "data": "binarised_digits", "protocol": "threshold"}
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """The run of the quickstart, with everything on, in a process of its own."""
+    """The run of the quickstart, with everything on, in its own process."""
     home = tmp_path_factory.mktemp("home")
     arguments = ("model=vae", "data=binarised_digits", "trainer.max_epochs=1", "hydra.run.dir=run")
     done = command("train.py", *arguments, home=home)

@@ -147,7 +147,7 @@ resumes_in_place = pytest.mark.filterwarnings("ignore:Checkpoint directory .* is
 
 @resumes_in_place
 @pytest.mark.parametrize("on_train_epoch_end", [True, False])
-def test_the_trainer_sets_the_epoch_and_a_resumed_run_goes_on_with_the_next(
+def test_the_trainer_sets_the_epoch_and_a_resumed_run_starts_the_next(
     tmp_path: Path, on_train_epoch_end: bool
 ) -> None:
     def checkpoint() -> ModelCheckpoint:
@@ -159,7 +159,7 @@ def test_the_trainer_sets_the_epoch_and_a_resumed_run_goes_on_with_the_next(
 
 
 @resumes_in_place
-def test_a_run_that_stopped_within_an_epoch_goes_on_with_the_next_batch(tmp_path: Path) -> None:
+def test_a_run_stopped_within_an_epoch_resumes_at_the_next_batch(tmp_path: Path) -> None:
     def checkpoint() -> ModelCheckpoint:
         return ModelCheckpoint(tmp_path, every_n_train_steps=2, save_last=True)
 

@@ -96,7 +96,7 @@ def test_a_flipped_bit_in_the_cache_is_found(root: Path, pixels: NDArray[np.uint
     assert np.array_equal(flat(load(root)), pixels)
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(
+def test_a_cache_that_cannot_be_written_is_skipped(
     root: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root.parent / "file").touch()
@@ -104,7 +104,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     assert np.array_equal(flat(load(root)), pixels)
 
 
-def test_nothing_is_written_beside_the_data(root: Path) -> None:
+def test_nothing_is_written_next_to_the_data(root: Path) -> None:
     load(root)
     assert sorted(path.name for path in root.rglob("*") if path.is_file()) == sorted(static.MD5)
 
@@ -136,7 +136,7 @@ def test_a_missing_file_without_network_is_named(
 
 
 @pytest.mark.parametrize("text", [b"", b"0 1\n", b"0 2 " * 392])
-def test_text_that_is_no_binary_image_is_refused(tmp_path: Path, text: bytes) -> None:
+def test_text_that_is_not_a_binary_image_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "x.amat").write_bytes(text)
     with pytest.raises(UserError, match=r"x\.amat is damaged"):
         static.parse_amat(tmp_path / "x.amat")

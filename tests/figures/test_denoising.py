@@ -68,7 +68,7 @@ def test_a_path_runs_from_noise_to_data_and_ends_where_sampling_ends():
     assert len(paths(model.diffusion, 1, columns=50, steps=2)[0]) == 3
 
 
-def test_what_is_noised_is_shown_as_images():
+def test_noised_images_are_shown():
     assert torch.equal(pictured(vdm(), torch.full((1, 1, 28, 28), -1.0)), torch.zeros(1, 1, 28, 28))
     model = latent_vdm()
     z = torch.randn(3, 2)

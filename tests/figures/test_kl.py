@@ -31,7 +31,7 @@ def test_the_kls_of_the_latents_add_up_to_that_of_the_layer(name, parts):
 
 
 @pytest.mark.parametrize("name", ["mog_vae", "vamp_vae", "flow_vae", "autoencoder"])
-def test_a_kl_that_is_no_sum_over_latents_is_left_out(name):
+def test_a_kl_that_is_not_a_sum_over_latents_is_left_out(name):
     model, x = model_and_x(name)
     with torch.no_grad():
         assert kl_per_latent(model, x) == {}

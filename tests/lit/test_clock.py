@@ -55,7 +55,7 @@ def train(objective, folder, epochs, ckpt=None, **options):
     trainer.save_checkpoint(folder / "last.ckpt")
 
 
-def test_the_clock_counts_steps_and_goes_on_after_a_resume(tmp_path):
+def test_the_clock_counts_steps_and_continues_after_a_resume(tmp_path):
     first, second = Timed(), Timed()
     train(first, tmp_path, epochs=2)
     train(second, tmp_path, epochs=3, ckpt=tmp_path / "last.ckpt")

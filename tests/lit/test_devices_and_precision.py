@@ -83,7 +83,7 @@ def test_compiled_networks_keep_their_names_and_numbers(objective):
     plain.load_state_dict(compiled.state_dict())
 
 
-def test_what_cannot_be_compiled_is_refused(monkeypatch, tmp_path):
+def test_models_that_cannot_be_compiled_are_refused(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="has no networks"):
         compile_networks(torch.nn.Linear(1, 1))
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -117,7 +117,7 @@ def test_the_label_changes_the_samples():
     assert closer(zeros, true_zeros, true_ones) and closer(ones, true_ones, true_zeros)
 
 
-def test_what_it_refuses(tmp_path):
+def test_refusals(tmp_path):
     quick = ("logger=none", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
     said = refusal(call("train.py", "model=conditional_vae", "data=static_mnist", *quick))
     assert "BinarizedMNIST has none" in said

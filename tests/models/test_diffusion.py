@@ -236,7 +236,7 @@ def by_hand(diffusion, x, t, eps):
     return 0.5 * slope * (eps - z_t - diffusion.denoiser(z_t, gamma)).square().sum(1)
 
 
-def test_the_schedule_gets_the_gradient_of_the_square_and_the_network_its_own():
+def test_the_schedule_gets_the_gradient_of_the_square_and_the_network_that_of_the_loss():
     diffusion = wavy(LearnedSchedule(-5.0, 4.0, sigmoids=8))
     x, eps = torch.randn(2, 12, 3, dtype=torch.float64)
     t = torch.rand(12, dtype=torch.float64)

@@ -83,7 +83,7 @@ def test_the_bound_is_the_vaes_with_a_standard_normal_prior():
     model, x = latent_vdm(gamma_min=-12.0), images(4)
     vae = twin(model)
     exact = vae.terms(x, samples=20_000)["elbo"]
-    many = x.repeat(500, 1, 1, 1)  # draws of their own for each
+    many = x.repeat(500, 1, 1, 1)  # separate draws for each
     found = torch.stack([model.terms(many)["elbo"].view(500, 4).mean(0) for _ in range(40)])
     assert largest_z(found, exact) < Z_MAX
 
@@ -148,7 +148,7 @@ def test_a_frozen_vae_stays_as_it_was():
     assert model.diffusion.denoiser.out.bias.any()
 
 
-def test_a_state_that_is_no_vaes_is_refused():
+def test_a_state_of_another_model_is_refused():
     model = latent_vdm(pretrained="other.ckpt")
     with pytest.raises(UserError, match=r"model\.pretrained=other\.ckpt is not a VAE's"):
         model.adopt({"diffusion.denoiser.weight": torch.zeros(1)})
@@ -199,7 +199,7 @@ def test_less_than_one_step_is_refused():
     ("options", "said"),
     [({"freeze": True}, "model.pretrained="), ({"posterior": GumbelSoftmaxPosterior}, "diagonal_normal")],
 )
-def test_what_makes_no_sense_is_refused(options, said):
+def test_options_that_contradict_are_refused(options, said):
     with pytest.raises(UserError, match=said):
         latent_vdm(**options)
 

@@ -247,7 +247,7 @@ def test_values_that_are_not_scored_are_refused(options, words):
 
 
 class FewDigits(Digits):
-    """Digits, of which 130 are tested."""
+    """Digits with a test set of 130 images."""
 
     def read(self):
         train, test = super().read()
@@ -281,8 +281,8 @@ def test_more_draws_of_an_example_have_less_error():
     assert abs(many["test/elbo"] - one["test/elbo"]) < 3 * one["test/elbo_stderr"]
 
 
-def test_what_is_reported_beside_the_bound(tmp_path):
-    """Continuous data as the discrete ones that they are, with bits; no active units, for nothing is inferred."""
+def test_the_estimates_and_the_protocol_of_an_evaluation(tmp_path):
+    """Grey data count as discrete and have bits per dimension. There are no active units, as nothing is inferred."""
     trainer = scored_by(130, protocol=Continuous())
     bound, data = trainer.lightning_module.results["test/elbo"], trainer.datamodule
     found = evaluation.estimate(
@@ -293,7 +293,7 @@ def test_what_is_reported_beside_the_bound(tmp_path):
     assert written["protocol"] == "discrete"
 
 
-def test_there_is_no_likelihood_by_importance_weights():
+def test_it_has_no_importance_weighted_likelihood():
     model = scored_by(130).lightning_module.model
     assert evaluation.choose_nll_samples(model, None) == 0
     with pytest.raises(UserError, match=r"nll.samples=5: VDM .* set nll.samples=0"):

@@ -90,13 +90,13 @@ def test_noise_levels_are_told_apart_at_both_ends():
         ((1, 8, 8), {"attention": 3}, "denoiser.attention=3"),
     ],
 )
-def test_what_does_not_fit_is_refused(shape, options, said):
+def test_arguments_that_do_not_fit_are_refused(shape, options, said):
     with pytest.raises(UserError, match=said):
         unet(shape, **options)
 
 
 @pytest.mark.parametrize("kind", [UNet, MLPDenoiser])
 @pytest.mark.parametrize("width", [1, 7])
-def test_an_embedding_that_is_no_sines_and_cosines_is_refused(kind, width):
+def test_an_embedding_other_than_sines_and_cosines_is_refused(kind, width):
     with pytest.raises(UserError, match=f"denoiser.embedding={width}: "):
         check_call({"_target_": f"{kind.__module__}.{kind.__name__}", "embedding": width}, "denoiser")

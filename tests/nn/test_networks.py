@@ -107,7 +107,7 @@ def test_doubling_has_no_checkerboard():
         partial(ResNetDecoder, (3,), (1, 8, 8)),
     ],
 )
-def test_what_couples_examples_or_passes_is_refused(make, refused):
+def test_layers_that_couple_examples_or_passes_are_refused(make, refused):
     with pytest.raises(UserError, match="normalisation=null"):
         make(normalisation=refused)
     with pytest.raises(UserError, match="normalisation=null"):

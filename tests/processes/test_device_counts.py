@@ -54,7 +54,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("settings", "found", "words"), REFUSED)
-def test_what_cannot_be_started_is_refused(monkeypatch, settings, found, words):
+def test_devices_that_cannot_be_started_are_refused(monkeypatch, settings, found, words):
     monkeypatch.setattr(devices, "gpus", lambda: 4)
     for name, value in found.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
@@ -83,7 +83,7 @@ def test_mistakes_are_one_line_before_anything_starts(tmp_path, monkeypatch, arg
     assert not list(tmp_path.rglob("config.yaml")) or not list(tmp_path.rglob("checkpoints"))
 
 
-def test_tasks_of_slurm_with_one_device_each_are_runs_of_their_own(monkeypatch):
+def test_slurm_tasks_with_one_device_each_are_separate_runs(monkeypatch):
     alone = TWO | {"devices": 1}
     for name, value in slurm(rank=1).items():
         monkeypatch.setenv(name, value)

@@ -66,7 +66,7 @@ def test_the_rank_that_fails_is_heard(quick, capfd):
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_what_the_first_rank_says_is_not_repeated(quick, capfd):
+def test_messages_of_the_first_rank_are_not_repeated(quick, capfd):
     ended = failing("import sys; sys.exit('error: mistake')", 3)
     assert isinstance(ended, SystemExit) and ended.code == 1
     assert capfd.readouterr().err == "error: mistake\n"
@@ -95,7 +95,7 @@ def test_ranks_end_with_the_process_that_looks_after_them(tmp_path):
 @pytest.mark.parametrize(
     "text", ["[/pytorch/third_party/gloo/pair.cc] Connection closed by peer", "NCCL error"]
 )
-def test_an_error_of_the_network_is_told_from_ones_own(text):
+def test_errors_of_the_network_are_recognised(text):
     assert devices.lost_a_peer(RuntimeError(text))
     assert not devices.lost_a_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not devices.lost_a_peer(UserError(text))

@@ -27,7 +27,7 @@ def test_a_row_is_on_disk_once_logged_and_columns_may_come_later(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
 
 
-def test_a_new_logger_goes_on_where_the_file_ends(tmp_path):
+def test_a_new_logger_appends_to_the_file(tmp_path):
     CSVMetrics(str(tmp_path)).log_metrics({"a": 1.0}, step=1)
     CSVMetrics(str(tmp_path)).log_metrics({"b": 2.0}, step=2)
     assert rows(tmp_path) == [
@@ -44,7 +44,7 @@ def test_a_line_that_a_crash_cut_short_does_not_spoil_the_next(tmp_path):
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3"]
 
 
-def test_a_run_that_goes_on_writes_no_row_twice(tmp_path):
+def test_a_resumed_run_writes_no_row_twice(tmp_path):
     logger = CSVMetrics(str(tmp_path))
     for step in (0, 1, 1, 2, 3, None):
         logger.log_metrics({"a": 1.0}, step)

@@ -91,7 +91,7 @@ def test_what_the_panels_name_is_logged(tmp_path, capsys):
     assert "test/nll" not in summary(resumed)
     assert ends["test/nll"] == json.loads((folder / "evaluation.json").read_text())["test/nll"]
     assert ends["best/val_elbo"] == json.loads((folder / "summary.json").read_text())["val/elbo"]
-    # Figures after each epoch and of the best. Final numbers are no rows, which a curve would show.
+    # Figures after each epoch and of the best. Final numbers are not rows, which a curve would show.
     assert epochs([crashed, resumed], "figures/samples._type") == [0, 1, 2]
     assert epochs([crashed, resumed], "val/elbo") == [0, 1]
     one, two, three = (gather(each, "run") for each in (crashed, resumed, evaluated))

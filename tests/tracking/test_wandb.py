@@ -165,7 +165,7 @@ def test_a_disabled_run_takes_everything(tmp_path, monkeypatch):
     assert not runs(tmp_path)
 
 
-def test_what_was_logged_offline_is_sent_before_a_run_goes_on_online(tmp_path, monkeypatch):
+def test_offline_logs_are_sent_before_a_run_resumes_online(tmp_path, monkeypatch):
     finish([wandb_logger(str(tmp_path))])
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     with pytest.raises(UserError, match=f"wandb sync {tmp_path}/wandb"):

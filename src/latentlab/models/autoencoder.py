@@ -15,7 +15,7 @@ from latentlab.protocols import Protocol
 class Autoencoder(GenerativeModel):
     r"""The autoencoder $x \mapsto z(x)$ with the reconstruction score $\log p(x|z(x))$, in nats.
 
-    There is no distribution of z, hence neither a bound on log p(x) nor a way to draw x.
+    The model has no distribution of z, so it has no bound on log p(x) and cannot draw x.
 
     Args:
         latent_dim: the number of latents.
@@ -48,7 +48,7 @@ class Autoencoder(GenerativeModel):
         return {"reconstruction": self.likelihood(self.encoder(x)).log_prob(x)}
 
     def generate(self, n: int, mean: bool = False) -> Tensor:
-        """Always raises a UserError: there is no distribution to draw from."""
+        """Raise a UserError: the latents have no distribution to draw from."""
         raise UserError(
             "Autoencoder has no distribution of its latents to draw from and generates no images: choose model=vae"
         )

@@ -29,8 +29,8 @@ class Chain(Hierarchy, ABC):
 
     The bound is
     $E_q[\log p(x|z_1) + \sum_{l<L} (\log p(z_l|z_{l+1}) - \log q(z_l|z_{l-1})) - KL(q(z_L|z_{L-1})\,\|\,p(z_L))]$ with
-    $z_0 = x$. Textbooks write the terms of the sum as KL divergences. They are none, because $z_{l+1}$ is drawn given
-    $z_l$. Only the entropy of each q is in closed form.
+    $z_0 = x$. Textbooks write the terms of the sum as KL divergences. That is wrong here, because $z_{l+1}$ is drawn
+    given $z_l$. Only the entropy of each q is in closed form.
 
     Args:
         x_shape: the shape of one image.

@@ -39,7 +39,7 @@ class NoisingConditionals(Conditionals):
         noise_schedule: gamma(t).
 
     Raises:
-        UserError: if there is no step.
+        UserError: without a step.
     """
 
     def __init__(self, latent_dim: int, steps: int, noise_schedule: NoiseSchedule) -> None:
