@@ -162,3 +162,14 @@ def test_callbacks_of_an_older_version_become_one():
     assert figures.figures["latents"].func is latents and figures.figures["latents"].keywords == {
         "max_points": 20
     }
+
+
+def test_an_older_run_without_a_diffusion_leaves_out_its_figures():
+    callbacks = {
+        "samples": {"_target_": "latentlab.callbacks.Samples"},
+        "denoising": {"_target_": "latentlab.callbacks.DenoisingChain"},
+    }
+    for model, names in {"vae.VAE": set(), "vdm.VDM": {"denoising"}}.items():
+        old = {"model": {"_target_": f"latentlab.models.{model}"}, "callbacks": callbacks}
+        figures = instantiate(today(old)["callbacks"]["figures"]).figures
+        assert set(figures) == {"samples", "sample_means"} | names

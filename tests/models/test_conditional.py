@@ -126,4 +126,4 @@ def test_refusals(tmp_path):
     )
     assert "set model.num_classes=10" in said
     said = refusal(call("train.py", "figures=conditional", "data=binarised_digits", *quick))
-    assert "figures.classes" in said and "figures=vae" in said
+    assert "~figures.classes" in said and "model=conditional_vae" in said

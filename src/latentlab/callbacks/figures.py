@@ -41,13 +41,14 @@ class Figures(Callback):
     """Draws RUN/figures/NAME.png every n epochs and once the test set is scored, on rank zero.
 
     A figure is a function `draw(model, data)` of the model and the batches of the test set, such as those of
-    `latentlab.figures`. It returns None if the model has no such figure. The annotation of its first parameter is the
-    class of models that can have it. The numbers of a `TabledFigure` are logged as `tables/*` at the end. A run has the
-    same results with and without figures.
+    `latentlab.figures`. It returns None if there is nothing to draw. The annotation of its first parameter is the class
+    of models that it needs, and other models are refused. The numbers of a `TabledFigure` are logged as `tables/*` at
+    the end. A run has the same results with and without figures.
 
     Args:
         every_n_epochs: the number of training epochs between two drawings, or None for the end only.
-        at_end: the names of figures that are drawn at the end only. A figure of latentlab may be named and left out.
+        at_end: the names of figures that are drawn at the end only. A figure of `latentlab.figures` that the run leaves
+            out may be among them.
         figures: the figures by name. None leaves one out.
 
     Raises:
@@ -104,7 +105,7 @@ class Figures(Callback):
         for name in track(
             list(names), "figures", console=Console(stderr=True), transient=True, disable=not shown
         ):
-            # A user's function may lack the decorator `figure`.
+            # For functions without the decorator `figure`, such as those of users.
             with isolate_rng(), undisturbed(model):
                 figure = self.figures[name](model, data)
             if figure is not None:

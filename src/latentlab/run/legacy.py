@@ -123,7 +123,9 @@ def _draw_figures_by_functions(config: Config) -> Config:
     if not old:
         return config
     periods = [entry.get("every_n_epochs") for entry in old.values()]
-    drawn = {name: figure for entry in old.values() for name, figure in _functions(entry).items()}
+    skipped = _figures_without_a_diffusion(config)
+    found = {name: figure for entry in old.values() for name, figure in _functions(entry).items()}
+    drawn = {name: figure for name, figure in found.items() if name not in skipped}
     figures = {
         "_target_": "latentlab.callbacks.Figures",
         "every_n_epochs": min((period for period in periods if period), default=None),
@@ -131,6 +133,13 @@ def _draw_figures_by_functions(config: Config) -> Config:
     }
     rest = {name: entry for name, entry in callbacks.items() if name not in old}
     return {**config, "callbacks": {**rest, "figures": figures}}
+
+
+def _figures_without_a_diffusion(config: Config) -> tuple[str, ...]:
+    # The old callbacks drew nothing for another model. Today's figures refuse it.
+    model = config.get("model", {}).get("_target_", "")
+    other = model.startswith("latentlab.") and not model.endswith("VDM")
+    return ("denoising", "loss_by_time", "sampling_steps") if other else ()
 
 
 def _functions(callback: Config) -> dict[str, Config]:
