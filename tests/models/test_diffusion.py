@@ -56,7 +56,7 @@ def test_noised_draws_have_the_moments_of_the_marginal():
     x = torch.tensor([[0.3, -2.0]], dtype=torch.float64).expand(20_000, 2)
     t = torch.full((len(x),), 0.6, dtype=torch.float64)
     z = diffusion.noised(x, t, torch.randn_like(x))
-    gamma = diffusion.schedule(t[:1]).gamma
+    gamma = diffusion.noise_schedule(t[:1]).gamma
     assert largest_z(z, alpha(gamma) * x[0]) < Z_MAX
     assert largest_z((z - alpha(gamma) * x) ** 2, sigma(gamma).expand(2) ** 2) < Z_MAX
 
@@ -65,9 +65,9 @@ def test_noised_draws_have_the_moments_of_the_marginal():
 def test_the_way_back_is_the_posterior_at_the_predicted_x(kind):
     diffusion = wavy(kind(*ENDS))
     (s, t), z_t = times(30), torch.randn(30, 3, dtype=torch.float64)
-    gamma_t = diffusion.schedule(t).gamma[:, None]
+    gamma_t = diffusion.noise_schedule(t).gamma[:, None]
     x_hat = (z_t - sigma(gamma_t) * diffusion.predict(z_t, gamma_t[:, 0])) / alpha(gamma_t)
-    exact = posterior(diffusion.schedule, x_hat, z_t, s, t)
+    exact = posterior(diffusion.noise_schedule, x_hat, z_t, s, t)
     p = diffusion.reverse(z_t, t, s)
     torch.testing.assert_close(p.mean, exact.mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(p.stddev, exact.stddev, rtol=1e-6, atol=1e-9)
@@ -81,7 +81,7 @@ def test_a_term_of_the_sum_is_the_kl_of_a_step(kind):
     x, eps = torch.randn(2, n, 3, dtype=torch.float64)
     t = torch.randint(1, steps + 1, (n,)).double() / steps
     s, z_t = (t - 1 / steps).clamp(min=0), diffusion.noised(x, t, eps)
-    kl = kl_divergence(posterior(diffusion.schedule, x, z_t, s, t), diffusion.reverse(z_t, t, s))
+    kl = kl_divergence(posterior(diffusion.noise_schedule, x, z_t, s, t), diffusion.reverse(z_t, t, s))
     torch.testing.assert_close(diffusion.loss_at(x, t, steps, eps), steps * kl, rtol=1e-8, atol=1e-8)
 
 
@@ -231,7 +231,7 @@ def test_less_than_one_step_is_refused():
 
 def by_hand(diffusion, x, t, eps):
     """Return the loss in the limit with its own gradient everywhere."""
-    gamma, slope = diffusion.schedule(t)
+    gamma, slope = diffusion.noise_schedule(t)
     z_t = alpha(gamma)[:, None] * x + sigma(gamma)[:, None] * eps
     return 0.5 * slope * (eps - z_t - diffusion.denoiser(z_t, gamma)).square().sum(1)
 
@@ -242,11 +242,11 @@ def test_the_schedule_gets_the_gradient_of_the_square_and_the_network_that_of_th
     t = torch.rand(12, dtype=torch.float64)
     loss = by_hand(diffusion, x, t, eps)
     network = torch.autograd.grad(loss.mean(), diffusion.denoiser.parameters(), retain_graph=True)
-    schedule = torch.autograd.grad((loss**2).mean() / 3, diffusion.schedule.parameters())
+    schedule = torch.autograd.grad((loss**2).mean() / 3, diffusion.noise_schedule.parameters())
     estimate = diffusion.loss_at(x, t, None, eps)
     torch.testing.assert_close(estimate, loss)
     estimate.mean().backward()
-    for parts, expected in ((diffusion.denoiser, network), (diffusion.schedule, schedule)):
+    for parts, expected in ((diffusion.denoiser, network), (diffusion.noise_schedule, schedule)):
         for parameter, gradient in zip(parts.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
 
@@ -259,7 +259,7 @@ def test_with_steps_the_schedule_gets_the_gradient_of_the_bound():
     def loss():
         return diffusion.loss_at(x, t, 4, eps).mean()
 
-    parameter = diffusion.schedule.middle
+    parameter = diffusion.noise_schedule.middle
     (gradient,) = torch.autograd.grad(loss(), parameter)
     with torch.no_grad():
         parameter[2] += 1e-5
@@ -272,7 +272,7 @@ def test_with_steps_the_schedule_gets_the_gradient_of_the_bound():
 def test_training_the_schedule_lowers_the_variance_and_leaves_the_bound():
     diffusion = gaussian(LearnedSchedule(-8.0, 8.0, sigmoids=32), variance=1.0)
     t = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
-    optimizer = torch.optim.Adam(diffusion.schedule.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(diffusion.noise_schedule.parameters(), lr=0.1)
     losses = []
     for _ in range(60):
         losses.append(expected_loss(diffusion, 1.0, t))

@@ -115,7 +115,7 @@ def test_the_terms_add_up():
 def test_samples_of_the_prior_have_the_variance_of_their_steps():
     model = latent_vdm(sample_steps=20)
     variance = 1.0
-    gammas = model.diffusion.schedule(torch.linspace(1, 0, 21, dtype=torch.float64)).gamma
+    gammas = model.diffusion.noise_schedule(torch.linspace(1, 0, 21, dtype=torch.float64)).gamma
     for t, s in pairwise(gammas):  # z_s given z_t is linear in it, and so all are normal
         c = -torch.expm1(s - t)
         variance = (-s).sigmoid() / (-t).sigmoid() * (1 - c * t.sigmoid()) ** 2 * variance + c * s.sigmoid()

@@ -104,7 +104,7 @@ def diffusion(steps=4):
         network,
         lambda network, in_shape, x_shape: vdm.likelihood,
         StandardNormalPrior,
-        vdm.diffusion.schedule,
+        vdm.diffusion.noise_schedule,
         lambda *shape, **range: vdm.diffusion.denoiser,
         SHAPE,
     ).double()
@@ -119,7 +119,7 @@ def test_noised_data_has_the_terms_of_the_diffusion_model_one_by_one():
     data, trace = 2 * X - 1, model(X)
     for layer in range(steps):
         t = torch.tensor([(layer + 1) / steps]).double()
-        gamma = vdm.diffusion.schedule(t).gamma
+        gamma = vdm.diffusion.noise_schedule(t).gamma
         eps = (trace.z[layer + 1][0] - alpha(gamma) * data) / sigma(gamma)
         exact = vdm.diffusion.loss_at(data, t.expand(len(X)), steps, eps) / steps
         torch.testing.assert_close(trace.layers[layer].kl()[0], exact, rtol=1e-9, atol=1e-12)

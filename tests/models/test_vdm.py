@@ -97,7 +97,7 @@ def chain_elbo(model, x, steps):
     """Return one estimate of the bound of the chain z_0, ..., z_1, drawn forwards and scored backwards, (N,)."""
     diffusion = model.diffusion
     times = torch.arange(steps + 1).double() / steps
-    gammas = diffusion.schedule(times).gamma
+    gammas = diffusion.noise_schedule(times).gamma
     v = 2 * x - 1
     z = [alpha(gammas[0]) * v + sigma(gammas[0]) * torch.randn_like(v)]
     log_q = Independent(Normal(alpha(gammas[0]) * v, sigma(gammas[0])), 3).log_prob(z[0])
@@ -214,7 +214,7 @@ def test_the_protocol_sets_the_values_and_the_least_noise(kind):
     model = tiny(LinearSchedule(), kind())
     grey = kind in (Continuous, Discrete)
     assert model.levels == (256 if grey else 2)
-    assert model.diffusion.schedule.gamma_min == (-13.3 if grey else -4.0)
+    assert model.diffusion.noise_schedule.gamma_min == (-13.3 if grey else -4.0)
     model.check(kind())
     scored = model.scored_as(kind())
     assert scored.levels == model.levels and scored.bits_offset == 0

@@ -84,8 +84,10 @@ CHAIN = {"levels": 3, "up": SHARED, "down": SHARED}
         ("inference.chain.schedule", CHAIN, ["up.1.noise_schedule", "up.2.noise_schedule"]),
         ("inference.chain.schedule", {"levels": 3}, ["noise_schedule"]),
         ("transitions.diffusion.denoiser", {"levels": 3}, ["diffusion.denoiser"]),
+        ("transitions.diffusion.schedule", {"levels": 3}, ["diffusion.noise_schedule"]),
+        ("diffusion.schedule", {}, ["diffusion.noise_schedule"]),
     ],
 )
-def test_conditionals_have_todays_names(old, model, todays):
+def test_weights_have_todays_names(old, model, todays):
     found = legacy.todays_weights({f"model.{old}.weight": torch.zeros(1)}, {"model": model})
     assert list(found) == [f"model.{name}.weight" for name in todays]

@@ -94,7 +94,7 @@ def loss_by_time(
     # A random order, because images may be sorted by class and times are sorted.
     noised = model.diffused(model.observe(batch)).data[torch.randperm(len(batch.x))]
     rows = binned(*losses(model, noised), bins)
-    gamma = model.diffusion.schedule(torch.linspace(0, 1, 200, device=device_of(model))).gamma
+    gamma = model.diffusion.noise_schedule(torch.linspace(0, 1, 200, device=device_of(model))).gamma
     return curves(rows, gamma.cpu())
 
 
@@ -109,7 +109,7 @@ def paths(
 
 
 def _expected(diffusion: Diffusion, z_t: Tensor, t: float) -> Tensor:
-    gamma = diffusion.schedule(z_t.new_full((len(z_t),), t)).gamma
+    gamma = diffusion.noise_schedule(z_t.new_full((len(z_t),), t)).gamma
     return (z_t - sigma(gamma[0]) * diffusion.predict(z_t, gamma)) / alpha(gamma[0])
 
 

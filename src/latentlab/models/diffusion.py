@@ -86,7 +86,7 @@ class Diffusion(nn.Module):
 
     Args:
         event_shape: the shape of one x.
-        schedule: gamma(t).
+        noise_schedule: gamma(t).
         denoiser: makes the network by `denoiser(event_shape, gamma_min=..., gamma_max=...)`. The network maps z_t
             (N, *event_shape) and gamma_t (N,), in nats, to f (N, *event_shape).
         parametrisation: turns f into eps_hat.
@@ -97,21 +97,22 @@ class Diffusion(nn.Module):
     def __init__(
         self,
         event_shape: Shape,
-        schedule: NoiseSchedule,
+        noise_schedule: NoiseSchedule,
         denoiser: DenoiserFactory,
         parametrisation: Parametrisation,
     ) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
-        self.schedule = schedule
+        self.noise_schedule = noise_schedule
         self.parametrisation = parametrisation
         # Gives samples their dtype and device.
         self.register_buffer("origin", torch.zeros(()), persistent=False)
-        self.denoiser = denoiser(self.event_shape, gamma_min=schedule.gamma_min, gamma_max=schedule.gamma_max)
+        ends = {"gamma_min": noise_schedule.gamma_min, "gamma_max": noise_schedule.gamma_max}
+        self.denoiser = denoiser(self.event_shape, **ends)
 
     def noised(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         r"""Return $z_t = \alpha_t x + \sigma_t \epsilon$ for x and eps (N, *event_shape) and times t (N,)."""
-        return self._mix(x, self.schedule(t).gamma, eps)
+        return self._mix(x, self.noise_schedule(t).gamma, eps)
 
     def predict(self, z_t: Tensor, gamma_t: Tensor) -> Tensor:
         """Return eps_hat for z_t (N, *event_shape) and gamma_t (N,), in float32 at least."""
@@ -120,7 +121,7 @@ class Diffusion(nn.Module):
 
     def prior_kl(self, x: Tensor) -> Tensor:
         r"""$KL(q(z_1|x)\,\|\,N(0, I)) = \frac12 \sum_d [\alpha_1^2 (x_d^2 - 1) - \log \sigma_1^2]$, (N,), in nats."""
-        gamma = x.new_tensor(self.schedule.gamma_max)
+        gamma = x.new_tensor(self.noise_schedule.gamma_max)
         return 0.5 * (alpha(gamma) ** 2 * (x**2 - 1) + softplus(-gamma)).flatten(1).sum(1)
 
     def times(self, n: int, samples: int = 1) -> Tensor:
@@ -159,11 +160,11 @@ class Diffusion(nn.Module):
         (appendix I.2).
         """
         eps = torch.randn_like(x) if eps is None else eps
-        gamma_t, slope = self.schedule(t)
+        gamma_t, slope = self.noise_schedule(t)
         error = (eps - self.predict(self._mix(x, gamma_t, eps), gamma_t)).square().flatten(1).sum(1)
         if steps is None:
             return with_gradient_of_square(0.5 * slope * error, (gamma_t, slope), scale=x[0].numel())
-        gamma_s = self.schedule((t - 1 / steps).clamp(min=0)).gamma
+        gamma_s = self.noise_schedule((t - 1 / steps).clamp(min=0)).gamma
         return 0.5 * steps * torch.expm1(gamma_t - gamma_s) * error
 
     def reverse(self, z_t: Tensor, t: Tensor, s: Tensor) -> Independent:
@@ -172,7 +173,7 @@ class Diffusion(nn.Module):
         With $c = -\mathrm{expm1}(\gamma_s - \gamma_t)$ it has the mean
         $\frac{\alpha_s}{\alpha_t} (z_t - c \sigma_t \hat\epsilon)$ and the variance $c \sigma_s^2$ (section 3.3).
         """
-        gamma_t, gamma_s = self.schedule(t).gamma, self.schedule(s).gamma
+        gamma_t, gamma_s = self.noise_schedule(t).gamma, self.noise_schedule(s).gamma
         c = -torch.expm1(gamma_s - gamma_t)
         eps_hat = self.predict(z_t, gamma_t)
         mean = self._each(alpha(gamma_s) / alpha(gamma_t)) * (z_t - self._each(c * sigma(gamma_t)) * eps_hat)
@@ -204,3 +205,8 @@ class Diffusion(nn.Module):
     def _each(self, values: Tensor) -> Tensor:
         """Reshape (N,) to (N, 1, ..., 1), which broadcasts over `event_shape`."""
         return values.view(-1, *[1] * len(self.event_shape))
+
+
+def signed(x: Tensor) -> Tensor:
+    """Scale images from [0, 1] to [-1, 1]."""
+    return 2 * x - 1

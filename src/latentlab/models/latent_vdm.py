@@ -106,7 +106,7 @@ class LatentVDM(DiffusionModel):
     @property
     def log_resolution(self) -> float:
         r"""$E[\log p(z|z_0)]$, the same for all z, in nats."""
-        return -self.latent_dim / 2 * (log(2 * pi) + 1 + self.diffusion.schedule.gamma_min)
+        return -self.latent_dim / 2 * (log(2 * pi) + 1 + self.diffusion.noise_schedule.gamma_min)
 
     def log_prior(self, z: Tensor) -> Tensor:
         """Return an unbiased estimate of the bound on log p(z) for z (N, D), (N,), in nats."""
@@ -114,7 +114,7 @@ class LatentVDM(DiffusionModel):
 
     def end(self, z_0: Tensor) -> Tensor:
         """Draw z ~ p(z|z_0), (n, D)."""
-        gamma = self.diffusion.schedule.gamma_min
+        gamma = self.diffusion.noise_schedule.gamma_min
         return z_0 / alpha(z_0.new_tensor(gamma)) + exp(gamma / 2) * torch.randn_like(z_0)
 
     def encode(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.distributions import Distribution, Independent, Normal
 from latentlab.errors import UserError
 from latentlab.likelihoods import LikelihoodFactory
 from latentlab.models.chain import Conditionals
-from latentlab.models.diffusion import DenoiserFactory, Diffusion, ResidualNoise
+from latentlab.models.diffusion import DenoiserFactory, Diffusion, ResidualNoise, signed
 from latentlab.models.hierarchy import Hierarchy
 from latentlab.nn import NetworkFactory, Shape
 from latentlab.posteriors import Posterior
@@ -235,11 +235,6 @@ class NoisiestImage(Posterior):
         """q(z_1|x) for x (*, *x_shape), batch shape *."""
         gamma = x.new_tensor(self.gamma_max)
         return normal(alpha(gamma) * signed(x), sigma(gamma), len(self.event_shape))
-
-
-def signed(x: Tensor) -> Tensor:
-    """Scale images from [0, 1] to [-1, 1]."""
-    return 2 * x - 1
 
 
 def normal(loc: Tensor, scale: Tensor, dims: int) -> Independent:

@@ -13,7 +13,7 @@ from latentlab.errors import UserError
 from latentlab.likelihoods import Likelihood
 from latentlab.likelihoods.noised import NoisedLikelihood
 from latentlab.models.base import GenerativeModel
-from latentlab.models.diffusion import DenoiserFactory, Diffusion, NoiseDraws, ResidualNoise, Signs
+from latentlab.models.diffusion import DenoiserFactory, Diffusion, NoiseDraws, ResidualNoise, Signs, signed
 from latentlab.protocols import Protocol
 from latentlab.schedules import NoiseSchedule, alpha, sigma
 
@@ -155,7 +155,7 @@ class VDM(DiffusionModel):
         self.likelihood = NoisedLikelihood(self.x_shape, self.levels, schedule.gamma_min)
 
     def diffused(self, x: Tensor) -> Diffused:
-        data = _scaled(x)
+        data = signed(x)
         with torch.no_grad():  # neither term has learned parameters
             reconstruction = self.likelihood(self._draw_z_0(data)).log_prob(x)
             return Diffused(data, reconstruction, {"kl_prior": self.diffusion.prior_kl(data)})
@@ -164,13 +164,13 @@ class VDM(DiffusionModel):
         return z_0
 
     def encode(self, x: Tensor) -> Tensor:
-        return self._draw_z_0(_scaled(x)).flatten(1)
+        return self._draw_z_0(signed(x)).flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
         return self.likelihood(z.unflatten(-1, self.x_shape)).mean
 
     def posterior_mean(self, x: Tensor) -> Tensor:
-        return (alpha(self._gamma_0(x)) * _scaled(x)).flatten(1)
+        return (alpha(self._gamma_0(x)) * signed(x)).flatten(1)
 
     def scored_as(self, protocol: Protocol) -> Protocol:
         return protocol.counted()
@@ -197,12 +197,7 @@ class VDM(DiffusionModel):
         return alpha(gamma) * data + sigma(gamma) * torch.randn_like(data)
 
     def _gamma_0(self, x: Tensor) -> Tensor:
-        return x.new_tensor(self.diffusion.schedule.gamma_min)
-
-
-def _scaled(x: Tensor) -> Tensor:
-    """Scale pixels from [0, 1] to [-1, 1]."""
-    return 2 * x - 1
+        return x.new_tensor(self.diffusion.noise_schedule.gamma_min)
 
 
 def _bound_name(steps: int | None) -> str:

@@ -219,6 +219,13 @@ def _todays_names(name: str, model: Config) -> list[str]:
     return [re.sub(r"^model\.transitions\.diffusion\.", "model.diffusion.", name)]
 
 
+def rename_schedules_of_diffusions(weights: Weights, config: Config) -> Weights:
+    """Rename the parameters of a diffusion's learned noise schedule."""
+    return {
+        name.replace(".diffusion.schedule.", ".diffusion.noise_schedule."): weights[name] for name in weights
+    }
+
+
 # Changes to the structure of a config, applied in order to a config whose targets are renamed already.
 CONFIG_CHANGES: list[Callable[[Config], Config]] = [
     rename_noise_schedules,
@@ -233,6 +240,7 @@ WEIGHT_CHANGES: list[Callable[[Weights, Config], Weights]] = [
     _rename_optimiser_state,
     rename_conditionals,
     unwrap_denoisers,
+    rename_schedules_of_diffusions,
 ]
 
 
