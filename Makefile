@@ -28,9 +28,9 @@ help: ## list these targets
 	@echo "  TORCH_INDEX=URL          take torch from another package index, e.g. PyTorch's CPU builds for Linux"
 	@echo "  PYTEST_ARGS='-k name'    arguments for pytest"
 
-quickstart: $(INSTALLED) ## install, then train and score a VAE on scikit-learn's digits (no download, no account)
+quickstart: $(INSTALLED) ## install, then train and evaluate a VAE on scikit-learn's digits (no download, no account)
 	@SECONDS=0; echo "$(BIN)/python $(QUICKSTART)"; $(BIN)/python $(QUICKSTART) && \
-	echo "Installing took $$(cat $(INSTALLED)) s; training, scoring and drawing took $$SECONDS s."
+	echo "Installing took $$(cat $(INSTALLED)) s; training, evaluating and drawing took $$SECONDS s."
 
 test: $(INSTALLED) ## run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""Score a checkpoint over the whole test set: `python evaluate.py --help` lists the options."""
+"""Evaluate a checkpoint over the whole test set: `python evaluate.py --help` lists the options."""
 
 from pathlib import Path
 
@@ -11,21 +11,21 @@ from latentlab.cli.command import one_line_errors, run
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @one_line_errors()
 def main(cfg: DictConfig) -> None:
-    """Rebuild the model of a run, score the test set and write evaluation.json."""
+    """Rebuild the model of a run, evaluate it on the test set and write evaluation.json."""
     # Lightning takes seconds to import, and --help answers at once.
-    from latentlab.cli import report, scoring
+    from latentlab.cli import evaluating, report
     from latentlab.run.directory import RunDirectory
     from latentlab.tracking.wandb import add_results, check_joinable
 
-    state, config = scoring.read(cfg)
+    state, config = evaluating.read(cfg)
     run_directory = RunDirectory.of_checkpoint(cfg.ckpt_path).path
     if cfg.wandb:
         check_joinable(run_directory, config["logger"])
-    module, data = scoring.rebuild(cfg, config, state)
+    module, data = evaluating.rebuild(cfg, config, state)
     directory = Path(cfg.output_dir or run_directory)
-    trainer = scoring.trainer(cfg, config["callbacks"], directory)
+    trainer = evaluating.trainer(cfg, config["callbacks"], directory)
     trainer.test(module, data, verbose=False)
-    estimates = scoring.estimates(cfg, trainer, module, data)
+    estimates = evaluating.estimates(cfg, trainer, module, data)
     names = {**config["names"], "seed": config["seed"]}
     results = report.conclude_evaluation(trainer, directory, names, estimates)
     if cfg.wandb:

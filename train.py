@@ -1,4 +1,4 @@
-"""Train an experiment and score the test set: `python train.py --help` lists the options."""
+"""Train an experiment and evaluate it on the test set: `python train.py --help` lists the options."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from latentlab.cli.build import build, build_each, start_ranks
 from latentlab.cli.command import one_line_errors, run
-from latentlab.cli.compose import build, build_each, start_ranks
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -77,7 +77,7 @@ def test_no_gpu_is_one_line(tmp_path):
 
 def test_nothing_to_score_is_one_line(tmp_path):
     line = refusal(call("train.py", *QUICK, f"hydra.run.dir={tmp_path}/run", "trainer.max_epochs=0"))
-    assert "nothing to score" in line and "trainer.max_epochs" in line
+    assert "nothing to evaluate" in line and "trainer.max_epochs" in line
 
 
 def wait_for(path: Path, process) -> None:

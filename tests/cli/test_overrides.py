@@ -65,6 +65,7 @@ def test_each_old_name_is_reported_once_with_todays_name(capsys):
     assert len(said) == 2 and all("figures.every_n_epochs=5" in line for line in said)
     assert rename_old_keys(["~callbacks.samples"], "train") == ["~figures.samples", "~figures.sample_means"]
     assert rename_old_keys(["figures=false"], "evaluate") == ["figures.draw=false"]
+    assert rename_old_keys(["debug=default"], "evaluate") == ["debug=traceback"]
 
 
 def test_the_old_betas_of_adam_are_entries_of_todays_list():

@@ -84,6 +84,12 @@ def test_debug_shows_the_traceback(tmp_path):
         call("train.py", *QUICK, "debug=default", "model.latent_dim=0", place)
 
 
+@pytest.mark.parametrize("option", ["traceback", "default"])
+def test_debug_shows_the_traceback_of_an_evaluation(option):
+    with pytest.raises(UserError, match=r"none\.ckpt"):
+        call("evaluate.py", f"debug={option}", "ckpt_path=none.ckpt")
+
+
 @pytest.mark.parametrize("data", ["binarised_mnist", "static_mnist"])
 def test_missing_data_without_network(tmp_path, monkeypatch, data):
     for name, value in OFFLINE.items():

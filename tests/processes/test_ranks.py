@@ -10,7 +10,7 @@ import pytest
 from launchers import until
 
 from latentlab.callbacks import OwnSignals
-from latentlab.cli.compose import rank_command
+from latentlab.cli.build import rank_command
 from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
 

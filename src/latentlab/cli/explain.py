@@ -71,7 +71,7 @@ def _instantiation(error: BaseException) -> str:
     where = str(error).rpartition("full_key: ")[2]
     if "gpu backend" in str(cause):
         return f"{where}: {NO_GPU}"
-    return f"{where}: {cause} (debug=default shows the traceback)"
+    return f"{where}: {cause} (debug=traceback shows the traceback)"
 
 
 def _override(error: Any) -> str:

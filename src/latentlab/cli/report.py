@@ -18,7 +18,7 @@ from latentlab.run.directory import RunDirectory
 from latentlab.run.results import write_results
 from latentlab.tracking.record import log_summary
 
-# The numbers in the table: scores on the test set, and the results of a classical inference.
+# The numbers in the table: results on the test set, and the results of a classical inference.
 SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")
 
 

@@ -1,4 +1,4 @@
-"""The course of a training run: check the experiment, begin in its directory, track it, find what to score."""
+"""The course of a training run: check the experiment, begin in its directory, track it, find the checkpoint to test."""
 
 import logging
 import os
@@ -124,7 +124,7 @@ def check_callbacks(callbacks: Sequence[pl.Callback], validates: bool) -> None:
 
 
 def best_checkpoint(directory: Path) -> Path:
-    """Return the checkpoint of a trained run that is scored.
+    """Return the checkpoint of a trained run that is tested.
 
     Raises:
         UserError: if no epoch wrote one.
@@ -132,7 +132,7 @@ def best_checkpoint(directory: Path) -> Path:
     path = RunDirectory(directory).best_checkpoint
     if not path.exists():
         raise UserError(
-            "there is nothing to score, because no epoch ended with a finite validation bound: "
+            "there is nothing to evaluate, because no epoch ended with a finite validation bound: "
             "raise trainer.max_epochs, or lower trainer.check_val_every_n_epoch"
         )
     return path

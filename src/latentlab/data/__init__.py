@@ -1,11 +1,11 @@
 """Data sets in memory: sources of images, their splits and their loaders."""
 
-from .digits import Digits
-from .images import ImageData, Images, Splits
-from .loader import EvaluationLoader, TrainingLoader
-from .mnist import TorchvisionData
-from .module import DataModule
-from .static import StaticMNIST
+from latentlab.data.digits import Digits
+from latentlab.data.images import ImageData, Images, Splits
+from latentlab.data.loader import EvaluationLoader, TrainingLoader
+from latentlab.data.mnist import TorchvisionData
+from latentlab.data.module import DataModule
+from latentlab.data.static import StaticMNIST
 
 __all__ = [
     "DataModule",

@@ -8,7 +8,7 @@ from pydantic import NonNegativeInt
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .images import ImageData, Images, Splits
+from latentlab.data.images import ImageData, Images, Splits
 
 TEST_SIZE = 270
 

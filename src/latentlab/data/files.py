@@ -39,7 +39,7 @@ def check_idx(path: Path) -> None:
     try:
         read_sn3_pascalvincent_tensor(str(path))
     except (AssertionError, KeyError, RuntimeError, ValueError) as error:
-        raise damaged(path, f"{path.stat().st_size} bytes are no whole idx file") from error
+        raise damaged(path, f"{path.stat().st_size} bytes are not a whole idx file") from error
 
 
 @contextlib.contextmanager

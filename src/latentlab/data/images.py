@@ -10,11 +10,10 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from latentlab.batch import Batch
+from latentlab.data.loader import FIRST, FIXED, EvaluationLoader, TrainingLoader, seeded
+from latentlab.data.module import DataModule
 from latentlab.errors import UserError
 from latentlab.protocols import Protocol
-
-from .loader import FIRST, FIXED, EvaluationLoader, TrainingLoader, seeded
-from .module import DataModule
 
 VAL, TEST = range(2)
 

@@ -10,10 +10,9 @@ from typing import Any
 from torchvision import datasets
 from torchvision.datasets import MNIST
 
+from latentlab.data.files import REMEDY, check_idx, check_md5, downloading
+from latentlab.data.images import ImageData, Images, Splits
 from latentlab.errors import UserError
-
-from .files import REMEDY, check_idx, check_md5, downloading
-from .images import ImageData, Images, Splits
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ def torchvision_class(dataset: str) -> type[MNIST]:
     """Return torchvision's class of this name, MNIST or a subclass.
 
     Raises:
-        UserError: with a suggestion if there is none.
+        UserError: with a suggestion if it does not exist.
     """
     found: dict[str, type[MNIST]] = {
         name: value
@@ -107,4 +106,4 @@ def torchvision_class(dataset: str) -> type[MNIST]:
     folded = {name.lower(): name for name in found}
     close = difflib.get_close_matches(dataset.lower(), folded, n=1)
     hint = f"did you mean {folded[close[0]]}?" if close else f"choose from {', '.join(sorted(found))}"
-    raise UserError(f"data.dataset={dataset} is no 28x28 set of torchvision: {hint}")
+    raise UserError(f"data.dataset={dataset} is not a 28x28 data set of torchvision: {hint}")

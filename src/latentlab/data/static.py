@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torchvision.datasets.utils import download_url
 
+from latentlab.data.files import REMEDY, check_md5, damaged, downloading
+from latentlab.data.images import ImageData, Images, Splits
 from latentlab.errors import UserError
-
-from .files import REMEDY, check_md5, damaged, downloading
-from .images import ImageData, Images, Splits
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ def parse_amat(path: Path) -> NDArray[np.uint8]:
     """
     text = np.fromfile(path, dtype=np.uint8)
     if text.size == 0 or text.size % (2 * PIXELS):
-        raise damaged(path, f"{text.size} bytes are no whole images")
+        raise damaged(path, f"{text.size} bytes are not a whole number of images")
     pixels = text[::2] - ord("0")  # fixed width: every second byte is a digit
     if pixels.max() > 1:
         raise damaged(path, "not only 0 and 1")

@@ -40,7 +40,7 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or "state_dict" not in state:
             raise ValueError("no state_dict")
-    except Exception as error:  # torch raises almost any exception for a file that is no checkpoint
+    except Exception as error:  # torch raises almost any exception for a file that is not a checkpoint
         raise UserError(
             f"{key}={path}: not a whole checkpoint ({path.stat().st_size:,} bytes); "
             "it is truncated or of another kind: take the run's other checkpoint"

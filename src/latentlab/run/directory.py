@@ -27,7 +27,7 @@ class RunDirectory:
         """Return all run directories at or below `folder`, sorted.
 
         Raises:
-            UserError: if there are none.
+            UserError: if no run is found.
         """
         name = cls(folder).metrics.name
         found = [cls(path.parent) for path in sorted(folder.rglob(name)) if cls(path.parent).config.exists()]
@@ -78,6 +78,10 @@ class RunDirectory:
     @property
     def wandb_id(self) -> Path:
         return self.path / "wandb_run_id.txt"
+
+    @property
+    def wandb_summary(self) -> Path:
+        return self.wandb / "summary.json"  # the summary of the W&B run, not that of this run
 
     @property
     def tensorboard(self) -> Path:

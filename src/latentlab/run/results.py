@@ -23,7 +23,7 @@ def read_results(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}): delete it and run the command again") from error
     if not isinstance(results, dict):
         raise UserError(
-            f"{path} is damaged (it holds no results by name): delete it and run the command again"
+            f"{path} is damaged (it is not a mapping of names to results): delete it and run the command again"
         )
     return results
 

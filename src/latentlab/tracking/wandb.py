@@ -179,13 +179,9 @@ def _check_sent(directory: RunDirectory) -> None:
 
 def _restore_summary(run: "Run", directory: RunDirectory) -> None:
     # `wandb sync` replaces the summary by that of the latest record. Online, W&B restores it by itself.
-    kept = _summary_file(directory)
+    kept = directory.wandb_summary
     if kept.exists():
         run.summary.update(json.loads(kept.read_text()))
-
-
-def _summary_file(directory: RunDirectory) -> Path:
-    return directory.wandb / "summary.json"
 
 
 def _announce(run: "Run", mode: Mode, directory: RunDirectory) -> None:
@@ -235,7 +231,7 @@ def _(logger: WandbRun, path: Path, metadata: dict[str, Any]) -> None:
 
     if logger.keep_best:
         artifact = wandb.Artifact(f"model-{logger.version}", type="model", metadata=metadata)
-        # The artifact is laid out like the run directory, so that evaluate.py can score it.
+        # The artifact is laid out like the run directory, so that evaluate.py can read it.
         run = RunDirectory.of_checkpoint(path)
         for file in filter(Path.exists, (path, run.config)):
             artifact.add_file(str(file), name=str(file.relative_to(run.path)))
@@ -248,7 +244,7 @@ def _(logger: WandbRun, exit_code: int) -> None:
     run = logger.experiment
     if run.settings.mode != "disabled":
         results = {key: value for key, value in run.summary._as_dict().items() if not key.startswith("_")}
-        _summary_file(logger.directory).write_text(json.dumps(results))
+        logger.directory.wandb_summary.write_text(json.dumps(results))
     run.finish(exit_code=exit_code)
     # The next run of this process has another folder.
     if os.environ.get(DATA_DIR) == str(logger.directory.wandb):

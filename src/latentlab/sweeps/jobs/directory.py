@@ -27,9 +27,9 @@ RUNNING = "running"
 # Files that a sweep writes before its first job starts.
 INITIAL = {LOCK, "multirun.yaml"}
 # The parts of a config that a run is built from. Other groups are copies of their parts, or not used.
-ROOTS = ("module", "data", "trainer", "callbacks", "seed", "compile", "validate_args")
+COMPARED = ("module", "data", "trainer", "callbacks", "seed", "compile", "validate_args")
 # Config keys that do not change the result: resuming, logging, figures, and the place of the data.
-FREE = ("ckpt_path", "logger", "callbacks.figures", *PLACES)
+NOT_COMPARED = ("ckpt_path", "logger", "callbacks.figures", *PLACES)
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,13 @@ def _locks(descriptor: int) -> bool:
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    parts = ROOTS if "module" in config else tuple(config)
+    parts = COMPARED if "module" in config else tuple(config)
     values = {key: value for part in parts if part in config for key, value in leaves(config[part], part)}
-    return {key.removeprefix("module."): value for key, value in values.items() if not key.startswith(FREE)}
+    return {
+        key.removeprefix("module."): value
+        for key, value in values.items()
+        if not key.startswith(NOT_COMPARED)
+    }
 
 
 _ABSENT = object()

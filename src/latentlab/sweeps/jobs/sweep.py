@@ -199,7 +199,7 @@ def _check(raw: Any, config: Any, overrides: Sequence[str]) -> None:
     if "trainer" not in config:
         return check_config(raw, config)
     from latentlab.cli import training  # imports Lightning, which takes seconds
-    from latentlab.cli.compose import build
+    from latentlab.cli.build import build
 
     training.check(raw, config, overrides)
     # Parts that do not fit together are refused when they are built.

@@ -21,7 +21,7 @@ from latentlab.errors import UserError
 from latentlab.run.config import leaves
 
 # Workers of one search may differ in these: they do not change the score.
-FREE = ("sweep", "logger", "callbacks", "figures", "debug", "data.root", "data.eval_batch_size")
+FREE_PER_WORKER = ("sweep", "logger", "callbacks", "figures", "debug", "data.root", "data.eval_batch_size")
 EXAMPLES = "optimizer.lr='tag(log,interval(1e-4,1e-2))' model.latent_dim='range(2,65)' data.batch_size=50,100"
 
 
@@ -55,7 +55,7 @@ class Space:
 
     def description(self) -> dict[str, str]:
         """Return the settings that identify a search, as text by key."""
-        kept = {key: text for key, text in self.fixed.items() if not key.startswith(FREE)}
+        kept = {key: text for key, text in self.fixed.items() if not key.startswith(FREE_PER_WORKER)}
         return kept | {
             key: json.dumps(json.loads(distribution_to_json(each)), sort_keys=True)
             for key, each in self.distributions.items()

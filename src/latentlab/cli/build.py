@@ -1,4 +1,4 @@
-"""From a composed config to objects, and to the processes of a job on several devices."""
+"""The objects that a config describes, and the processes of a job on several devices."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""The evaluation of a run: rebuild its model and data, score the test set, estimate the NLL."""
+"""The evaluation of a run: rebuild its model and data, test the model, estimate the NLL."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -8,8 +8,8 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
+from latentlab.cli.build import build, build_each
 from latentlab.cli.checks import check_types
-from latentlab.cli.compose import build, build_each
 from latentlab.cli.training import quieten_lightning
 from latentlab.data.module import DataModule
 from latentlab.evaluation import choose_nll_samples, estimate
