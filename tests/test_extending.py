@@ -74,8 +74,8 @@ def test_the_new_classes_train_and_evaluate(extended):
     commands = []
     for name, options in RUNS.items():
         commands += [
-            f"train.py {options} logger=none trainer.max_epochs=1 hydra.run.dir={name}",
-            f"evaluate.py ckpt_path={name}/checkpoints/best.ckpt",
+            f"train.py {options} logger=none trainer.max_epochs=1 +trainer.limit_train_batches=2 hydra.run.dir={name}",
+            f"evaluate.py ckpt_path={name}/checkpoints/best.ckpt figures.draw=false",
         ]
     run(extended, *commands)
     for name in RUNS:
