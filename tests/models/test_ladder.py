@@ -86,7 +86,7 @@ def test_a_ladder_with_one_layer_is_the_vae(prior, posterior):
 def test_q_is_the_product_of_p_and_what_the_image_says():
     model, x, z_2 = dense((3, 2)), images(1), torch.randn(4, 1, 2).double()
     [rung] = model.rungs
-    d = model.posterior.climb(x)[0]
+    d = model.posterior.bottom_up(x)[0]
     q, p = rung(d, z_2)
     mean, raw = rung.evidence(d, z_2).unbind(-2)
     term = Normal(mean, 0.01 + torch.nn.functional.softplus(raw + ladder.UNIT))

@@ -57,6 +57,11 @@ def images(n):
     return torch.bernoulli(torch.full((n, *SHAPE), 0.4, dtype=torch.float64))
 
 
+def log_prior(model, z):
+    """An unbiased estimate of the bound on log p(z) for z (N, D), (N,)."""
+    return model.log_resolution - model.diffusion.prior_kl(z) - model.diffusion.loss(z, model.steps)
+
+
 def bound_of_standard_normal(z, gamma=GAMMA):
     r"""The exact bound on $\log N(z; 0, I)$, integrated over t. Its gap is the cost of the least noise."""
     noise = 1 / (1 + math.exp(-gamma))
@@ -68,7 +73,7 @@ def test_the_bound_on_log_p_z_is_the_exact_one_in_expectation():
     model = latent_vdm()
     for point in ([0.0, 0.0], [1.5, -0.5], [0.3, 2.5]):
         z = torch.tensor(point, dtype=torch.float64)
-        estimates = torch.stack([model.log_prior(z.expand(500, 2)).mean() for _ in range(40)])
+        estimates = torch.stack([log_prior(model, z.expand(500, 2)).mean() for _ in range(40)])
         assert largest_z(estimates, bound_of_standard_normal(z)) < Z_MAX
 
 
@@ -92,7 +97,7 @@ def test_gradients_of_the_encoder_run_through_the_diffusion():
     model = latent_vdm()
     z = torch.tensor([1.5, -0.5], dtype=torch.float64)
     many = z.repeat(20_000, 1).requires_grad_()
-    (gradient,) = torch.autograd.grad(model.log_prior(many).sum(), many)
+    (gradient,) = torch.autograd.grad(log_prior(model, many).sum(), many)
     noise = 1 / (1 + math.exp(-GAMMA))
     assert largest_z(gradient.view(100, 200, 2).mean(1), -(1 - noise) * z) < Z_MAX
 

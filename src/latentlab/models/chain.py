@@ -166,7 +166,7 @@ class Conditionals(list[Posterior]):
     marginal: Posterior | None = None
 
 
-# Called with the number of latents of a layer and the number of steps between layers.
+# Called with the number of latents of a layer and the number of conditionals.
 ConditionalsFactory = Callable[[int, int], Conditionals]
 
 
@@ -218,7 +218,7 @@ class SeparateConditionals(Conditionals):
 
     Args:
         latent_dim: the number of latents of each layer.
-        steps: the number of conditionals.
+        number: the number of conditionals.
         network: makes the network of a conditional.
         conditional: makes a conditional.
     """
@@ -226,12 +226,12 @@ class SeparateConditionals(Conditionals):
     def __init__(
         self,
         latent_dim: int,
-        steps: int,
+        number: int,
         network: NetworkFactory,
         conditional: PosteriorFactory = DiagonalNormalPosterior,
     ) -> None:
         super().__init__(
-            conditional(network=network, in_shape=(latent_dim,), latent_dim=latent_dim) for _ in range(steps)
+            conditional(network=network, in_shape=(latent_dim,), latent_dim=latent_dim) for _ in range(number)
         )
 
 
@@ -240,7 +240,7 @@ class SharedConditionals(Conditionals):
 
     Args:
         latent_dim: the number of latents of each layer.
-        steps: the number of steps.
+        number: the number of steps.
         network: makes the network of the shared conditional.
         conditional: makes the shared conditional.
     """
@@ -248,14 +248,14 @@ class SharedConditionals(Conditionals):
     def __init__(
         self,
         latent_dim: int,
-        steps: int,
+        number: int,
         network: NetworkFactory,
         conditional: PosteriorFactory = DiagonalNormalPosterior,
     ) -> None:
         super().__init__()
-        if steps:
-            shared = conditional(network=network, in_shape=(latent_dim + steps,), latent_dim=latent_dim)
-            self.extend(Coded(shared, code) for code in torch.eye(steps))
+        if number:
+            shared = conditional(network=network, in_shape=(latent_dim + number,), latent_dim=latent_dim)
+            self.extend(Coded(shared, code) for code in torch.eye(number))
 
 
 class Coded(Posterior):

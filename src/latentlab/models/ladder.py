@@ -24,9 +24,9 @@ UNIT = log(e - 1)
 
 
 class Ascent(Posterior):
-    r"""The posterior of the top layer, q(z_L|x) = q(z_L|d_L), at the end of the deterministic way up.
+    r"""The posterior of the top layer, q(z_L|x) = q(z_L|d_L), at the end of a deterministic bottom-up pass.
 
-    The way up is $d_l = u_l(d_{l-1})$ with $d_0 = x$.
+    The bottom-up pass is $d_l = u_l(d_{l-1})$ with $d_0 = x$.
 
     Args:
         in_shape: the shape of one image.
@@ -43,7 +43,7 @@ class Ascent(Posterior):
         self.up = nn.ModuleList(up)
         self.top = top
 
-    def climb(self, x: Tensor) -> list[Tensor]:
+    def bottom_up(self, x: Tensor) -> list[Tensor]:
         """d_1, ..., d_L for x (*, *in_shape), each (*, *d_shape)."""
         ds = [x]
         for network in self.up:
@@ -52,7 +52,7 @@ class Ascent(Posterior):
 
     def forward(self, x: Tensor) -> Distribution:
         """q(z_L|x) for x (*, *in_shape), batch shape *."""
-        return self.top(self.climb(x)[-1])
+        return self.top(self.bottom_up(x)[-1])
 
 
 class Rung(nn.Module):
@@ -154,7 +154,7 @@ class LadderVAE(Hierarchy):
 
     def forward(self, x: Tensor, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
         """The trace of x (B, *x_shape) with `samples` draws of each layer, or the given `zs`, each (K, B, *z_shape)."""
-        ds = self.posterior.climb(x)
+        ds = self.posterior.bottom_up(x)
         q, p = self.posterior.top(ds[-1]), self.prior()
         z = draw(q, samples) if zs is None else zs[-1]
         h, layers = self.down[-1](self.zero, z), [Layer.scored(z, q, p)]
@@ -182,7 +182,7 @@ class LadderVAE(Hierarchy):
         return self.likelihood(self.state(zs))
 
     def posterior_means(self, x: Tensor) -> list[Tensor]:
-        ds = self.posterior.climb(x)
+        ds = self.posterior.bottom_up(x)
         means = [self.posterior.top(ds[-1]).mean]
         h = self.state(means)
         for level in reversed(range(len(self.rungs))):

@@ -108,10 +108,6 @@ class LatentVDM(DiffusionModel):
         r"""$E[\log p(z|z_0)]$, the same for all z, in nats."""
         return -self.latent_dim / 2 * (log(2 * pi) + 1 + self.diffusion.noise_schedule.gamma_min)
 
-    def log_prior(self, z: Tensor) -> Tensor:
-        """Return an unbiased estimate of the bound on log p(z) for z (N, D), (N,), in nats."""
-        return self.log_resolution - self.diffusion.prior_kl(z) - self.diffusion.loss(z, self.steps)
-
     def end(self, z_0: Tensor) -> Tensor:
         """Draw z ~ p(z|z_0), (n, D)."""
         gamma = self.diffusion.noise_schedule.gamma_min

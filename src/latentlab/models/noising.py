@@ -31,27 +31,27 @@ LEAST_NOISE = -4.0
 
 
 class NoisingConditionals(Conditionals):
-    """The conditionals q(z_t|z_{t-1}) that add noise to z_1, at times 1/n, 2/n, ..., 1 for n steps.
+    """The conditionals q(z_t|z_{t-1}) that add noise to z_1, at times 1/n, 2/n, ..., 1 for n conditionals.
 
     Args:
         latent_dim: the number of latents of each layer.
-        steps: the number of steps.
+        number: the number n of conditionals.
         noise_schedule: gamma(t).
 
     Raises:
         UserError: without a step.
     """
 
-    def __init__(self, latent_dim: int, steps: int, noise_schedule: NoiseSchedule) -> None:
-        if steps < 1:
+    def __init__(self, latent_dim: int, number: int, noise_schedule: NoiseSchedule) -> None:
+        if number < 1:
             raise UserError(
                 "model.levels=1: noise is added above the first layer: choose model.levels=2 or more, or chain=learned"
             )
-        first, *others = torch.arange(1, steps + 1) / steps
-        steps_up = [AddedNoise((latent_dim,), noise_schedule, first)]
-        steps_up += [AddedNoise((latent_dim,), noise_schedule, t, s) for s, t in pairwise([first, *others])]
-        super().__init__(steps_up)
-        self.marginal = Marginal(steps_up[-1])
+        first, *others = torch.arange(1, number + 1) / number
+        steps = [AddedNoise((latent_dim,), noise_schedule, first)]
+        steps += [AddedNoise((latent_dim,), noise_schedule, t, s) for s, t in pairwise([first, *others])]
+        super().__init__(steps)
+        self.marginal = Marginal(steps[-1])
 
 
 class AddedNoise(Posterior):

@@ -1,4 +1,4 @@
-"""The convolutional networks of a ladder, whose resolution falls on the way up."""
+"""The convolutional networks of a ladder, whose resolution falls in the bottom-up pass."""
 
 from collections.abc import Sequence
 from math import prod, sqrt
@@ -19,12 +19,12 @@ from latentlab.nn.resnet import ResidualBlock
 class ConvRungs(Rungs):
     r"""Convolutional networks with maps of latents, in which each layer depends on all layers above it.
 
-    The way down is $h_l = r_l(h_{l+1} + W_l z_l)$ with residual blocks $r_l$. A stride-2 transposed convolution follows
-    where the resolution changes.
+    The top-down pass is $h_l = r_l(h_{l+1} + W_l z_l)$ with residual blocks $r_l$. A stride-2 transposed convolution
+    follows where the resolution changes.
 
-    Three choices let a deep ladder train from its first step (Child 2021, and its code). With N blocks on the way down,
-    $W_l$ and the last convolution of each block are scaled by $1/\sqrt N$ at initialisation. The last convolution of
-    $p(z_l|z_{>l})$ starts at zero.
+    Three choices let a deep ladder train from its first step (Child 2021, and its code). With N blocks in the top-down
+    pass, $W_l$ and the last convolution of each block are scaled by $1/\sqrt N$ at initialisation. The last convolution
+    of $p(z_l|z_{>l})$ starts at zero.
 
     Args:
         x_shape: the shape (C, H, W) of one image.

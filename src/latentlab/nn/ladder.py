@@ -1,7 +1,7 @@
-"""The networks of a ladder: a deterministic way up from the image, and a way down through the latents.
+"""The networks of a ladder: a deterministic bottom-up pass over the image, and a top-down pass over the latents.
 
-The way up is $d_l = u_l(d_{l-1})$ with $d_0 = x$. The way down is $h_l = w_l(h_{l+1}, z_l)$, where the state $h_{l+1}$
-depends on all latents above layer l. Layer 1 is next to the data, and layer L is the top.
+The bottom-up pass is $d_l = u_l(d_{l-1})$ with $d_0 = x$. The top-down pass is $h_l = w_l(h_{l+1}, z_l)$, where the
+state $h_{l+1}$ depends on all latents above layer l. Layer 1 is next to the data, and layer L is the top.
 """
 
 from abc import ABC, abstractmethod
@@ -114,7 +114,7 @@ class DenseRungs(Rungs):
 
 
 class LatentAlone(nn.Module):
-    """The way down without memory, (h, z) -> z."""
+    """The top-down pass without memory, (h, z) -> z."""
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
         return z
