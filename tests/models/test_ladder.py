@@ -372,7 +372,7 @@ def test_twelve_layers_train_from_the_first_step():
         (partial(dense, rungs=partial(DenseRungs, latent_dims=(3, 2))), r"widths=\[512, 256, 128\]: a ladder of 2"),
         (partial(conv, layers=(0, 0)), r"layers=\[0, 0\]: a ladder needs at least one layer"),
         (partial(conv, x_shape=(784,)), "ConvRungs reads images"),
-        (partial(dense, decoder=ConvHead), "ConvHead has as many outputs at each place"),
+        (partial(dense, decoder=ConvHead), "ConvHead keeps the size of its maps"),
     ],
 )  # fmt: skip
 def test_refusals(make, words):

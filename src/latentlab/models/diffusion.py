@@ -58,11 +58,11 @@ class Mixed(Parametrisation):
 class Signs(Parametrisation):
     r"""The log odds of data that are -1 or 1.
 
-    The noise of an entry alone gives it the log odds $2 \alpha_t z_t / \sigma_t^2$, exactly. The network adds what
-    the other entries say: $\hat x = \tanh(\alpha_t z_t / \sigma_t^2 + f)$ and
+    A noisy entry alone has the log odds $2 \alpha_t z_t / \sigma_t^2$, exactly. The network adds what the other
+    entries say: $\hat x = \tanh(\alpha_t z_t / \sigma_t^2 + f)$ and
     $\hat\epsilon = (z_t - \alpha_t \hat x) / \sigma_t$. The loss vanishes at little noise for any f. A network that
     predicts $\epsilon$ would have to learn to divide by a small $\sigma_t$. With f = 0 the bound of D entries is that
-    of D tossed coins, $-D \log 2$.
+    of D fair coins, $-D \log 2$.
     """
 
     def __call__(self, f: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:

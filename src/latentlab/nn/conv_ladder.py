@@ -168,8 +168,8 @@ class ConvHead(nn.Module):
         places = prod(in_shape[-2:])
         if len(in_shape) != 3 or prod(out_shape) % places:
             raise UserError(
-                f"ConvHead has as many outputs at each place of its maps {tuple(in_shape)}, which does not make "
-                f"{tuple(out_shape)}: choose posterior=diagonal_normal, and a decoder of the maps' size"
+                f"ConvHead keeps the size of its maps, {tuple(in_shape)}, and cannot return {tuple(out_shape)}: "
+                "choose posterior=diagonal_normal, and a decoder of the maps' size"
             )
         self.out_shape = tuple(out_shape)
         self.activation = per_example(activation())
