@@ -69,7 +69,7 @@ def trainer(cfg: Any, callbacks: Mapping[str, Any], directory: Any) -> pl.Traine
 
 def estimates(cfg: Any, trainer: pl.Trainer, module: LitModule, data: DataModule) -> dict[str, float]:
     """Return the estimates of a tested model, such as `test/nll` and `test/active_units`."""
-    if isinstance(data.protocol, Source):  # a classical inference about its own data has no test set
+    if isinstance(data.protocol, Source):  # a classical inference brings its own data and has no test set
         return {}
     found = estimate(
         module.to(trainer.strategy.root_device).eval().model,

@@ -240,7 +240,7 @@ class SharedConditionals(Conditionals):
 
     Args:
         latent_dim: the number of latents of each layer.
-        number: the number of steps.
+        number: the number of conditionals.
         network: makes the network of the shared conditional.
         conditional: makes the shared conditional.
     """
