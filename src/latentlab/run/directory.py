@@ -1,10 +1,16 @@
 """The names of all files in a run directory, each written once."""
 
+import os
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from latentlab.errors import UserError
+from latentlab.run.files import locked
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,22 @@ class RunDirectory:
     def hydra(self) -> Path:
         return self.path / ".hydra"
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Lock the directory for this process, from its first write to its last.
+
+        The directory is made if it is missing. Directories that stay empty are removed again.
+
+        Raises:
+            UserError: if another process holds it.
+        """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        with _removed_if_empty(made), _held(self.path / LOCK) as descriptor:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+            yield
+
     def clear(self) -> None:
         """Remove everything that a run wrote, except the id of its W&B run."""
         files = (self.config, self.summary, self.evaluation, self.metrics, self.log)
@@ -100,3 +122,33 @@ class RunDirectory:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(lock: Path) -> Iterator[int]:
+    with ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(locked(lock))
+        except BlockingIOError as error:
+            raise UserError(
+                f"{lock.parent}: another process{_holder(lock)} writes to this directory: wait until it ends, "
+                "or choose another hydra.run.dir"
+            ) from error
+        yield descriptor
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return f" ({int(lock.read_text())})"
+    except (OSError, ValueError):
+        return ""
+
+
+@contextmanager
+def _removed_if_empty(folders: Sequence[Path]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in folders:
+                folder.rmdir()

@@ -1,0 +1,114 @@
+"""Files that a reader sees whole, and locks between processes."""
+
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+IN_USE = (errno.EACCES, errno.EAGAIN)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield the path of a draft, which replaces the file if the block ends without an error.
+
+    A reader sees the old file or the new one, also after a kill or a loss of power. Two writers of the same file
+    take turns. The draft is PATH.part, so a draft that a killed process left is overwritten.
+
+    Args:
+        path: the file. Its folder is made if only the folder itself is missing.
+
+    Raises:
+        OSError: with the name of the file, if it cannot be written.
+    """
+    draft = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with locked(draft, wait=True):
+            yield draft
+            _flush(draft)
+            os.replace(draft, path)
+        with suppress(OSError):  # some file systems cannot flush a folder
+            _flush(path.parent)
+    except OSError as error:
+        raise _named(error, path) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file."""
+    with replaced(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[int]:
+    """Hold a lock file, remove it afterwards, and yield its descriptor.
+
+    The lock ends with the process, however it ends. A new program that this process starts does not inherit it.
+
+    Args:
+        path: the lock file.
+        wait: wait for the process that holds it.
+
+    Raises:
+        BlockingIOError: if another process holds it, without `wait`.
+    """
+    descriptor = _acquire(path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    try:
+        yield descriptor
+    finally:
+        # Removed before it is unlocked, so that nobody else's lock is removed.
+        with suppress(OSError):
+            if _is(path, descriptor):
+                path.unlink()
+        os.close(descriptor)
+
+
+def _acquire(path: Path, operation: int) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(descriptor, operation, path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if _is(path, descriptor):
+            return descriptor
+        os.close(descriptor)  # the process that held it has removed or renamed it
+
+
+def _lock(descriptor: int, operation: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        if error.errno in IN_USE:
+            raise BlockingIOError(error.errno, error.strerror, str(path)) from error
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning("%s: this file system has no locks: start no second command there", path.parent)
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    known = error.filename or error.errno is None
+    return error if known else OSError(error.errno, error.strerror, str(path))
