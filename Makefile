@@ -19,10 +19,10 @@ WANTED     = $(if $(TORCH_INDEX),!~ /^(torch|torchvision|triton|(nvidia|cuda)-.*
 TORCH_INDEX ?= $(shell cat $(VENV)/.torch-index 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types format hooks requirements clean distclean
+.PHONY: help quickstart test test-faults lint types format hooks requirements clean distclean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=python3.12        the interpreter to make .venv with (3.11 or newer)"
 	@echo "  TORCH_INDEX=URL          take torch from another package index, e.g. PyTorch's CPU builds for Linux"
@@ -34,6 +34,9 @@ quickstart: $(INSTALLED) ## install, then train and evaluate a VAE on scikit-lea
 
 test: $(INSTALLED) ## run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-faults: $(INSTALLED) ## run the long tests of kills, full disks, races, damaged files and bad inputs
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -rP $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## check style and formatting (ruff)
 	@$(BIN)/ruff check .

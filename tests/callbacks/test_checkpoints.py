@@ -1,12 +1,14 @@
 """Checkpoints: the best epoch, the last epoch, and exact resumes."""
 
+import errno
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 from toy import ToyData, ToyModule, trainer_in
 
-from latentlab.callbacks import BestCheckpoint, LastCheckpoint, ResumeState, Timing
+from latentlab.callbacks import BestCheckpoint, Checkpoints, LastCheckpoint, ResumeState, Timing
 from latentlab.errors import Diverged
 
 
@@ -41,6 +43,27 @@ def test_a_resumed_run_is_the_run_that_was_not_cut_off(tmp_path):
     assert last["callbacks"]["ResumeState"]["ranks"][0]["python"]
     for part in ("parts", "whole"):
         assert not (tmp_path / part / "checkpoints" / "last.ckpt").is_symlink()
+
+
+def test_checkpoints_are_staged_in_their_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    run(tmp_path, 1, plugins=[Checkpoints()])
+    assert names(tmp_path) == ["best.ckpt", "last.ckpt"]
+
+
+def test_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    run(tmp_path, 1, plugins=[Checkpoints()])
+    before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
+
+    def full(state, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(OSError, match=r"No space left.*best\.ckpt"):
+        run(tmp_path, 1, plugins=[Checkpoints()])
+    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert names(tmp_path) == ["best.ckpt", "last.ckpt"]
 
 
 def test_best_is_the_largest_validation_bound(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from toy import ToyData, ToyModule, trainer_in
 
 from latentlab.callbacks import LastCheckpoint
-from latentlab.run.metrics import MetricsFile
+from latentlab.run.metrics import MetricsFile, read_rows
 from latentlab.tracking.csv_logger import CSVMetrics
 
 
@@ -36,12 +36,16 @@ def test_a_new_logger_appends_to_the_file(tmp_path):
     ]
 
 
-def test_a_line_that_a_crash_cut_short_does_not_spoil_the_next(tmp_path):
-    CSVMetrics(str(tmp_path)).log_metrics({"a": 1.0}, step=1)
-    with (tmp_path / "metrics.csv").open("a") as file:
-        file.write(",2")
-    CSVMetrics(str(tmp_path)).log_metrics({"a": 3.0}, step=3)
-    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3"]
+def test_a_row_that_a_crash_cut_short_is_dropped(tmp_path):
+    for step in (1, 20):
+        CSVMetrics(str(tmp_path)).log_metrics({"a": 10.25}, step)
+    whole = (tmp_path / "metrics.csv").read_bytes()
+    first = whole.index(b",20,")
+    for end in range(first, len(whole) - 1):  # "2" is another step than "20"
+        (tmp_path / "metrics.csv").write_bytes(whole[:end])
+        assert [row["step"] for row in read_rows(tmp_path / "metrics.csv")] == ["1"]
+        CSVMetrics(str(tmp_path)).log_metrics({"a": 10.25}, step=20)
+        assert (tmp_path / "metrics.csv").read_bytes() == whole
 
 
 def test_a_resumed_run_writes_no_row_twice(tmp_path):

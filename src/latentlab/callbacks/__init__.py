@@ -1,6 +1,6 @@
 """Callbacks: checkpoints, resuming, moving averages, gradients, progress, timing, figures."""
 
-from latentlab.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from latentlab.callbacks.checkpoints import BestCheckpoint, Checkpoints, LastCheckpoint
 from latentlab.callbacks.ema import EMA
 from latentlab.callbacks.figures import Figures
 from latentlab.callbacks.gradient_skip import GradientSkip
@@ -12,6 +12,7 @@ from latentlab.callbacks.timing import Timing
 __all__ = [
     "EMA",
     "BestCheckpoint",
+    "Checkpoints",
     "Figures",
     "GradientSkip",
     "GradientVariance",

@@ -3,26 +3,34 @@
 Lightning's `ModelCheckpoint` may write `last-v1.ckpt` or a link instead, and may save weights that are NaN.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
 from latentlab.errors import Diverged
+from latentlab.run.checkpoints import read_checkpoint
 from latentlab.run.directory import RunDirectory
+from latentlab.run.files import replaced
 from latentlab.tracking.record import log_best, log_checkpoint
 
 
-def save(trainer: Trainer, path: Path) -> None:
-    """Replace a checkpoint, called on all ranks. A crash while it is written leaves the old one."""
-    draft = path.with_name(f"{path.name}.part")
-    trainer.save_checkpoint(draft)
-    if trainer.is_global_zero:
-        os.replace(draft, path)
+class Checkpoints(TorchCheckpointIO):
+    """Lightning's checkpoint files, written as a whole, and read as everywhere else.
+
+    Lightning would stage them in TMPDIR, which may be small. It would show a traceback for a damaged one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with replaced(Path(path)) as draft, draft.open("wb") as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return read_checkpoint(path)
 
 
 def is_finite(trainer: Trainer) -> bool:
@@ -82,7 +90,7 @@ class BestCheckpoint(Checkpoint):
         value = None if score is None else float(score)
         if self._is_better(value) and is_finite(trainer):
             self.best_epoch, self.best_score = trainer.current_epoch, value
-            save(trainer, self.path)
+            trainer.save_checkpoint(self.path)
             self._report(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,10 +130,10 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if is_finite(trainer):
-            save(trainer, self.path)
+            trainer.save_checkpoint(self.path)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # With several ranks, saving could wait forever for a failed one. While testing, the weights are the best ones.
         fits = trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0
         if fits and not self.path.exists() and not isinstance(exception, Diverged) and is_finite(trainer):
-            save(trainer, self.path)
+            trainer.save_checkpoint(self.path)

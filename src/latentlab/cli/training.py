@@ -13,11 +13,11 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
-from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributions import Distribution
 
-from latentlab.callbacks import BestCheckpoint, LastCheckpoint, Timing
+from latentlab.callbacks import BestCheckpoint, Checkpoints, LastCheckpoint, Timing
 from latentlab.cli.checks import check_config, check_types, check_used
 from latentlab.errors import UserError
 from latentlab.processes import devices
@@ -91,13 +91,6 @@ def begin(
     if rank == 0:
         write_config(run.config, config)
         MetricsFile(run.metrics).rewind(done)
-
-
-class Checkpoints(TorchCheckpointIO):
-    """Lightning's checkpoint files, read as everywhere else: one line for a damaged file, old names translated."""
-
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return read_checkpoint(path)
 
 
 def plugins(trainer: Mapping[str, Any]) -> list[ClusterEnvironment | CheckpointIO]:

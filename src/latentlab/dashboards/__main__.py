@@ -14,6 +14,7 @@ from typing import Protocol
 
 from latentlab.cli.command import OneLineParser
 from latentlab.errors import UserError
+from latentlab.run.files import write_text
 from latentlab.tracking.wandb_key import REMEDY, has_key
 
 FILTERS = {"data": "data set", "model": "model", "group": "sweep"}
@@ -44,7 +45,7 @@ def main(words: Sequence[str]) -> None:
     if not given.dry_run:
         print(save(dashboard, f"the {given.kind} of {given.project}"))
     elif given.out:
-        given.out.write_text(build.spec(dashboard) + "\n")
+        write_text(given.out, build.spec(dashboard) + "\n")
     else:
         print(build.spec(dashboard))
 

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torchvision.datasets.utils import download_url
 from latentlab.data.files import REMEDY, check_md5, damaged, downloading
 from latentlab.data.images import ImageData, Images, Splits
 from latentlab.errors import UserError
+from latentlab.run.files import replaced
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +70,8 @@ class StaticMNIST(ImageData):
 def fetch(url: str, path: Path, md5: str) -> None:
     """Download a file and check it. A failure leaves no file at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        download_url(url, folder, path.name, md5)
-        os.replace(Path(folder) / path.name, path)
+    with replaced(path) as draft:
+        download_url(url, draft.parent, draft.name, md5)
 
 
 def unlabelled(pixels: NDArray[np.uint8]) -> Images:
@@ -131,9 +130,8 @@ def load_packed(cache: Path, key: NDArray[np.int64]) -> NDArray[np.uint8] | None
 
 
 def save_packed(cache: Path, key: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
-    """Save packed bits atomically, if the cache can be written."""
+    """Save packed bits, if the cache can be written."""
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
-            np.savez(Path(folder) / cache.name, key=key, packed=packed)
-            os.replace(Path(folder) / cache.name, cache)
+        with replaced(cache) as draft, draft.open("wb") as file:
+            np.savez(file, key=key, packed=packed)

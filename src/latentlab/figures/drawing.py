@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from latentlab.batch import Batch
+from latentlab.run.files import replaced
 
 DPI = 160
 GREYS = 48
@@ -156,7 +157,8 @@ def save(drawn: Figure, path: Path, caption: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = BytesIO()
     drawn.savefig(pixels, dpi=DPI, facecolor="white")
-    compact(Image.open(pixels).convert("RGB")).save(path, optimize=True)
+    with replaced(path) as draft:
+        compact(Image.open(pixels).convert("RGB")).save(draft, "PNG", optimize=True)
     return path
 
 

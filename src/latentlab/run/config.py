@@ -10,6 +10,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from latentlab.errors import UserError
 from latentlab.run import legacy
+from latentlab.run.files import write_text
 
 REMEDY = "restore it from a copy, or train the run again"
 # The keys that say where a run finds its data. They do not change its result.
@@ -48,7 +49,7 @@ def read_config(path: Path, remedy: str = REMEDY, needs: Mapping[str, type] | No
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Write a resolved config."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
 def _damaged(path: Path, reason: str, remedy: str) -> UserError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentlab.errors import UserError
-from latentlab.run.files import locked
+from latentlab.run.files import locked, remove_drafts
 
 LOCK = ".lock"
 
@@ -101,7 +101,8 @@ class RunDirectory:
     def lock(self) -> Iterator[None]:
         """Lock the directory for this process, from its first write to its last.
 
-        The directory is made if it is missing. Directories that stay empty are removed again.
+        The directory is made if it is missing. Directories that stay empty are removed again. Drafts that a killed
+        process left are removed at the end.
 
         Raises:
             UserError: if another process holds it.
@@ -112,6 +113,8 @@ class RunDirectory:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
             yield
+            for folder in (self.path, self.checkpoints, self.figures):
+                remove_drafts(folder)
 
     def clear(self) -> None:
         """Remove everything that a run wrote, except the id of its W&B run."""

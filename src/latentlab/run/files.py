@@ -10,6 +10,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+DRAFT = ".part"
 IN_USE = (errno.EACCES, errno.EAGAIN)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -27,8 +28,8 @@ def replaced(path: Path) -> Iterator[Path]:
     Raises:
         OSError: with the name of the file, if it cannot be written.
     """
-    draft = path.with_name(f"{path.name}.part")
-    try:
+    draft = path.with_name(f"{path.name}{DRAFT}")
+    with _naming(path):
         path.parent.mkdir(exist_ok=True)
         with locked(draft, wait=True):
             yield draft
@@ -36,14 +37,25 @@ def replaced(path: Path) -> Iterator[Path]:
             os.replace(draft, path)
         with suppress(OSError):  # some file systems cannot flush a folder
             _flush(path.parent)
-    except OSError as error:
-        raise _named(error, path) from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file."""
     with replaced(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a text file in one write, so that a reader sees all of the text or nothing."""
+    with _naming(path), path.open("ab") as file:
+        file.write(text.encode())
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove the drafts that killed processes left in a folder. Drafts in use stay."""
+    for draft in folder.glob(f"*{DRAFT}"):
+        with suppress(OSError), locked(draft):
+            pass
 
 
 @contextmanager
@@ -91,7 +103,8 @@ def _lock(descriptor: int, operation: int, path: Path) -> None:
             raise BlockingIOError(error.errno, error.strerror, str(path)) from error
         if error.errno not in NO_LOCKS:
             raise
-        log.warning("%s: this file system has no locks: start no second command there", path.parent)
+        if operation & fcntl.LOCK_NB:
+            log.warning("%s: this file system has no locks: start no second command there", path.parent)
 
 
 def _is(path: Path, descriptor: int) -> bool:
@@ -109,6 +122,12 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _named(error: OSError, path: Path) -> OSError:
-    known = error.filename or error.errno is None
-    return error if known else OSError(error.errno, error.strerror, str(path))
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    # A write that fails, for example on a full disk, does not name the file.
+    try:
+        yield
+    except OSError as error:
+        if error.filename or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -1,7 +1,6 @@
 """metrics.csv: one row for each call of a logger."""
 
 import csv
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from latentlab.errors import UserError
+from latentlab.run.files import append_text, write_text
 
 Row = Mapping[str, str]
 
@@ -34,8 +34,7 @@ class MetricsFile:
         epoch = row.pop("epoch", None)
         row = {"epoch": None if epoch is None else int(epoch), "step": step, **row}
         self._extend_columns(row)
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+        append_text(self.path, _lines(self.columns, [row]))
 
     def rewind(self, steps: int) -> None:
         """Remove the rows after the first `steps` steps: the resumed run writes them again."""
@@ -52,7 +51,6 @@ class MetricsFile:
         self.columns = [*known, *(name for name in names if name not in known)]
         # A crash may have cut the last line short, so the file is rewritten at first.
         if first or len(self.columns) > len(known):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             _replace(self.path, self.columns, read_rows(self.path))
 
 
@@ -73,9 +71,8 @@ class NewRows:
             text = self.path.read_text()
         except FileNotFoundError:
             return []
-        whole = text[: text.rfind("\n") + 1]  # the last line may be half written
         # A new column rewrites the file, so rows are counted instead of bytes.
-        rows: list[Row] = list(csv.DictReader(StringIO(whole)))
+        rows: list[Row] = list(csv.DictReader(StringIO(_whole_lines(text))))
         seen = self._seen if self._seen <= len(rows) else 0  # a resumed run rewinds the file
         self._seen = len(rows)
         return rows[seen:]
@@ -118,7 +115,12 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    return _whole_lines(path.read_text()) if path.exists() else ""
+
+
+def _whole_lines(text: str) -> str:
+    # The last line may be half written, by a running process or one that was killed.
+    return text[: text.rfind("\n") + 1]
 
 
 def _read_columns(path: Path) -> list[str]:
@@ -126,9 +128,11 @@ def _read_columns(path: Path) -> list[str]:
 
 
 def _replace(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    draft = path.with_suffix(".csv.part")
-    with draft.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(draft, path)
+    header = dict(zip(columns, columns, strict=True))
+    write_text(path, _lines(columns, [header, *rows]))
+
+
+def _lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = StringIO(newline="")
+    csv.DictWriter(text, columns, extrasaction="ignore").writerows(rows)
+    return text.getvalue()

@@ -1,12 +1,12 @@
 """summary.json and evaluation.json: the numbers and names that a run or an evaluation reports."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from latentlab.errors import UserError
+from latentlab.run.files import write_text
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -29,8 +29,6 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    """Write results, so that a reader sees the whole file or none."""
+    """Write results, in a new folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.part")
-    draft.write_text(json.dumps(dict(results), indent=2) + "\n")
-    os.replace(draft, path)
+    write_text(path, json.dumps(dict(results), indent=2) + "\n")

@@ -56,7 +56,8 @@ class Attempt:
         # The job of a sweep that was killed ends within its grace.
         lock = directory.lock(job.directory, patience=grace + 5)
         try:
-            resumed = self._prepare()
+            with RunDirectory(job.directory).lock():  # a single run may use the directory too
+                resumed = self._prepare()
             self._seconds_before = self._record_start()
             words = [*command, *job.overrides, *resumed, quoted("hydra.run.dir", job.directory)]
             self._log_start = self._write_title(words)

@@ -19,13 +19,14 @@ from filelock import FileLock, Timeout
 from latentlab.errors import UserError
 from latentlab.run.config import PLACES, leaves, read_config, shown
 from latentlab.run.directory import RunDirectory
+from latentlab.run.files import write_text
 from latentlab.run.results import read_results
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
 
-RECORD, LOG, LOCK = "job.json", "job.log", ".lock"
+RECORD, LOG, JOB_LOCK, SWEEP_LOCK = "job.json", "job.log", ".job.lock", ".lock"
 RUNNING = "running"
 # Files that a sweep writes before its first job starts.
-INITIAL = {LOCK, "multirun.yaml"}
+INITIAL = {SWEEP_LOCK, "multirun.yaml"}
 # The parts of a config that a run is built from. Other groups are copies of their parts, or not used.
 COMPARED = ("module", "data", "trainer", "callbacks", "seed", "compile", "validate_args")
 # Config keys that do not change the result: resuming, logging, figures, and the place of the data.
@@ -60,10 +61,8 @@ def read_record(directory: Path) -> Record:
 
 
 def write_record(directory: Path, record: Record) -> None:
-    """Replace the record of a job atomically."""
-    draft = directory / f"{RECORD}.part"
-    draft.write_text(json.dumps(vars(record), indent=2) + "\n")
-    os.replace(draft, directory / RECORD)
+    """Replace the record of a job."""
+    write_text(directory / RECORD, json.dumps(vars(record), indent=2) + "\n")
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
@@ -127,7 +126,7 @@ def lock(directory: Path, patience: float) -> int:
         UserError: if another job still runs there.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(directory / JOB_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + patience
     while not _locks(descriptor):
         if time.monotonic() > deadline:
@@ -147,7 +146,7 @@ def make_sweep(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOCK).touch()
+        (folder / SWEEP_LOCK).touch()
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: {error.strerror} (choose another place with hydra.sweep.dir=DIR)"
@@ -162,7 +161,7 @@ def sweep_lock(folder: Path) -> Iterator[None]:
         UserError: if another command runs there, or the directory cannot be made.
     """
     make_sweep(folder)
-    held = FileLock(folder / LOCK)
+    held = FileLock(folder / SWEEP_LOCK)
     try:
         held.acquire(blocking=False)
     except Timeout as error:

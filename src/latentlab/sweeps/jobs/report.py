@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from latentlab.run.directory import RunDirectory
+from latentlab.run.files import replaced
 from latentlab.sweeps.jobs import directory
 from latentlab.sweeps.jobs.job import Job, Outcome, Status, duration
 
@@ -172,7 +173,7 @@ def write(folder: Path) -> Path:
     rows = [_row(path) for path in sorted({*records, *summaries})]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     path = folder / RESULTS
-    with path.open("w", newline="") as file:
+    with replaced(path) as draft, draft.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

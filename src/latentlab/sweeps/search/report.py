@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentlab.run.directory import RunDirectory
+from latentlab.run.files import replaced
 from latentlab.sweeps.search.space import Space
 from latentlab.sweeps.search.study import DIRECTORY, DONE, REASON, Trials
 
@@ -97,7 +98,9 @@ def draw(study: optuna.Study, metric: str, folder: Path) -> None:
     matplotlib.use("agg")  # opens no window
     for name, plot in _plots(study, metric).items():
         with _contained():
-            plot().figure.savefig(folder / f"{name}.png", dpi=DPI, bbox_inches="tight")
+            figure = plot().figure
+            with replaced(folder / f"{name}.png") as draft:
+                figure.savefig(draft, format="png", dpi=DPI, bbox_inches="tight")
 
 
 def _plots(study: optuna.Study, metric: str) -> dict[str, Callable[[], Any]]:
