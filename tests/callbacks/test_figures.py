@@ -8,7 +8,7 @@ import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from parts import composed
+from parts import CONF, composed
 from toy import ToyData, ToyModule, trainer_in
 
 from latentlab.callbacks import Figures
@@ -24,7 +24,7 @@ from latentlab.figures import (
     samples,
 )
 from latentlab.run.legacy import today
-from latentlab.run.trust import check_trusted
+from latentlab.run.trust import Trusted
 
 
 def states():
@@ -155,7 +155,7 @@ def test_callbacks_of_an_older_version_become_one():
         "timing": {"_target_": "latentlab.callbacks.Timing"},
     }
     callbacks = today({"callbacks": old})["callbacks"]
-    check_trusted(callbacks)
+    Trusted.of([CONF]).check(callbacks, "callbacks")
     assert list(callbacks) == ["timing", "figures"]
     figures = instantiate(callbacks["figures"])
     assert figures.every_n_epochs == 5 and list(figures.figures) == ["latents", "samples", "sample_means"]

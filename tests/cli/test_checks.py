@@ -1,8 +1,6 @@
 """The checker of configs, with calls whose parameters are known."""
 
-import sys
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any, Literal
 
 import pytest
@@ -16,7 +14,7 @@ from latentlab.cli.checks import (
     check_value,
 )
 from latentlab.errors import UserError, did_you_mean
-from latentlab.run.trust import TRUSTED, check_trusted, locate
+from latentlab.run.trust import locate
 
 
 class Layer:
@@ -150,77 +148,6 @@ def test_values_at_dotted_keys():
 def test_suggestions():
     assert did_you_mean("batch_sice", ["batch_size", "seed"]) == "; did you mean batch_size?"
     assert did_you_mean("xyz", ["batch_size", "seed"]) == ""
-
-
-# -- Trust
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "latentlab.models.vae.VAE",
-        "latentlab.data.Digits",
-        "torch.nn.ReLU",
-        "torch.optim.Adam",
-        "pytorch_lightning.callbacks.EarlyStopping",
-    ],
-)
-def test_parts_of_the_package_and_its_libraries_are_trusted(target):
-    check_trusted({"module": {"_target_": target}, "list": [{"_target_": target}], "off": {"_target_": None}})
-
-
-def test_a_figure_is_trusted(stand_in):
-    """A function of latentlab.figures that returns a matplotlib Figure."""
-    check_trusted({"_target_": "latentlab.figures.stand_in.drawn"})
-    for name in ("saved", "Path", "elsewhere"):
-        with pytest.raises(UserError, match=f"stand_in.{name}"):
-            check_trusted({"_target_": f"latentlab.figures.stand_in.{name}"})
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    """A module of figures whose functions are known."""
-    module = ModuleType("latentlab.figures.stand_in")
-    code = (
-        "from pathlib import Path\nfrom matplotlib.figure import Figure\n"
-        "def drawn(model, data) -> Figure: ...\ndef saved(figure: Figure, path: Path) -> Path: ...\n"
-    )
-    exec(code, vars(module))
-    vars(module)["elsewhere"] = anything
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "os.system",
-        "builtins.eval",
-        "subprocess.Popen",
-        "latentlab",
-        "latentlab.run.results.json.loads",
-        "latentlab.cli.explain.Path",
-        "latentlab.cli.report.Console",
-        "latentlab.run.results.write_results",
-        "latentlabs.models.vae.VAE",
-        "torch.load",
-        "torch.nn.functional.relu",
-        "torch.nn.Module.load_state_dict",
-        "torch.optim.lr_scheduler.os.system",
-        "hydra.utils.get_method",
-        "${elsewhere}",
-    ],
-)
-@pytest.mark.parametrize("wrap", [lambda n: n, lambda n: {"inner": n}, lambda n: [0, {"x": n}]])
-def test_nothing_else_is(target, wrap):
-    with pytest.raises(UserError) as caught:
-        check_trusted({"part": wrap({"_target_": target})})
-    assert f"_target_={target}" in str(caught.value)
-
-
-def test_untrusted_modules_are_not_imported():
-    with pytest.raises(UserError, match=", ".join(TRUSTED)):
-        check_trusted({"_target_": "turtle.Turtle"})
-    assert "turtle" not in sys.modules
 
 
 RAW = {

@@ -13,6 +13,7 @@ import torch
 from commands import ROOT, call
 
 from latentlab.run import legacy
+from latentlab.run.trust import Trusted
 
 FIXTURES = ROOT / "tests" / "fixtures"
 # The numbers were equal to the last digit on the machine that made them. Other processors round differently.
@@ -65,9 +66,7 @@ def test_todays_names_are_left_alone():
 
 @pytest.mark.parametrize("name", sorted(set(legacy.TARGETS.values())))
 def test_a_class_that_moved_is_found(name):
-    from latentlab.run.trust import check_trusted
-
-    check_trusted({"_target_": name})
+    assert Trusted.of([ROOT / "conf"]).find(name, "module").__name__ == name.rpartition(".")[2]
 
 
 SHARED = {"_target_": "latentlab.models.chain.SharedConditionals"}

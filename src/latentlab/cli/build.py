@@ -2,20 +2,25 @@
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 
 from latentlab.cli.overrides import quoted
+from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
+from latentlab.run.trust import SPECIAL, Trusted, check_names
 
 
 def build(node: Any, **arguments: Any) -> Any:
-    """Build the object that a config describes, with further arguments.
+    """Build the object that the user's own config describes, with further arguments.
 
+    A config that was read from a run is built by `build_saved` instead.
     Lists and mappings become Python's own: OmegaConf's types must not end up in a checkpoint.
     """
     return instantiate(node, _convert_="all", **arguments)
@@ -27,6 +32,70 @@ def build_each(nodes: Any) -> list[Any]:
     An entry without one changes the settings of another entry, which is left out here.
     """
     return [build(node) for node in nodes.values() if node and "_target_" in node]
+
+
+def trusted(modules: Iterable[str] = ()) -> Trusted:
+    """Return the targets that a saved config may name in this command.
+
+    These are the targets in the config folders of the command, the listed classes of libraries, and the modules that
+    the user trusts.
+
+    Args:
+        modules: modules trusted on the command line, besides those of LATENTLAB_TRUST.
+    """
+    sources = HydraConfig.get().runtime.config_sources
+    return Trusted.of([Path(each.path) for each in sources if each.schema == "file"], modules)
+
+
+def build_saved(node: Any, where: str, trusted: Trusted, kind: type = object, **arguments: Any) -> Any:
+    """Build the object that a saved config describes, from plain data.
+
+    Every `_target_` is looked up among the trusted ones right before it is called. Hydra's `instantiate` never sees a
+    saved config, because it resolves interpolations and imports every name.
+
+    Args:
+        node: a part of the config, a mapping with a `_target_`.
+        where: its dotted key, such as `module`.
+        trusted: the targets that it may name.
+        kind: the class that the object must have.
+        arguments: further arguments, which replace those of the config.
+
+    Raises:
+        UserError: for a target that is not trusted, arguments that do not fit it, or an object of another class.
+    """
+    found = _built(node, where, trusted, arguments)
+    if not isinstance(found, kind):
+        raise UserError(f"{where}: this is {type(found).__name__}, where {kind.__name__} is needed")
+    return found
+
+
+def _built(node: Any, where: str, trusted: Trusted, replaced: Mapping[str, Any]) -> Any:
+    if isinstance(node, list | tuple):
+        return [_built(each, f"{where}[{index}]", trusted, {}) for index, each in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    check_names(node, where)
+    arguments = {
+        key: _built(value, f"{where}.{key}", trusted, {})
+        for key, value in node.items()
+        if key not in (*SPECIAL, *replaced)
+    }
+    if node.get("_target_") is None:
+        return arguments
+    target = trusted.find(node["_target_"], where)
+    return _called(partial(target, **arguments, **replaced), where, bool(node.get("_partial_")))
+
+
+def _called(call: "partial[Any]", where: str, later: bool) -> Any:
+    try:
+        return call if later else call()
+    except UserError:
+        raise
+    except Exception as error:  # the arguments may be anything
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{where}: {call.func.__name__} cannot be built from this config ({reason})"
+        ) from error
 
 
 def start_ranks(job: Any, trainer: Mapping[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """The evaluation of a run: rebuild its model and data, test the model, estimate the NLL."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -8,13 +8,14 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
-from latentlab.cli.build import build, build_each
-from latentlab.cli.checks import check_types
+from latentlab.cli.build import build_saved, trusted
+from latentlab.cli.checks import check_config, check_types
 from latentlab.cli.training import quieten_lightning
 from latentlab.data.module import DataModule
 from latentlab.evaluation import choose_nll_samples, estimate
 from latentlab.lit.base import LitModule
-from latentlab.run.checkpoints import config_of, load_state, read_checkpoint
+from latentlab.run.checkpoints import BUILT, config_of, load_state, read_checkpoint
+from latentlab.run.trust import Trusted
 
 SETTINGS = {
     "batch_size": PositiveInt,
@@ -24,6 +25,7 @@ SETTINGS = {
     "figures.draw": bool,
     "wandb": bool,
     "accelerator": Literal["auto", "cpu", "gpu"],
+    "trust": Sequence[str],
 }
 
 
@@ -31,10 +33,13 @@ def read(cfg: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Check the settings of evaluate.py, and return the checkpoint's state and its run's config.
 
     Raises:
-        UserError: for a setting out of range, or a checkpoint or config that cannot be read.
+        UserError: for a setting out of range, or a checkpoint or config that cannot be read or is not trusted.
     """
     check_types(cfg, SETTINGS)
-    return read_checkpoint(cfg.ckpt_path), config_of(cfg.ckpt_path)
+    state, config = read_checkpoint(cfg.ckpt_path), config_of(cfg.ckpt_path, trusted(cfg.trust))
+    for part in BUILT:
+        check_config(config[part], config[part], part)
+    return state, config
 
 
 def rebuild(cfg: Any, config: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[LitModule, DataModule]:
@@ -44,9 +49,10 @@ def rebuild(cfg: Any, config: Mapping[str, Any], state: Mapping[str, Any]) -> tu
         UserError: if the weights do not fit, or `nll.samples` is asked of a model without an NLL.
     """
     quieten_lightning()
+    allowed = trusted(cfg.trust)
     moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
-    data = build(config["data"], eval_batch_size=cfg.batch_size, **moved)
-    module = build(config["module"], eval_samples=cfg.samples)
+    data = build_saved(config["data"], "data", allowed, DataModule, eval_batch_size=cfg.batch_size, **moved)
+    module = build_saved(config["module"], "module", allowed, LitModule, eval_samples=cfg.samples)
     choose_nll_samples(module.model, cfg.nll.samples)
     load_state(module, state, cfg.ckpt_path)
     return module, data
@@ -54,8 +60,7 @@ def rebuild(cfg: Any, config: Mapping[str, Any], state: Mapping[str, Any]) -> tu
 
 def trainer(cfg: Any, callbacks: Mapping[str, Any], directory: Any) -> pl.Trainer:
     """Return a trainer on one device that draws the run's figures into `directory`, if they are asked for."""
-    kinds = (Figures,) if cfg.figures.draw else ()
-    figures: list[pl.Callback] = [each for each in build_each(callbacks) if isinstance(each, kinds)]
+    figures = _figures(callbacks, trusted(cfg.trust)) if cfg.figures.draw else []
     return pl.Trainer(
         accelerator=cfg.accelerator,
         devices=1,
@@ -65,6 +70,16 @@ def trainer(cfg: Any, callbacks: Mapping[str, Any], directory: Any) -> pl.Traine
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _figures(callbacks: Mapping[str, Any], allowed: Trusted) -> list[pl.Callback]:
+    # No other callback is built: the evaluation has no use for them.
+    found = {f"callbacks.{name}": node for name, node in callbacks.items() if node and node.get("_target_")}
+    return [
+        build_saved(node, where, allowed, Figures)
+        for where, node in found.items()
+        if allowed.find(node["_target_"], where) is Figures
+    ]
 
 
 def estimates(cfg: Any, trainer: pl.Trainer, module: LitModule, data: DataModule) -> dict[str, float]:

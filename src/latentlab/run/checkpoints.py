@@ -1,6 +1,6 @@
 """The reader of checkpoints, and the config of the run that a checkpoint belongs to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ from latentlab.errors import UserError
 from latentlab.run import legacy
 from latentlab.run.config import read_config
 from latentlab.run.directory import RunDirectory
-from latentlab.run.trust import check_trusted
+from latentlab.run.trust import Trusted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,16 +63,21 @@ def load_state(module: "nn.Module", state: Mapping[str, Any], ckpt_path: str) ->
         ) from error
 
 
-def config_of(ckpt_path: str | Path) -> dict[str, Any]:
-    """Return the resolved config of the run that a checkpoint belongs to, safe to build from.
+def config_of(ckpt_path: str | Path, trusted: Trusted, parts: Iterable[str] = BUILT) -> dict[str, Any]:
+    """Return the config of the run that a checkpoint belongs to, as plain data for `build_saved`.
+
+    Args:
+        ckpt_path: the checkpoint.
+        trusted: the targets that the config may name.
+        parts: the groups that will be built. The targets in other groups are not checked.
 
     Raises:
         UserError: if it is missing or damaged, or names classes that are not trusted.
     """
     path = RunDirectory.of_checkpoint(ckpt_path).config
-    config = read_config(path, needs={**dict.fromkeys(BUILT, dict), "names": dict, "seed": int})
-    for part in BUILT:
-        check_trusted(config[part], part)
+    config = read_config(path, needs={**dict.fromkeys(parts, dict), "names": dict, "seed": int})
+    for part in parts:
+        trusted.check(config[part], part)
     return config
 
 

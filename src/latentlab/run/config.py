@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from latentlab.errors import UserError
 from latentlab.run import legacy
 from latentlab.run.files import write_text
+from latentlab.run.plain import read_plain
 
 REMEDY = "restore it from a copy, or train the run again"
 # The keys that say where a run finds its data. They do not change its result.
@@ -18,7 +18,10 @@ PLACES = ("data.root", "data.source.path")
 
 
 def read_config(path: Path, remedy: str = REMEDY, needs: Mapping[str, type] | None = None) -> dict[str, Any]:
-    """Return the config of a run as plain values, under today's names if an older version wrote it.
+    """Return the config of a run as plain data, under today's names if an older version wrote it.
+
+    The file may come from somebody else, so interpolations in it are refused. The result must never become an
+    OmegaConf object, which would resolve them.
 
     Args:
         path: the file.
@@ -29,12 +32,12 @@ def read_config(path: Path, remedy: str = REMEDY, needs: Mapping[str, type] | No
         UserError: if the file is missing or damaged, or lacks a key.
     """
     try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(path))
+        config = read_plain(path)
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing: a checkpoint is read together with the config.yaml of its run"
         ) from error
-    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+    except (YAMLError, ValueError, OSError) as error:
         raise _damaged(path, " ".join(str(error).split()), remedy) from error
     if not isinstance(config, dict):
         raise _damaged(path, "it is not a mapping of keys to values", remedy)
