@@ -33,7 +33,7 @@ REFUSED = {
     "null": ("model.latent_dim=null", ["model.latent_dim=null", "integer"]),
     "no latents": ("model.latent_dim=0", ["model.latent_dim=0", "greater than 0"]),
     "batch size": ("data.batch_size=-1", ["data.batch_size=-1", "greater than 0"]),
-    "learning rate": ("optimizer.lr=-1", ["optimizer", "learning rate: -1"]),
+    "learning rate": ("optimizer.lr=-1", ["optimizer.lr=-1", "from 1e-12 to 10000"]),
     "width": ("encoder.hidden=[0]", ["encoder.hidden", "greater than 0"]),
     "seed": ("seed=-1", ["seed=-1", "greater than or equal to 0"]),
     "clipping": ("trainer.gradient_clip_val=-1", ["trainer.gradient_clip_val=-1", "greater than or equal"]),
@@ -44,7 +44,10 @@ REFUSED = {
     "accumulation": ("trainer.accumulate_grad_batches=0", ["trainer.accumulate_grad_batches=0"]),
     "device": ("trainer.devices=0", ["devices=0"]),
     "too many validated": ("data.val_size=5000", ["data.val_size=5000", "1527"]),
-    "part of the test set": ("+trainer.limit_test_batches=1 data.eval_batch_size=50", ["50 examples of 270"]),
+    "part of the test set": (
+        "+trainer.limit_test_batches=1",
+        ["trainer.limit_test_batches=1", "leave it out"],
+    ),
     "nothing to watch": (
         "callbacks=early_stopping data.val_size=0",
         ["callbacks.early_stopping", "data.val_size=0"],

@@ -5,6 +5,7 @@ Each argument of a `_target_` must be a parameter and fit its annotation. A rang
 """
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
@@ -14,6 +15,7 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from latentlab.cli.ranges import of_library
 from latentlab.errors import UserError, did_you_mean
 from latentlab.run.trust import locate
 
@@ -46,6 +48,8 @@ def check_config(raw: Any, resolved: Any, where: str = "") -> None:
         for index, value in enumerate(resolved):
             if not isinstance(raw[index], str):
                 check_config(raw[index], value, f"{where}[{index}]")
+    else:
+        check_number(resolved, where)
 
 
 def check_call(node: Config, where: str, raw: Config | None = None) -> None:
@@ -68,7 +72,8 @@ def check_call(node: Config, where: str, raw: Config | None = None) -> None:
         if isinstance(value, Mapping) and value.get("_target_"):
             _check_complete(value, f"{where}.{key}")
         if key in hints and not _holds_call(value):
-            check_value(value, hints[key], _pointed_to((raw or {}).get(key)) or f"{where}.{key}")
+            pointed = _pointed_to((raw or {}).get(key))
+            check_value(value, hints[key], pointed or f"{where}.{key}", f"{where}.{key}" if pointed else "")
 
 
 def check_used(raw: Config, overrides: Iterable[str], model: str) -> None:
@@ -94,21 +99,59 @@ def check_used(raw: Config, overrides: Iterable[str], model: str) -> None:
             )
 
 
-def check_value(value: Any, hint: Any, where: str) -> None:
+def check_number(value: Any, where: str) -> None:
+    """Check that a value is no number that a run cannot hold.
+
+    Raises:
+        UserError: for NaN, infinity, or an integer of more than 64 bits.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}={value}: give a finite number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{where}={value}: give a number below 2^63")
+
+
+def check_underflow(overrides: Iterable[str]) -> None:
+    """Check that no number on the command line is so small that it would be read as zero.
+
+    Raises:
+        UserError: for the first such number.
+    """
+    for override in overrides:
+        for number in re.findall(
+            r"(?<![\w.])[-+]?[\d.]*[1-9][\d.]*e-\d+(?![\w.])", override.partition("=")[2], re.I
+        ):
+            if float(number) == 0:
+                raise UserError(
+                    f"{override}: {number} is too small and would be 0: give 0 or a larger number"
+                )
+
+
+def check_value(value: Any, hint: Any, where: str, use: str = "") -> None:
     """Check one value against an annotation.
+
+    Args:
+        value: the value.
+        hint: the annotation.
+        where: the key of the value.
+        use: the key of the argument, if `where` is another key that it points to.
 
     Raises:
         UserError: if it does not fit.
     """
+    allowed = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        adapter = TypeAdapter(hint, config=allowed)
     except (PydanticUserError, NameError, TypeError):
         return  # pydantic does not understand the annotation
     try:
         validated = adapter.validate_python(value)
     except ValidationError as error:
         shown = "null" if value is None else value
-        raise UserError(f"{where}={shown}: {error.errors()[0]['msg'].lower()}") from error
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"{where}={shown}{f' ({use})' * bool(use)}: {reason[:1].lower()}{reason[1:]}"
+        ) from error
     if not _is_taken_as_is(value, validated):
         raise UserError(f"{where}={value!r}: this is {_kind(value)}, where {_kind(validated)} is needed")
 
@@ -149,9 +192,10 @@ def _check_complete(node: Config, where: str) -> None:
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+        own = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     except (NameError, TypeError, AttributeError):
-        return {}
+        own = {}
+    return {**own, **of_library(target)}
 
 
 def _reach(raw: Config, group: str, used: set[str]) -> None:
@@ -167,7 +211,7 @@ def _is_taken_as_is(value: Any, validated: Any) -> bool:
         return all(map(_is_taken_as_is, value, validated))
     if isinstance(validated, bool | int):
         return type(value) is type(validated)
-    return not isinstance(validated, float) or isinstance(value, int | float)
+    return not isinstance(validated, float) or type(value) in (int, float)
 
 
 def _kind(value: Any) -> str:

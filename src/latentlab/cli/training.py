@@ -6,10 +6,9 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
@@ -18,7 +17,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributions import Distribution
 
 from latentlab.callbacks import BestCheckpoint, Checkpoints, LastCheckpoint, Timing
-from latentlab.cli.checks import check_config, check_types, check_used
+from latentlab.cli.checks import check_config, check_types, check_underflow, check_used
+from latentlab.cli.ranges import SETTINGS
 from latentlab.errors import UserError
 from latentlab.processes import devices
 from latentlab.run.checkpoints import read_checkpoint
@@ -28,21 +28,6 @@ from latentlab.run.metrics import MetricsFile
 from latentlab.run.resuming import check_resumed
 from latentlab.tracking.csv_logger import CSVMetrics
 from latentlab.tracking.record import finish
-
-# The settings that Lightning would accept now and fail on later.
-SETTINGS = {
-    "seed": Annotated[int, Field(ge=0, lt=2**32)],
-    "validate_args": bool,
-    "compile": bool,
-    "names": dict[str, str],
-    "trainer.max_epochs": Annotated[int, Field(ge=-1)] | None,
-    "trainer.num_nodes": PositiveInt,
-    "trainer.precision": Literal["32-true", "bf16-mixed", "16-mixed", "64-true"],
-    "trainer.gradient_clip_val": NonNegativeFloat | None,
-    "trainer.accumulate_grad_batches": PositiveInt,
-    "trainer.check_val_every_n_epoch": PositiveInt | None,
-    "trainer.log_every_n_steps": NonNegativeInt | None,
-}
 
 
 def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str]) -> None:
@@ -56,6 +41,7 @@ def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable
     Raises:
         UserError: for a setting out of range, a group without an effect, or an unknown or ill-typed argument.
     """
+    check_underflow(overrides)
     check_types(config, SETTINGS)
     check_used(raw, overrides, config["names"]["model"])
     check_config(raw, config)
