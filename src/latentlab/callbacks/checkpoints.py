@@ -3,6 +3,7 @@
 Lightning's `ModelCheckpoint` may write `last-v1.ckpt` or a link instead, and may save weights that are NaN.
 """
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ class Checkpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replaced(Path(path)) as draft, draft.open("wb") as file:
-            torch.save(checkpoint, file)
+        content = BytesIO()  # torch.save to a file would hide the error of a full disk
+        torch.save(checkpoint, content)
+        with replaced(Path(path)) as draft:
+            draft.write_bytes(content.getbuffer())
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return read_checkpoint(path)
@@ -135,5 +138,5 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # With several ranks, saving could wait forever for a failed one. While testing, the weights are the best ones.
         fits = trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0
-        if fits and not self.path.exists() and not isinstance(exception, Diverged) and is_finite(trainer):
+        if fits and not self.path.exists() and not isinstance(exception, (Diverged, OSError)) and is_finite(trainer):
             trainer.save_checkpoint(self.path)
