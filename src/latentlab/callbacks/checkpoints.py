@@ -138,5 +138,6 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # With several ranks, saving could wait forever for a failed one. While testing, the weights are the best ones.
         fits = trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0
-        if fits and not self.path.exists() and not isinstance(exception, (Diverged, OSError)) and is_finite(trainer):
+        failed = isinstance(exception, (Diverged, OSError))  # nothing to save, or no place for it
+        if fits and not failed and not self.path.exists() and is_finite(trainer):
             trainer.save_checkpoint(self.path)
