@@ -102,7 +102,7 @@ def test_sigterm_ends_with_143_and_a_checkpoint_to_resume_from(tmp_path, after):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert err == ""
+    assert err == f"resume: python train.py resume={tmp_path}/run\n"
     last = load(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
     epochs = last["epoch"] + (1 if after == "metrics.csv" else 2)

@@ -133,7 +133,7 @@ def test_a_directory_that_holds_a_run_is_not_overwritten(small):
     before = summary(small)
     line = refusal(call("train.py", *QUICK, f"hydra.run.dir={small}"))
     assert f"{small} already holds a run" in line
-    assert f"ckpt_path={small}/checkpoints/last.ckpt" in line and "hydra.run.dir" in line
+    assert f"python train.py resume={small}" in line and "hydra.run.dir" in line
     assert summary(small) == before
 
 

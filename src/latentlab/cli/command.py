@@ -1,14 +1,19 @@
-"""The frame around a script: renamed keys, signals, one-line errors and exit statuses."""
+"""The frame around a script: renamed keys, signals, one-line errors, last lines and exit statuses."""
 
+import io
 import os
 import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
-from contextlib import ContextDecorator
-from typing import Any, NoReturn
+from contextlib import ContextDecorator, suppress
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from latentlab.cli.explain import config_name, explain, unknown_option
@@ -40,7 +45,53 @@ class one_line_errors(ContextDecorator):
             _leave(here, error)
         if isinstance(error, _mistakes()):
             print(f"error: {explain(error)}", file=sys.stderr)
+            print_notes(error)
             sys.exit(_status(error))
+
+
+class MadeDirectories(Callback):
+    """Notes which directories Hydra makes for a run, so that they are removed if they stay empty.
+
+    Attributes:
+        made: the directories, the innermost first.
+    """
+
+    made: ClassVar[list[Path]] = []
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        # ${hydra:...} reads the current HydraConfig, which Hydra sets a moment later.
+        HydraConfig.instance().set_config(config)
+        with suppress(OmegaConfBaseException):  # Hydra reports it
+            place = Path(config.hydra.run.dir).absolute()
+            type(self).made = [path for path in (place, *place.parents) if not path.exists()]
+
+    @classmethod
+    def remove_empty(cls) -> None:
+        with suppress(OSError):
+            for path in cls.made:
+                path.rmdir()
+
+
+class Output(io.FileIO):
+    """A standard stream that discards its output once the reader has closed the pipe, as `| head -1` does."""
+
+    def write(self, data: Any) -> int:
+        with suppress(BrokenPipeError):
+            return super().write(data) or 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+        return len(data)
+
+    @classmethod
+    def text(cls, stream: Any) -> Any:
+        """Return the same stream as an `Output`. The stand-ins of tests and notebooks stay as they are."""
+        if stream not in (sys.__stdout__, sys.__stderr__) or not isinstance(stream, io.TextIOWrapper):
+            return stream
+        stream.flush()
+        raw = io.BufferedWriter(cls(stream.fileno(), "w", closefd=False))
+        lines = stream.line_buffering
+        return io.TextIOWrapper(
+            raw, stream.encoding, stream.errors, line_buffering=lines, write_through=False
+        )
 
 
 class OneLineParser(ArgumentParser):
@@ -53,27 +104,54 @@ class OneLineParser(ArgumentParser):
 def run(main: Callable[[], None]) -> None:
     """Run a `hydra.main` function.
 
-    SIGTERM raises SystemExit, so that the run is closed as failed. The exit status is 143, and 130 after Ctrl-C.
+    SIGTERM and SIGHUP raise SystemExit, so that the run is closed as failed. The exit status is 143 or 129, and 130
+    after Ctrl-C. The last line on standard error is the command that resumes an interrupted run.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
-    signal.signal(signal.SIGTERM, terminate)
+    sys.stdout, sys.stderr = Output.text(sys.stdout), Output.text(sys.stderr)
+    handle(signal.SIGTERM, signal.SIGHUP)
     ranks.follow_parent()
-    with one_line_errors():
-        sys.argv[1:] = rename_old_keys(sys.argv[1:], config_name())
-        try:
-            main()
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
-        except ValueError as error:
-            if "Config group override" not in str(error):
-                raise
-            raise UserError(unknown_option(sys.argv[1:])) from error
+    try:
+        _run(main)
+    except KeyboardInterrupt as interrupt:
+        print_notes(interrupt)
+        sys.exit(128 + signal.SIGINT)
+    except SystemExit as end:
+        print_notes(end)
+        raise
+    finally:
+        MadeDirectories.remove_empty()
+        sys.stdout.flush()
+
+
+@one_line_errors()
+def _run(main: Callable[[], None]) -> None:
+    sys.argv[1:] = rename_old_keys(sys.argv[1:], config_name())
+    try:
+        main()
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        raise UserError(unknown_option(sys.argv[1:])) from error
+
+
+def handle(*signals: signal.Signals) -> None:
+    """End the process with SystemExit at these signals. One that is ignored, as under nohup, stays ignored."""
+    for signum in signals:
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, terminate)
 
 
 def terminate(signum: int, frame: Any) -> None:
     """Raise SystemExit with the status of a process that a signal ended."""
-    signal.signal(signum, signal.SIG_IGN)  # a second signal does not interrupt the clean-up
+    signal.signal(signum, signal.SIG_DFL)  # a second signal ends the process at once
     sys.exit(128 + signum)
+
+
+def print_notes(error: BaseException) -> None:
+    """Print the notes of an exception on standard error. A traceback holds them already."""
+    for note in getattr(error, "__notes__", ()):
+        print(note, file=sys.stderr)
 
 
 def _leave(here: devices.Launched, error: BaseException) -> NoReturn:

@@ -1,6 +1,7 @@
 """Overrides of the command line: quoting, and the old names of keys, which work for one more release."""
 
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 
@@ -56,6 +57,12 @@ def quoted(key: str, value: object) -> str:
     # Hydra keeps a backslash unless a quote follows it.
     text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(value))
     return f"{key}='{text}'"
+
+
+def shell_word(key: str, value: object) -> str:
+    """Return an override with any text as its value, quoted for a shell."""
+    plain = re.fullmatch(r"[\w./+-]+", str(value)) and str(value) not in ("null", "true", "false")
+    return shlex.quote(f"{key}={value}" if plain else quoted(key, value))
 
 
 def rename_old_keys(words: Iterable[str], script: str) -> list[str]:

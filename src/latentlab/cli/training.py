@@ -2,32 +2,63 @@
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributions import Distribution
 
-from latentlab.callbacks import BestCheckpoint, Checkpoints, LastCheckpoint, Timing
+from latentlab.callbacks import (
+    BestCheckpoint,
+    Checkpoints,
+    Figures,
+    GradientSkip,
+    GradientVariance,
+    LastCheckpoint,
+    Timing,
+)
+from latentlab.cli.build import build
 from latentlab.cli.checks import check_config, check_types, check_underflow, check_used
+from latentlab.cli.command import handle
+from latentlab.cli.overrides import shell_word
 from latentlab.cli.ranges import SETTINGS
-from latentlab.errors import UserError
+from latentlab.data.module import DataModule
+from latentlab.errors import Diverged, UserError
+from latentlab.lit.base import LitModule
 from latentlab.processes import devices
-from latentlab.run.checkpoints import read_checkpoint
+from latentlab.run.checkpoints import load_state, read_checkpoint
 from latentlab.run.config import write_config
 from latentlab.run.directory import RunDirectory
+from latentlab.run.files import write_text
 from latentlab.run.metrics import MetricsFile
 from latentlab.run.resuming import check_resumed
 from latentlab.tracking.csv_logger import CSVMetrics
 from latentlab.tracking.record import finish
+
+
+def compose(cfg: DictConfig, job: Any) -> dict[str, Any]:
+    """Return the checked config of a run as plain values, without interpolations.
+
+    Args:
+        cfg: the composed config.
+        job: Hydra's own config of the job.
+
+    Raises:
+        UserError: for the first mistake in it.
+    """
+    raw: Any = OmegaConf.to_container(cfg)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    check(raw, config, job.overrides.task)
+    return dict(config)
 
 
 def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str]) -> None:
@@ -47,36 +78,122 @@ def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable
     check_config(raw, config)
 
 
-def begin(
-    directory: Path, config: Mapping[str, Any], seed: int, ckpt_path: str | None, validate_args: bool
-) -> None:
-    """Seed the run, and write config.yaml on the first rank.
-
-    A resumed run removes the rows of metrics.csv that it writes again.
+@contextmanager
+def owned(directory: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Lock the run directory. A run that ends early in the block gets a note with the command that resumes it.
 
     Raises:
-        UserError: if `directory` holds another run, or `ckpt_path` cannot be resumed with these settings.
+        UserError: if another process holds the directory, it holds another run, or the checkpoint of another run is
+            to be resumed.
     """
-    run, done = RunDirectory(directory), 0
-    if ckpt_path is not None:
-        done = read_checkpoint(ckpt_path)["global_step"]
-        check_resumed(config, ckpt_path)
-    elif run.last_checkpoint.exists():
-        raise UserError(
-            f"{directory} already holds a run: resume it with ckpt_path={run.last_checkpoint}, "
-            "or choose another hydra.run.dir"
-        )
+    run = RunDirectory(directory)
+    alone = os.environ.get(devices.PARENT) is None and devices.rank(config["trainer"]) == 0
+    with run.lock() if alone else nullcontext(), resumable(run):
+        if alone:
+            _check_place(run, config)
+        yield
+
+
+@contextmanager
+def resumable(run: RunDirectory) -> Iterator[None]:
+    """Add the command that resumes the run to an exception, if the run has begun and has a checkpoint."""
+    before = _version(run.config)
+    try:
+        yield
+    except Diverged:  # it would diverge again
+        raise
+    except BaseException as error:
+        if _version(run.config) != before and run.last_checkpoint.exists():
+            error.add_note(f"resume: python train.py {shell_word('resume', run.path)}")
+        raise
+
+
+def seed(config: Mapping[str, Any]) -> None:
+    """Set up this process for its rank: its output, its signals, its random draws."""
     rank = devices.rank(config["trainer"])
     # Lightning reads the rank from SLURM's variables, also when each SLURM task is a separate run.
     rank_zero_only.rank = rank  # type: ignore[attr-defined]
     if rank > 0:
         devices.hush()
     quieten_lightning()
-    pl.seed_everything(seed, workers=True, verbose=False)
-    Distribution.set_default_validate_args(validate_args)
-    if rank == 0:
-        write_config(run.config, config)
-        MetricsFile(run.metrics).rewind(done)
+    # Lightning turns KeyboardInterrupt into the exit status 1.
+    handle(signal.SIGINT)
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
+    Distribution.set_default_validate_args(config["validate_args"])
+
+
+def restore(module: LitModule, config: Mapping[str, Any]) -> int:
+    """Load the weights to resume from, if there are any. Return the number of steps behind them.
+
+    Raises:
+        UserError: if the checkpoint cannot be read or is another model's.
+    """
+    path = config["ckpt_path"]
+    if path is None:
+        return 0
+    state = read_checkpoint(path)
+    load_state(module, state, path)
+    return int(state["global_step"])
+
+
+def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, new: bool) -> None:
+    """Read the data, and check everything that Lightning would refuse after the first write of the run.
+
+    The other ranks wait in Lightning until the first rank has downloaded the data.
+
+    Args:
+        trainer: the trainer.
+        module: the module.
+        data: the data.
+        new: True for a run that does not resume.
+
+    Raises:
+        UserError: if data are missing or damaged, or parts do not fit together.
+    """
+    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+        return
+    # Lightning attaches the parts in the same way when training starts.
+    trainer.datamodule, data.trainer, module.trainer = data, trainer, trainer  # type: ignore[attr-defined]
+    data.prepare_data()
+    data.setup("fit")
+    module.setup("fit")
+    module.check_training(new)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Figures | GradientVariance):
+            callback.setup(trainer, module, "fit")
+        elif isinstance(callback, GradientSkip):
+            callback.on_train_start(trainer, module)
+
+
+def begin(directory: Path, cfg: DictConfig, job: Any, config: Mapping[str, Any], done: int) -> None:
+    """Write the first files of a run, on the first rank: config.yaml, .hydra and the log.
+
+    A resumed run keeps its .hydra. It removes the rows of metrics.csv that it writes again.
+
+    Args:
+        directory: the run directory.
+        cfg: the composed config.
+        job: Hydra's own config of the job.
+        config: the config without interpolations.
+        done: the number of steps of a resumed run.
+    """
+    run = RunDirectory(directory)
+    if devices.rank(config["trainer"]) > 0:
+        return
+    write_config(run.config, config)
+    if not run.hydra.exists():
+        parts = {"config": cfg, "hydra": OmegaConf.create({"hydra": job}), "overrides": job.overrides.task}
+        for name, part in parts.items():
+            write_text(run.hydra / f"{name}.yaml", OmegaConf.to_yaml(part))
+    MetricsFile(run.metrics).rewind(done)
+    log_to(run.log)
+
+
+def log_to(path: Path) -> None:
+    """Write dated lines of all logging to a file as well."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    logging.getLogger().addHandler(handler)
 
 
 def plugins(trainer: Mapping[str, Any]) -> list[ClusterEnvironment | CheckpointIO]:
@@ -118,13 +235,15 @@ def best_checkpoint(directory: Path) -> Path:
 
 
 @contextmanager
-def tracked(directory: Path, logger: Logger | None, config: Mapping[str, Any]) -> Iterator[list[Logger]]:
-    """Yield the loggers of a run, metrics.csv first, and close them with the run's exit status."""
-    loggers = [CSVMetrics(str(directory)), *([logger] if logger is not None else [])]
+def tracked(trainer: pl.Trainer, directory: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Give the trainer its loggers, metrics.csv first, and close them with the run's exit status."""
+    chosen = config["logger"]
+    others = [build(chosen, save_dir=directory)] if chosen["_target_"] else []
+    loggers = trainer.loggers = [CSVMetrics(str(directory)), *others]
     for each in loggers:
         each.log_hyperparams(dict(config))
     try:
-        yield loggers
+        yield
     except BaseException:
         finish(loggers, exit_code=1)
         raise
@@ -139,3 +258,24 @@ def quieten_lightning() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     # The values logged at the end of an epoch are the same on all ranks already.
     warnings.filterwarnings("ignore", message=r"It is recommended to use .*sync_dist=True")
+
+
+def _check_place(run: RunDirectory, config: Mapping[str, Any]) -> None:
+    path = config["ckpt_path"]
+    if path is not None:
+        read_checkpoint(path)
+        check_resumed(config, path)
+    elif run.last_checkpoint.exists():
+        raise UserError(
+            f"{run.path} already holds a run: resume it with `python train.py {shell_word('resume', run.path)}`, "
+            "or choose another hydra.run.dir"
+        )
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    # A file that is replaced changes its number.
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -59,6 +59,16 @@ class LitModule(pl.LightningModule, ABC):
             UserError: with the reason and the options that work.
         """
 
+    def check_training(self, new: bool) -> None:
+        """Refuse settings that do not fit, once the data are read and before the run writes anything.
+
+        Args:
+            new: True for a run that does not resume.
+
+        Raises:
+            UserError: with the setting.
+        """
+
 
 class ScoringModule(LitModule, ABC):
     """A model scored on held-out data: `val/*` and `test/*` are exact means of its terms over the whole set."""

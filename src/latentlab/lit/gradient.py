@@ -68,6 +68,13 @@ class GradientModule(ScoringModule):
         if self.model.labelled:
             self.model.check_classes(self.data.num_classes)
 
+    def check_training(self, new: bool) -> None:
+        # Optimisers that are made only to be checked. Lightning makes those of the run.
+        self.trainer.optimizers, _ = self.configure_optimizers()
+        self._check_clipping()
+        if new:
+            self._adopt()
+
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         try:
             optimizer = self.make_optimizer(self.parameters())
@@ -76,7 +83,6 @@ class GradientModule(ScoringModule):
             raise UserError(f"optimizer or scheduler: {error}") from error
 
     def on_fit_start(self) -> None:
-        self._check_clipping()
         shared = shares(
             self.data.total_batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches
         )
@@ -85,10 +91,13 @@ class GradientModule(ScoringModule):
         if self.trainer.ckpt_path is None:  # a resumed model is initialised already
             self._initialise()
 
-    def _initialise(self) -> None:
+    def _adopt(self) -> None:
         if self.model.pretrained is not None:
             state = read_checkpoint(self.model.pretrained, "model.pretrained")["state_dict"]
             self.model.adopt({name.removeprefix("model."): value for name, value in state.items()})
+
+    def _initialise(self) -> None:
+        self._adopt()
         examples = self.data.training_sample(FIRST_EXAMPLES).to(self.device)
         self.model.initialise(self.model.observe(examples))
 
