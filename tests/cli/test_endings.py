@@ -63,7 +63,7 @@ def test_divergence_is_one_line_and_keeps_the_last_good_epoch(tmp_path, monkeypa
 
 
 def test_divergence_is_the_same_line_with_arguments_checked(tmp_path):
-    options = ("optimizer=sgd", "optimizer.lr=1e30", "validate_args=true", f"hydra.run.dir={tmp_path}/run")
+    options = ("optimizer=sgd", "optimizer.lr=1e4", "validate_args=true", f"hydra.run.dir={tmp_path}/run")
     line = refusal(call("train.py", *QUICK, *options), Diverged.status)
     assert "training diverged: parameter " in line and " of a distribution is invalid at epoch 1" in line
     assert "optimizer.lr" in line
@@ -77,7 +77,7 @@ def test_no_gpu_is_one_line(tmp_path):
 
 def test_nothing_to_score_is_one_line(tmp_path):
     line = refusal(call("train.py", *QUICK, f"hydra.run.dir={tmp_path}/run", "trainer.max_epochs=0"))
-    assert "nothing to evaluate" in line and "trainer.max_epochs" in line
+    assert "trainer.max_epochs=0" in line and not (tmp_path / "run").exists()
 
 
 def wait_for(path: Path, process) -> None:
