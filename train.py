@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     # Lightning takes seconds to import, and --help answers at once.
-    from latentlab.callbacks import OwnSignals
+    from latentlab.callbacks import Signals
     from latentlab.cli import report, training
     from latentlab.nn.compiled import compile_networks
 
@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
         training.check_callbacks(callbacks, validates=data.val_size > 0)
         trainer = build(
             config["trainer"],
-            callbacks=[*callbacks, OwnSignals()],
+            callbacks=[*callbacks, Signals()],
             logger=False,  # the loggers follow after `begin`
             default_root_dir=directory,
             plugins=training.plugins(config["trainer"]),

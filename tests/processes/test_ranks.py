@@ -1,6 +1,5 @@
 """The ranks of a job: each gets the job's overrides, and all end when one ends."""
 
-import signal
 import subprocess
 import sys
 import time
@@ -9,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 from launchers import until
 
-from latentlab.callbacks import OwnSignals
 from latentlab.cli.build import rank_command
 from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
@@ -99,16 +97,3 @@ def test_errors_of_the_network_are_recognised(text):
     assert devices.lost_a_peer(RuntimeError(text))
     assert not devices.lost_a_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not devices.lost_a_peer(UserError(text))
-
-
-def test_the_handler_of_sigterm_stays_on_several_devices_only():
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        own = OwnSignals()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Lightning puts its own
-        own.on_train_start(SimpleNamespace(world_size=1), None)
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-        own.on_train_start(SimpleNamespace(world_size=2), None)
-        assert signal.getsignal(signal.SIGTERM) == before
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -6,7 +6,8 @@ from latentlab.callbacks.figures import Figures
 from latentlab.callbacks.gradient_skip import GradientSkip
 from latentlab.callbacks.gradient_variance import GradientVariance
 from latentlab.callbacks.progress import Progress
-from latentlab.callbacks.resuming import OwnSignals, ResumeState
+from latentlab.callbacks.resuming import ResumeState
+from latentlab.callbacks.signals import Signals
 from latentlab.callbacks.timing import Timing
 
 __all__ = [
@@ -17,8 +18,8 @@ __all__ = [
     "GradientSkip",
     "GradientVariance",
     "LastCheckpoint",
-    "OwnSignals",
     "Progress",
     "ResumeState",
+    "Signals",
     "Timing",
 ]

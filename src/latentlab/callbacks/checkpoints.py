@@ -5,14 +5,17 @@ Lightning's `ModelCheckpoint` may write `last-v1.ckpt` or a link instead, and ma
 
 from io import BytesIO
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
+from pydantic import PositiveFloat
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.trainer.states import TrainerFn
 
+from latentlab.callbacks.signals import Stopped, largest, ranks_meet, signals_of
+from latentlab.callbacks.timing import restart_clocks
 from latentlab.errors import Diverged
 from latentlab.run.checkpoints import read_checkpoint
 from latentlab.run.directory import RunDirectory
@@ -117,10 +120,14 @@ class BestCheckpoint(Checkpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps the latest epoch in checkpoints/last.ckpt, from which a run resumes.
+    """Keeps the latest state in checkpoints/last.ckpt, from which a run resumes.
 
-    A run resumed at the end of an epoch gives the same numbers as an uninterrupted one. If the first epoch is
-    interrupted, its unfinished weights are saved. Weights or bounds that are not finite are never saved.
+    It saves after each epoch, within an epoch after some minutes, and when a signal ends the run. A run resumed
+    there gives the same numbers as an uninterrupted one. If another error ends the first epoch before it saved, the
+    unfinished weights are saved. Weights or bounds that are not finite are never saved.
+
+    Args:
+        every_minutes: the time between two checkpoints within an epoch, or None to save after each epoch only.
 
     Attributes:
         path: the path of last.ckpt, set when a trainer starts.
@@ -128,16 +135,50 @@ class LastCheckpoint(Checkpoint):
 
     path: Path
 
+    def __init__(self, every_minutes: PositiveFloat | None = 5) -> None:
+        self.every_minutes = every_minutes
+        self._saved = 0.0
+        self._trains = False
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.path = RunDirectory(Path(trainer.default_root_dir)).last_checkpoint
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved, self._trains = monotonic(), True
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # In between, gradients are accumulated that no checkpoint holds.
+        whole, rest = divmod(batch_idx, trainer.accumulate_grad_batches)
+        if rest == 0 and ranks_meet(trainer, whole):
+            self._stop_or_save(trainer, due=self._is_due())
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if is_finite(trainer):
-            trainer.save_checkpoint(self.path)
+        self._stop_or_save(trainer, due=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trains = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # With several ranks, saving could wait forever for a failed one. While testing, the weights are the best ones.
-        fits = trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0
-        failed = isinstance(exception, (Diverged, OSError))  # nothing to save, or no place for it
-        if fits and not failed and not self.path.exists() and is_finite(trainer):
+        # After another error, saving could wait forever for a rank that failed.
+        first = trainer.world_size == 1 and trainer.global_step > 0 and not self.path.exists()
+        crashed = first and not isinstance(exception, Diverged | SystemExit | OSError)
+        if self._trains and (crashed or isinstance(exception, Stopped)):
+            self._save(trainer)
+
+    def _is_due(self) -> bool:
+        return self.every_minutes is not None and monotonic() - self._saved >= 60 * self.every_minutes
+
+    def _stop_or_save(self, trainer: Trainer, due: bool) -> None:
+        number, due_somewhere = largest(trainer, signals_of(trainer).received, int(due))
+        if number:
+            raise Stopped(128 + number)  # `on_exception` saves
+        if due_somewhere:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if is_finite(trainer):
             trainer.save_checkpoint(self.path)
+        self._saved = monotonic()
+        restart_clocks(trainer)

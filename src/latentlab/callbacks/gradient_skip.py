@@ -78,7 +78,8 @@ class GradientSkip(Callback):
         if every > 0 and trainer.global_step % every == 0:
             pl_module.log("train/skipped_steps", float(self.skipped))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Also of a finished run that is resumed, which trains no more.
         LitModule.of(pl_module).results["train/skipped_steps"] = self.skipped
 
     def state_dict(self) -> dict[str, Any]:

@@ -120,6 +120,7 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._enabled:
             self._display = Bar(_share(trainer, 0)) if sys.stderr.isatty() else Lines()
+        self.on_train_epoch_start(trainer, pl_module)  # a resumed epoch does not start again
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._examples = 0

@@ -15,8 +15,8 @@ def batch_examples(batch: Any) -> int:
 class Timing(Callback):
     """Counts the seconds and the examples of training, over all devices and resumes.
 
-    The clock runs from the start of an epoch, or from the end of a validation, to the end of a training batch.
-    Validation, figures and checkpoints do not count.
+    The clock runs from the start of an epoch, or from the end of a validation or a checkpoint, to the end of a training
+    batch. Validation, figures and checkpoints do not count.
 
     Attributes:
         train_seconds: the seconds spent in training.
@@ -40,11 +40,18 @@ class Timing(Callback):
         self.examples = self._restored.get("examples", self.examples)
         self._restored = {}
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def restart_clock(self) -> None:
+        """Leave out the time since the last batch."""
         self._mark = perf_counter()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.restart_clock()  # a resumed epoch does not start again
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.restart_clock()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._mark = perf_counter()
+        self.restart_clock()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -61,3 +68,10 @@ class Timing(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = dict(state_dict)
+
+
+def restart_clocks(trainer: Trainer) -> None:
+    """Leave the time since the last batch out of the seconds of training."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timing):
+            callback.restart_clock()

@@ -26,6 +26,7 @@ from latentlab.callbacks import (
     LastCheckpoint,
     Timing,
 )
+from latentlab.callbacks.resuming import PLACE
 from latentlab.cli.build import build
 from latentlab.cli.checks import check_config, check_types, check_underflow, check_used
 from latentlab.cli.command import handle
@@ -122,18 +123,18 @@ def seed(config: Mapping[str, Any]) -> None:
     Distribution.set_default_validate_args(config["validate_args"])
 
 
-def restore(module: LitModule, config: Mapping[str, Any]) -> int:
-    """Load the weights to resume from, if there are any. Return the number of steps behind them.
+def restore(module: LitModule, config: Mapping[str, Any]) -> tuple[int, int | None]:
+    """Load the weights to resume from, if there are any. Return the steps and the rows of metrics.csv behind them.
 
     Raises:
         UserError: if the checkpoint cannot be read or is another model's.
     """
     path = config["ckpt_path"]
     if path is None:
-        return 0
+        return 0, None
     state = read_checkpoint(path)
     load_state(module, state, path)
-    return int(state["global_step"])
+    return state["global_step"], state.get(PLACE, {}).get("rows")
 
 
 def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, new: bool) -> None:
@@ -165,7 +166,9 @@ def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, new: b
             callback.on_train_start(trainer, module)
 
 
-def begin(directory: Path, cfg: DictConfig, job: Any, config: Mapping[str, Any], done: int) -> None:
+def begin(
+    directory: Path, cfg: DictConfig, job: Any, config: Mapping[str, Any], done: tuple[int, int | None]
+) -> None:
     """Write the first files of a run, on the first rank: config.yaml, .hydra and the log.
 
     A resumed run keeps its .hydra. It removes the rows of metrics.csv that it writes again.
@@ -175,7 +178,7 @@ def begin(directory: Path, cfg: DictConfig, job: Any, config: Mapping[str, Any],
         cfg: the composed config.
         job: Hydra's own config of the job.
         config: the config without interpolations.
-        done: the number of steps of a resumed run.
+        done: the steps and the rows of metrics.csv that a resumed run keeps.
     """
     run = RunDirectory(directory)
     if devices.rank(config["trainer"]) > 0:
@@ -185,7 +188,7 @@ def begin(directory: Path, cfg: DictConfig, job: Any, config: Mapping[str, Any],
         parts = {"config": cfg, "hydra": OmegaConf.create({"hydra": job}), "overrides": job.overrides.task}
         for name, part in parts.items():
             write_text(run.hydra / f"{name}.yaml", OmegaConf.to_yaml(part))
-    MetricsFile(run.metrics).rewind(done)
+    MetricsFile(run.metrics).rewind(*done)
     log_to(run.log)
 
 

@@ -60,16 +60,15 @@ class ClassicalModule(LitModule):
     def configure_optimizers(self) -> Optimizer:
         return Iteration(self.model)
 
-    def on_train_epoch_start(self) -> None:
-        self.model.begin(batch.x.to(self.device) for batch in self.data.training_set())
+    def on_train_start(self) -> None:
+        self.on_test_start()
+        self.trainer.should_stop = self.model.converged  # a resumed run may have converged already
 
-    on_test_start = on_train_epoch_start
+    def on_test_start(self) -> None:
+        self.model.begin(batch.x.to(self.device) for batch in self.data.training_set())
 
     @torch.no_grad()
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        if self.model.converged:  # a resumed run may have converged already
-            self.trainer.should_stop = True
-            return
         monitors = self._iterate()
         if not torch.isfinite(bound := monitors["elbo"]):
             raise Diverged(

@@ -36,13 +36,23 @@ class MetricsFile:
         self._extend_columns(row)
         append_text(self.path, _lines(self.columns, [row]))
 
-    def rewind(self, steps: int) -> None:
-        """Remove the rows after the first `steps` steps: the resumed run writes them again."""
+    def count(self) -> int:
+        """Return the number of rows."""
+        lines = self.path.read_bytes().count(b"\n") if self.path.exists() else 0
+        return max(0, lines - 1)
+
+    def rewind(self, steps: int, rows: int | None = None) -> None:
+        """Remove the rows that a resumed run writes again: those after the first `steps` steps.
+
+        Args:
+            steps: the number of steps that the run resumes after.
+            rows: the number of rows then, None if it is unknown. The last step may have several.
+        """
         if not self.path.exists():
             return
-        rows = read_rows(self.path)
+        known = read_rows(self.path)[:rows]
         with _explained(self.path):
-            kept = [row for row in rows if row.get("step") and int(row["step"]) < steps]
+            kept = [row for row in known if row.get("step") and int(row["step"]) < steps]
         _replace(self.path, _read_columns(self.path), kept)
 
     def _extend_columns(self, names: Iterable[str]) -> None:
