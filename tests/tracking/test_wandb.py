@@ -22,16 +22,22 @@ from toy import ToyData, ToyModule, trainer_in
 from latentlab.callbacks import BestCheckpoint, Figures
 from latentlab.errors import UserError
 from latentlab.figures import latents
-from latentlab.tracking.record import finish, log_figure, log_summary
+from latentlab.tracking.record import finish, log_figure, log_summary, start
 from latentlab.tracking.wandb import STEP, add_results, wandb_logger
 from latentlab.tracking.wandb_key import choose_mode, has_key
 
 CONFIG = {"model": {"latent_dim": 2, "prior": {"name": "standard_normal"}}, "seed": 1, "tags": ["a", "b"]}
 
 
+def opened(folder, **config):
+    logger = wandb_logger(str(folder), **config)
+    start(logger)
+    return logger
+
+
 def train(folder, exit_code=0, **config):
     torch.manual_seed(0)
-    logger = wandb_logger(str(folder), **config)
+    logger = opened(folder, **config)
     logger.log_hyperparams(CONFIG)
     module = ToyModule()
     trainer = trainer_in(folder, [Figures(1, latents=latents), BestCheckpoint()], logger, epochs=1)
@@ -87,7 +93,7 @@ def test_a_failed_run_and_its_resume(tmp_path):
     # Another run directory is another W&B run. The same run directory resumes its W&B run.
     first = train(tmp_path / "a", exit_code=1)
     second = train(tmp_path / "b", log_model=False)
-    resumed = wandb_logger(str(tmp_path / "a"))
+    resumed = opened(tmp_path / "a")
     finish([resumed], 0)
     assert first.version == resumed.version != second.version
     before, after = runs(tmp_path / "a")
@@ -104,7 +110,7 @@ def test_a_failed_run_and_its_resume(tmp_path):
 
 def test_the_commit_is_that_of_the_code_wherever_the_command_was_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    finish([wandb_logger("run")])
+    finish([opened("run")])
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     head = subprocess.run(asked, capture_output=True, text=True)
     (run_dir,) = runs(tmp_path / "run")
@@ -112,7 +118,7 @@ def test_the_commit_is_that_of_the_code_wherever_the_command_was_given(tmp_path,
 
 
 def test_a_summary_holds_plain_numbers_and_a_table_of_layers(tmp_path):
-    logger = wandb_logger(str(tmp_path))
+    logger = opened(tmp_path)
     log_summary([logger], {"model": "vae", "test/kl_2": 0.5, "test/kl_1": 2.0, "test/elbo": -1.0}, step=7)
     finish([logger])
     sleep(1.1)  # W&B names records by the second
@@ -158,7 +164,7 @@ def test_modes(monkeypatch):
 
 def test_a_disabled_run_takes_everything(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    logger = wandb_logger(str(tmp_path))
+    logger = opened(tmp_path)
     log_figure([logger], "figures/x", picture(tmp_path), step=1)
     log_summary([logger], {"test/elbo": -1.0, "test/kl_1": 2.0}, step=1)
     finish([logger])
@@ -166,7 +172,7 @@ def test_a_disabled_run_takes_everything(tmp_path, monkeypatch):
 
 
 def test_offline_logs_are_sent_before_a_run_resumes_online(tmp_path, monkeypatch):
-    finish([wandb_logger(str(tmp_path))])
+    finish([opened(tmp_path)])
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     with pytest.raises(UserError, match=f"wandb sync {tmp_path}/wandb"):
         wandb_logger(str(tmp_path))
@@ -175,7 +181,7 @@ def test_offline_logs_are_sent_before_a_run_resumes_online(tmp_path, monkeypatch
 
 def test_other_ranks_open_no_run(tmp_path, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    logger = wandb_logger(str(tmp_path))
+    logger = opened(tmp_path)
     logger.log_metrics({"a": 1.0}, step=0)
     logger.log_hyperparams(CONFIG)
     finish([logger], 0)
@@ -203,8 +209,8 @@ def test_the_environment_counts_where_the_command_line_says_nothing(monkeypatch)
 def test_tags_of_the_environment(tmp_path, monkeypatch):
     wandb.teardown()  # so that it reads the environment again
     monkeypatch.setenv("WANDB_TAGS", "a,b")
-    finish([wandb_logger(str(tmp_path / "env"))])
-    finish([wandb_logger(str(tmp_path / "own"), tags=["c"])])
+    finish([opened(tmp_path / "env")])
+    finish([opened(tmp_path / "own", tags=["c"])])
     tags = [gather(*runs(tmp_path / name), "run")["tags"] for name in ("env", "own")]
     assert tags == [["a", "b"], ["c"]]
 
@@ -224,6 +230,7 @@ def test_configs(tmp_path):
         config = compose("wandb", ["offline=true", "tags=[a]", "name=me"])
         offline = instantiate(config, save_dir=str(tmp_path))
         board = instantiate(compose("tensorboard"), save_dir=str(tmp_path))
+    start(offline)
     assert offline.version == (tmp_path / "wandb_run_id.txt").read_text().strip()
     log_figure([offline, board], "figures/x", picture(tmp_path), step=3)
     finish([offline, board])

@@ -43,7 +43,7 @@ from latentlab.run.files import write_text
 from latentlab.run.metrics import MetricsFile
 from latentlab.run.resuming import check_resumed
 from latentlab.tracking.csv_logger import CSVMetrics
-from latentlab.tracking.record import finish
+from latentlab.tracking.record import finish, start
 
 
 def compose(cfg: DictConfig, job: Any) -> dict[str, Any]:
@@ -244,6 +244,7 @@ def tracked(trainer: pl.Trainer, directory: Path, config: Mapping[str, Any]) -> 
     others = [build(chosen, save_dir=directory)] if chosen["_target_"] else []
     loggers = trainer.loggers = [CSVMetrics(str(directory)), *others]
     for each in loggers:
+        start(each)
         each.log_hyperparams(dict(config))
     try:
         yield

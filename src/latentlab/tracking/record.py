@@ -16,6 +16,11 @@ Rows = Sequence[Sequence[Any]]
 
 
 @singledispatch
+def start(logger: Logger) -> None:
+    """Open the record of a run. If the run resumes, make the earlier metrics equal to metrics.csv."""
+
+
+@singledispatch
 def record_figure(logger: Logger, key: str, path: Path, step: int, epoch: int, caption: str) -> None:
     """Show the PNG file `path` under `key`."""
 
