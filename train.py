@@ -35,15 +35,16 @@ def main(cfg: DictConfig) -> None:
         trainer = build(
             config["trainer"],
             callbacks=[*callbacks, Signals()],
-            logger=False,  # the loggers follow after `begin`
+            logger=False,  # the loggers start after `begin`
             default_root_dir=directory,
             plugins=training.plugins(config["trainer"]),
         )
         training.check_parts(trainer, module, data, new=config["ckpt_path"] is None)
         if config["compile"]:
             compile_networks(module.model)
+        loggers = training.build_loggers(directory, config)
         training.begin(directory, cfg, job, config, done)
-        with training.tracked(trainer, directory, config):
+        with training.tracked(trainer, loggers, config):
             trainer.fit(module, data, ckpt_path=config["ckpt_path"], weights_only=True)
             best = training.best_checkpoint(directory)
             trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)

@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -237,12 +238,17 @@ def best_checkpoint(directory: Path) -> Path:
     return path
 
 
-@contextmanager
-def tracked(trainer: pl.Trainer, directory: Path, config: Mapping[str, Any]) -> Iterator[None]:
-    """Give the trainer its loggers, metrics.csv first, and close them with the run's exit status."""
+def build_loggers(directory: Path, config: Mapping[str, Any]) -> list[Logger]:
+    """Return the loggers of a run, metrics.csv first. They write nothing before they are started."""
     chosen = config["logger"]
     others = [build(chosen, save_dir=directory)] if chosen["_target_"] else []
-    loggers = trainer.loggers = [CSVMetrics(str(directory)), *others]
+    return [CSVMetrics(str(directory)), *others]
+
+
+@contextmanager
+def tracked(trainer: pl.Trainer, loggers: list[Logger], config: Mapping[str, Any]) -> Iterator[None]:
+    """Start the loggers of the trainer, and close them with the run's exit status."""
+    trainer.loggers = loggers
     for each in loggers:
         start(each)
         each.log_hyperparams(dict(config))
