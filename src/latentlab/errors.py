@@ -22,5 +22,6 @@ class Diverged(UserError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean X?" for the closest known word, "" if none is close."""
-    close = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    lowered = {each.lower(): each for each in known}
+    close = get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
+    return f"; did you mean {lowered[close[0]]}?" if close else ""

@@ -16,8 +16,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from latentlab.cli.explain import config_name, explain, unknown_option
-from latentlab.cli.overrides import rename_old_keys
+from latentlab.cli.explain import explain, unknown_option
+from latentlab.cli.script import config_name
+from latentlab.cli.words import read_words
 from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
 
@@ -126,7 +127,7 @@ def run(main: Callable[[], None]) -> None:
 
 @one_line_errors()
 def _run(main: Callable[[], None]) -> None:
-    sys.argv[1:] = rename_old_keys(sys.argv[1:], config_name())
+    sys.argv[1:] = read_words(sys.argv[1:], config_name())
     try:
         main()
     except ValueError as error:

@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -17,6 +16,8 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue
 
+from latentlab.cli import mistyped
+from latentlab.cli.script import conf_folder, config_name, group_options, user_folders
 from latentlab.errors import UserError, did_you_mean
 
 NO_GPU = (
@@ -25,26 +26,33 @@ NO_GPU = (
 )
 
 
+# A word longer than this is cut in a message.
+LONG = 300
+
+
 def explain(error: BaseException) -> str:
     """Return one line that names the mistake and the remedy."""
-    for kind, words in EXPLANATIONS.items():
-        if isinstance(error, kind):
-            return " ".join(words(error).split())
-    return " ".join(str(error).split())
+    found = [words(error) for kind, words in EXPLANATIONS.items() if isinstance(error, kind)]
+    line = " ".join((found[0] if found else str(error)).split())
+    return re.sub(rf"\S{{{LONG},}}", lambda word: f"{word[0][:80]}...{word[0][-20:]}", line)
 
 
 def unknown_option(arguments: Sequence[str]) -> str:
     """Explain an option such as model=3 or model=null, for which Hydra raises a bare ValueError."""
     for argument in arguments:
         group, _, option = argument.partition("=")
-        options = sorted(path.stem for path in (_folder() / group).glob("*.yaml"))
-        if group and options and option not in options:
+        options = group_options(group)
+        if options and option not in options:
             return f"{argument}: no such option ({group} has {', '.join(options)})"
     return "a group takes the name of one of its options (--help lists them)"
 
 
 def _missing_option(error: Any) -> str:
+    if error.missing_cfg_file is None:
+        return f"{error}: name an existing folder, or leave the option out"
     group, _, option = str(error.missing_cfg_file).rpartition("/")
+    if not group:
+        return f"--config-name={option}: {conf_folder()} has no such config: leave the option out"
     options = error.options or []
     return (
         f"{group}={option}: no such option{did_you_mean(option, options)} ({group} has {', '.join(options)})"
@@ -52,16 +60,38 @@ def _missing_option(error: Any) -> str:
 
 
 def _composition(error: Any) -> str:
-    found = re.search(r"Could not override '([^'@]+)", str(error))
-    if found is None:
-        return str(error)
-    key = found.group(1)
-    if (_folder() / key).is_dir() and config_name() == "train":
+    said = " ".join(str(error).split())
+    for pattern, words in COMPOSITIONS.items():
+        if found := re.search(pattern, said):
+            return words(found[1], error)
+    return said
+
+
+def _no_such_key(key: str, error: Any) -> str:
+    if (conf_folder() / key).is_dir() and config_name() == "train":
         return f"{key}: the chosen model has no {key}, so this would change nothing: leave it out"
     known = _known_keys()
     parent = key.rpartition(".")[0]
     extra = f"; +{key}=... passes an argument that the config does not list" if parent in known else ""
-    return f"{key}: no such key or group{did_you_mean(key, known)} (--help lists the groups{extra})"
+    return f"{key}: no such key or group{mistyped.suggestion(key, known)} (--help lists the groups{extra})"
+
+
+def _there_already(key: str, error: Any) -> str:
+    return f"+{key}: the config has {key} already: leave out the +"
+
+
+def _wrong_value(override: str, error: Any) -> str:
+    return f"{override}: {str(error.__cause__).splitlines()[0]}"
+
+
+# Hydra's errors of composition by pattern. The group of each is the key or the override.
+COMPOSITIONS: dict[str, Callable[[str, Any], str]] = {
+    r"Could not override '([^'@]+)": _no_such_key,
+    r"Could not delete from config\. '([^']+)' does not exist": _no_such_key,
+    r"Could not append to config\. An item is already at '([^']+)'": _there_already,
+    r"Multiple values for ([^ @]+)\.": _there_already,
+    r"Error merging override (.+)": _wrong_value,
+}
 
 
 def _instantiation(error: BaseException) -> str:
@@ -75,8 +105,7 @@ def _instantiation(error: BaseException) -> str:
 
 
 def _override(error: Any) -> str:
-    reason = str(error).splitlines()[0].partition(" expecting")[0]
-    return f"'{error.override}' is not of the form key=value ({reason})"
+    return mistyped.unreadable(str(error.override))
 
 
 def _missing_value(error: Any) -> str:
@@ -93,7 +122,8 @@ def _interpolation(error: Any) -> str:
 
 
 def _resolution(error: Any) -> str:
-    return str(error.__cause__ if isinstance(error.__cause__, UserError) else error)
+    cause = error.__cause__
+    return str(cause) if isinstance(cause, UserError) else f"{error.full_key}: {cause or error.msg}"
 
 
 def _os_error(error: Any) -> str:
@@ -116,25 +146,16 @@ EXPLANATIONS: dict[type[BaseException], Callable[[Any], str]] = {
 }
 
 
-def _folder() -> Path:
-    return Path(sys.argv[0]).resolve().parent / "conf"
-
-
-def config_name() -> str:
-    """Return the name of this script's primary config, "train" or "evaluate"."""
-    # A launcher for clusters runs train.py's jobs from another script.
-    return "evaluate" if Path(sys.argv[0]).stem == "evaluate" else "train"
-
-
 def _known_keys() -> list[str]:
     GlobalHydra.instance().clear()
     name = config_name()
     plain = [argument.partition(",")[0] for argument in sys.argv[1:]]  # a sweep's first option
-    found = [re.fullmatch(r"([\w/]+)(@[\w.:]*)?=[\w./-]+", word) for word in plain]
-    grouped = [word[0] for word in found if word and (_folder() / word[1]).is_dir()]
+    found = [re.fullmatch(r"([\w/]+)(@[\w.:]*)?=([\w./-]+)", word) for word in plain]
+    grouped = [word[0] for word in found if word and word[3] in group_options(word[1])]
     chosen = grouped if name == "train" else []  # evaluate.py has no groups of an experiment
-    with initialize_config_dir(str(_folder()), version_base="1.3"):
-        config = compose(name, chosen, return_hydra_config=True)
+    folders = ",".join(f"'{folder}'" for folder in user_folders())
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose(name, [*chosen, f"hydra.searchpath=[{folders}]"], return_hydra_config=True)
     groups = list(config.hydra.runtime.choices)
     tasks = {key: node for key, node in _plain(config).items() if key != "hydra"}
     launcher = _dotted(_plain(config.hydra.launcher), "hydra.launcher.")

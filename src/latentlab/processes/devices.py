@@ -17,6 +17,8 @@ from latentlab.errors import UserError
 # `processes.ranks` sets these for the processes that it starts: the id of their parent, and RANK/WORLD. Lightning
 # deletes WORLD_SIZE after training, so the number of ranks is kept here.
 PARENT, RANK = "LATENTLAB_PARENT", "LATENTLAB_RANK"
+# A sweep sets this for its jobs.
+JOB = "LATENTLAB_JOB"
 ALL = ("auto", "-1", -1)
 
 
@@ -121,6 +123,11 @@ def check_started_once(many_workers: bool) -> None:
             f"{here.launcher} has started {here.world} processes, and each would run the whole sweep: run "
             "`python train.py -m ...` without it, which starts the processes of its jobs"
         )
+
+
+def is_job() -> bool:
+    """Return True in a job of a sweep."""
+    return JOB in os.environ
 
 
 def unlaunched(environment: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self, final
 
 from latentlab.errors import UserError
-from latentlab.processes.devices import unlaunched
+from latentlab.processes.devices import JOB, unlaunched
 from latentlab.sweeps.jobs import directory
 from latentlab.sweeps.jobs.attempt import Attempt
 from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status, Watch
@@ -42,7 +42,7 @@ class Runner:
     ) -> None:
         self.settings = settings
         self.command = tuple(command)
-        self.environment = {**({GROUP: group} if group else {}), **unlaunched(os.environ)}
+        self.environment = {**({GROUP: group} if group else {}), **unlaunched(os.environ), JOB: "1"}
         self.progress = progress or SweepProgress(total=None)
         self.outcomes: list[Outcome] = []
         self._attempts: dict[Job, Attempt] = {}

@@ -1,0 +1,38 @@
+"""The script on this command line, its config folders and its groups."""
+
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+
+def config_name() -> str:
+    """Return the name of this script's primary config, "train" or "evaluate"."""
+    # A launcher for clusters runs train.py's jobs from another script.
+    return "evaluate" if Path(sys.argv[0]).stem == "evaluate" else "train"
+
+
+def conf_folder() -> Path:
+    """Return the folder `conf` of this project."""
+    return Path(sys.argv[0]).resolve().parent / "conf"
+
+
+def user_folders() -> list[Path]:
+    """Return the folders of `--config-dir`."""
+    words = sys.argv[1:]
+    apart = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
+    joined = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
+    return [Path(folder).absolute() for folder in (*apart, *joined)]
+
+
+def group_options(group: str) -> list[str]:
+    """Return the options of a group in alphabetical order, [] if there is no such group."""
+    folders = [conf_folder(), *user_folders()] if group else []
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def groups_with(option: str) -> Iterator[str]:
+    """Yield the groups of an experiment that have this option."""
+    for folder in sorted(conf_folder().iterdir()):
+        if (folder / f"{option}.yaml").is_file():
+            yield folder.name
