@@ -1,14 +1,13 @@
 """Words that Hydra cannot read, and names that other programs use, each with the word to type instead."""
 
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from latentlab.cli.overrides import quoted
+from latentlab.cli.overrides import as_text, quoted, shell
 from latentlab.cli.script import group_options, groups_with
 from latentlab.errors import UserError, did_you_mean
 
@@ -100,19 +99,6 @@ def unreadable(word: str, before: str = "", after: Sequence[str] = ()) -> str:
     if tidy != word and _is_readable(tidy):
         return f"{word!r} has a space, comma or = too many: type {shell(tidy)}"
     return f"{word}: {_value_remedy(key, value)}"
-
-
-def shell(word: str) -> str:
-    """Return a word as it is typed in a shell."""
-    if "'" in word and not re.search(r'["$`\\!]', word):
-        return f'"{word}"'
-    return shlex.quote(word)
-
-
-def as_text(key: str, value: str) -> str:
-    """Return an override whose value is any text, as it is typed in a shell."""
-    plain = not re.search(r'["\\]', value)
-    return shell(f'{key}="{value}"' if plain else quoted(key, value))
 
 
 def dashed(word: str, after: Sequence[str], known: Iterable[str]) -> str:

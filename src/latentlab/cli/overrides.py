@@ -62,7 +62,20 @@ def quoted(key: str, value: object) -> str:
 def shell_word(key: str, value: object) -> str:
     """Return an override with any text as its value, quoted for a shell."""
     plain = re.fullmatch(r"[\w./+-]+", str(value)) and str(value) not in ("null", "true", "false")
-    return shlex.quote(f"{key}={value}" if plain else quoted(key, value))
+    return shell(f"{key}={value}") if plain else as_text(key, str(value))
+
+
+def as_text(key: str, value: str) -> str:
+    """Return an override whose value is a text in quotes, quoted for a shell."""
+    plain = not re.search(r'["\\]', value)
+    return shell(f'{key}="{value}"' if plain else quoted(key, value))
+
+
+def shell(word: str) -> str:
+    """Return a word quoted for a shell."""
+    if "'" in word and not re.search(r'["$`\\!]', word):
+        return f'"{word}"'
+    return shlex.quote(word)
 
 
 def rename_old_keys(words: Iterable[str], script: str) -> list[str]:

@@ -9,8 +9,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
 
 from latentlab.cli import mistyped
-from latentlab.cli.mistyped import shell
-from latentlab.cli.overrides import rename_old_keys
+from latentlab.cli.overrides import as_text, rename_old_keys, shell
 from latentlab.cli.paths import PATHS, with_home
 from latentlab.cli.script import group_options
 from latentlab.errors import UserError
@@ -199,7 +198,7 @@ def check_mode(words: Words) -> None:
 
 def _check_single(key: str, word: str, override: Override) -> None:
     if override.is_sweep_override():
-        text = mistyped.as_text(key, word.partition("=")[2])
+        text = as_text(key, word.partition("=")[2])
         raise UserError(f"{word}: several values are a sweep: add -m (as one text: {text})")
     # A job of a sweep gets the sweep's own settings of its experiment.
     if _belongs(key, OF_SWEEP) and not is_job():
