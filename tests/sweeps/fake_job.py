@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 EPOCHS = 4
@@ -33,7 +34,7 @@ def main() -> None:
             ENDS[what](folder)
         time.sleep(float(given.get("pause", 0)))
         (folder / "checkpoints").mkdir(exist_ok=True)
-        (folder / "checkpoints" / "last.ckpt").write_text(str(epoch))
+        save(folder / "checkpoints" / "last.ckpt", epoch)
     (folder / "summary.json").write_text(json.dumps({"test/elbo": -100.0 + seed, "val/elbo": -101.0 + seed}))
     with (folder / "ended").open("a") as file:
         file.write(f"{time.time()}\n")
@@ -44,7 +45,17 @@ def main() -> None:
 def resumed(given: dict[str, str]) -> int:
     if "ckpt_path" not in given:
         return 0
-    return int(Path(given["ckpt_path"].strip("'")).read_text()) + 1
+    return load(Path(given["ckpt_path"].strip("'"))) + 1
+
+
+def save(path: Path, epoch: int) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("epoch", str(epoch))
+
+
+def load(path: Path) -> int:
+    with zipfile.ZipFile(path) as archive:
+        return int(archive.read("epoch"))
 
 
 def log(folder: Path, epoch: int, seed: int) -> None:

@@ -25,8 +25,8 @@ def requeued_checkpoint() -> str | None:
     runtime = HydraConfig.get().runtime
     if OmegaConf.is_missing(runtime, "output_dir"):  # composed but not run
         return None
-    path = RunDirectory(Path(runtime.output_dir)).last_checkpoint
-    return str(path) if path.exists() else None
+    path = RunDirectory(Path(runtime.output_dir)).resumable_checkpoint()
+    return None if path is None else str(path)
 
 
 def sweep_name() -> str:

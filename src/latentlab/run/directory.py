@@ -1,16 +1,23 @@
 """The names of all files in a run directory, each written once."""
 
+import logging
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from latentlab.errors import UserError
 from latentlab.run.files import locked, remove_drafts
 
+log = logging.getLogger(__name__)
+
 LOCK = ".lock"
+NOT_WHOLE = (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,11 @@ class RunDirectory:
             for folder in (self.path, self.checkpoints, self.figures):
                 remove_drafts(folder)
 
+    def resumable_checkpoint(self) -> Path | None:
+        """Return last.ckpt, or the earlier best.ckpt if last.ckpt is missing or damaged, or None."""
+        found = [path for path in (self.last_checkpoint, self.best_checkpoint) if path.exists()]
+        return next((path for path in found if _is_whole(path, path.stat().st_mtime_ns)), None)
+
     def clear(self) -> None:
         """Remove everything that a run wrote, except the id of its W&B run."""
         files = (self.config, self.summary, self.evaluation, self.metrics, self.log)
@@ -125,6 +137,16 @@ class RunDirectory:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+@cache
+def _is_whole(path: Path, changed: int) -> bool:
+    # A checkpoint of torch is a zip file with check sums. `changed` is the time of this version of the file.
+    with suppress(*NOT_WHOLE), zipfile.ZipFile(path) as archive:
+        if archive.testzip() is None:
+            return True
+    log.warning("%s is damaged and is passed over", path)
+    return False
 
 
 @contextmanager

@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_job import save
 from fakes import epochs, starts, wait_for
 from rich.console import Console
 
 from latentlab.errors import UserError
+from latentlab.run.directory import RunDirectory
 from latentlab.sweeps.jobs import directory
 from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status
 from latentlab.sweeps.jobs.report import SweepProgress
@@ -104,7 +106,7 @@ def test_a_failed_job_resumes_from_its_checkpoint(tmp_path):
     job = make(tmp_path, "once")
     assert run(job)[0].status == Status.FAILED
     assert epochs(job.directory) == ["0", "1"]
-    last(job).write_text("1")
+    save(last(job), 1)
     assert run(job)[0].status == Status.FINISHED
     assert epochs(job.directory) == ALL
     assert directory.read_record(job.directory).attempts == 2
@@ -120,6 +122,36 @@ def test_a_failed_job_without_a_checkpoint_starts_again(tmp_path):
     assert run(job)[0].status == Status.FINISHED
     assert epochs(job.directory) == ALL  # no row of the first attempt
     assert (job.directory / "wandb_run_id.txt").exists() and (job.directory / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("keeps_best", [True, False])
+@pytest.mark.parametrize("size", [0, 50])
+def test_cut_checkpoint_is_passed_over(tmp_path, caplog, size, keeps_best):
+    job = make(tmp_path, "once")
+    run(job)
+    best = RunDirectory(job.directory).best_checkpoint
+    if keeps_best:
+        save(best, 1)
+    last(job).write_bytes(last(job).read_bytes()[:size])
+    assert run(job)[0].status == Status.FINISHED
+    assert epochs(job.directory) == ALL
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{last(job)} is damaged and is passed over"
+    ]
+    log = (job.directory / "job.log").read_text()
+    assert log.count(str(best)) == log.count("ckpt_path=") == keeps_best
+
+
+@pytest.mark.parametrize("name", ["job.json", "summary.json"])
+def test_empty_or_cut_record_does_not_stop_a_sweep(tmp_path, name):
+    job = make(tmp_path)
+    run(job)
+    path = job.directory / name
+    whole = path.read_text()
+    for text in ("", whole[: len(whole) // 2]):
+        path.write_text(text)
+        assert run(job)[0].status in (Status.FINISHED, Status.BEFORE)
+        assert directory.read_summary(job.directory)["test/elbo"] == -100.0
 
 
 def test_a_failure_after_the_summary_is_tried_again_but_not_a_kill(tmp_path):
@@ -289,7 +321,7 @@ def test_a_sweep_that_is_killed_leaves_nothing_running(tmp_path):
     pids = [*(hung.directory / "pids").read_text().split(), starts(waits.directory)[0][1]]
     assert not any(alive(int(pid)) for pid in pids)
     assert directory.read_record(waits.directory).status == "running"
-    last(waits).write_text("1")
+    save(last(waits), 1)
     assert run(waits)[0].status == Status.FINISHED
     assert epochs(waits.directory) == ALL
 

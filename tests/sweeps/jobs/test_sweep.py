@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import QUICK, ROOT, call, refusal
+from fake_job import save
 from fakes import begin, end, epochs, run, starts, wait_for
 from rich.console import Console
 
@@ -62,7 +63,7 @@ def test_a_stopped_sweep_resumes(app, tmp_path, signum, status):
     assert (done.status, done.err) == (status, "")
     assert "interrupted: the same command" in done.out
     assert "stopped with the sweep" in done.out and "what=fine: interrupted: not started" in done.out
-    last.write_text("1")
+    save(last, 1)
     done = run(app, *words)
     assert (done.status, done.err) == (0, "")
     assert "resumed     what=wait" in done.out and "started     what=fine" in done.out
@@ -78,7 +79,7 @@ def test_a_second_command_is_refused_until_the_first_is_killed(app, tmp_path):
     assert "multirun/seed-1_what-wait: another command" in refusal(run(app, *words))
     process.kill()
     process.communicate()
-    last.write_text("1")
+    save(last, 1)
     assert run(app, *words).status == 0
     assert epochs(job) == ALL
 

@@ -23,7 +23,8 @@ SIGNALLED, KILL = 128, 9
 class Attempt:
     """A running job.
 
-    It resumes from the job's last checkpoint. Without one, the files of an earlier attempt are removed first.
+    It resumes from the job's last checkpoint that is whole. Without one, the files of an earlier attempt are removed
+    first.
 
     Args:
         job: the job.

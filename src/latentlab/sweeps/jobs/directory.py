@@ -88,9 +88,8 @@ def settled(job: Job) -> Outcome | None:
 
 
 def checkpoint(job: Job) -> Path | None:
-    """Return the checkpoint from which a job resumes, if it has one."""
-    path = RunDirectory(job.directory).last_checkpoint
-    return path if path.exists() else None
+    """Return the checkpoint from which a job resumes, if it has one that is whole."""
+    return RunDirectory(job.directory).resumable_checkpoint()
 
 
 def check_same(job: Job) -> None:
