@@ -17,8 +17,8 @@ def main(cfg: DictConfig) -> None:
     from latentlab.run.directory import RunDirectory
     from latentlab.tracking.wandb import add_results, check_joinable
 
-    state, config = evaluating.read(cfg)
-    run_directory = RunDirectory.of_checkpoint(cfg.ckpt_path).path
+    checkpoint, state, config = evaluating.read(cfg)
+    run_directory = RunDirectory.of_checkpoint(checkpoint).path
     if cfg.wandb:
         check_joinable(run_directory, config["logger"])
     module, data = evaluating.rebuild(cfg, config, state)

@@ -16,6 +16,8 @@ from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
 from latentlab.run.trust import SPECIAL, Trusted, check_names
 
+DATA_ROOT = "data"  # the default in conf/data/
+
 
 def build(node: Any, **arguments: Any) -> Any:
     """Build the object that the user's own config describes, with further arguments.
@@ -96,6 +98,23 @@ def _called(call: "partial[Any]", where: str, later: bool) -> Any:
         raise UserError(
             f"{where}: {call.func.__name__} cannot be built from this config ({reason})"
         ) from error
+
+
+def check_root(data: Mapping[str, Any]) -> None:
+    """Refuse a saved folder of data sets that does not exist, as data would be downloaded there.
+
+    Args:
+        data: the group `data` of a saved config.
+
+    Raises:
+        UserError: if it is missing, and not the default.
+    """
+    root = data.get("root", DATA_ROOT)
+    if root != DATA_ROOT and not Path(root).expanduser().is_dir():
+        raise UserError(
+            f"data.root={root}: there is no such folder, and a saved config creates none: give data.root=DIR, "
+            "or set LATENTLAB_DATA"
+        )
 
 
 def start_ranks(job: Any, trainer: Mapping[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """The evaluation of a run: rebuild its model and data, test the model, estimate the NLL."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -8,16 +9,20 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
-from latentlab.cli.build import build_saved, trusted
+from latentlab.cli.build import build_saved, check_root, trusted
 from latentlab.cli.checks import check_config, check_types
 from latentlab.cli.training import quieten_lightning
 from latentlab.data.module import DataModule
+from latentlab.errors import UserError
 from latentlab.evaluation import choose_nll_samples, estimate
 from latentlab.lit.base import LitModule
-from latentlab.run.checkpoints import BUILT, config_of, load_state, read_checkpoint
+from latentlab.run.checkpoints import BUILT, config_of, load_state, read_first
+from latentlab.run.directory import RunDirectory
 from latentlab.run.trust import Trusted
 
 SETTINGS = {
+    "run": str | None,
+    "ckpt_path": str | None,
     "batch_size": PositiveInt,
     "samples": PositiveInt,
     "nll.samples": NonNegativeInt | None,
@@ -29,17 +34,32 @@ SETTINGS = {
 }
 
 
-def read(cfg: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Check the settings of evaluate.py, and return the checkpoint's state and its run's config.
+def read(cfg: Any) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Check the settings of evaluate.py, and return the checkpoint, its state and the config of its run.
+
+    `run=RUN` means RUN/checkpoints/best.ckpt, or last.ckpt with a warning if that is missing or damaged.
 
     Raises:
         UserError: for a setting out of range, or a checkpoint or config that cannot be read or is not trusted.
     """
     check_types(cfg, SETTINGS)
-    state, config = read_checkpoint(cfg.ckpt_path), config_of(cfg.ckpt_path, trusted(cfg.trust))
+    if (cfg.run is None) == (cfg.ckpt_path is None):
+        raise UserError("give one of run=RUN, a run directory, and ckpt_path=RUN/checkpoints/best.ckpt")
+    path, state = read_first(*_checkpoints(cfg))
+    config = config_of(path, trusted(cfg.trust))
     for part in BUILT:
         check_config(config[part], config[part], part)
-    return state, config
+    return path, state, config
+
+
+def _checkpoints(cfg: Any) -> tuple[list[Path], str]:
+    if cfg.run is None:
+        return [Path(cfg.ckpt_path).expanduser()], "ckpt_path"
+    path = Path(cfg.run).expanduser()
+    if not path.exists():
+        raise UserError(f"run={path}: there is no such run directory (it holds config.yaml and checkpoints/)")
+    run = RunDirectory(path)
+    return ([run.best_checkpoint, run.last_checkpoint] if path.is_dir() else [path]), "run"
 
 
 def rebuild(cfg: Any, config: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[LitModule, DataModule]:
@@ -51,10 +71,12 @@ def rebuild(cfg: Any, config: Mapping[str, Any], state: Mapping[str, Any]) -> tu
     quieten_lightning()
     allowed = trusted(cfg.trust)
     moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
+    if not moved:
+        check_root(config["data"])
     data = build_saved(config["data"], "data", allowed, DataModule, eval_batch_size=cfg.batch_size, **moved)
     module = build_saved(config["module"], "module", allowed, LitModule, eval_samples=cfg.samples)
     choose_nll_samples(module.model, cfg.nll.samples)
-    load_state(module, state, cfg.ckpt_path)
+    load_state(module, state, cfg.run or cfg.ckpt_path)
     return module, data
 
 

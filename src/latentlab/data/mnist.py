@@ -82,6 +82,11 @@ class TorchvisionData(ImageData):
             raise UserError(f"data.options={options} does not fit {self.name}: {reason}") from error
 
     def _check(self, md5: dict[str, str]) -> None:
+        unchecked = self.folder.parent / "processed"
+        if any(unchecked.glob("*.pt")):
+            raise UserError(
+                f"{unchecked} holds files of an old torchvision, which nothing checks: delete that folder"
+            )
         for path in sorted(self.folder.glob("*-idx?-*")):
             if path.suffix == "" and path.name not in md5:  # torchvision checks the archives
                 check_idx(path)

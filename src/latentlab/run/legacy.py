@@ -35,6 +35,8 @@ TARGETS: dict[str, str] = {
 
 # The gamma_min that the configs of these models once held, and that is their default today.
 LEAST_NOISE = {"LatentVDM": -10.0, "NoisedData": -4.0}
+# The config of a run may come from somebody else. Weights that are shared by more levels are not renamed.
+MOST_LEVELS = 10_000
 OLD_MLP_DENOISER = "latentlab.nn.denoiser.MLPDenoiser"
 
 
@@ -205,7 +207,7 @@ def rename_conditionals(weights: Weights, config: Config) -> Weights:
 
 
 def _todays_names(name: str, model: Config) -> list[str]:
-    steps = range((model.get("levels") or 1) - 1)
+    steps = range(min(model.get("levels") or 1, MOST_LEVELS) - 1)
     if found := re.fullmatch(r"model\.(inference\.steps|transitions)\.conditionals\.(\d+)\.(.+)", name):
         part, index, rest = found.groups()
         which, first = ("down", 0) if part == "transitions" else ("up", 1)

@@ -38,7 +38,7 @@ class Reader(Base):
         if self.check_event(yaml.StreamEndEvent):
             return None
         self.get_event()  # the start of the document
-        found = self._value("", 0)
+        found = self._value("the file", 0)
         self.get_event()
         if not self.check_event(yaml.StreamEndEvent):
             raise ValueError("it holds several documents")
@@ -72,7 +72,7 @@ class Reader(Base):
                 raise ValueError(
                     f"{where}: the key {key!r} is {'double' if isinstance(key, str) else 'no text'}"
                 )
-            found[key] = self._value(f"{where}.{key}".lstrip("."), depth)
+            found[key] = self._value(f"{where}.{key}".removeprefix("the file."), depth)
         self.get_event()
         return found
 
