@@ -178,7 +178,8 @@ class WandbRun(WandbLogger):
         if mode == "offline":
             # `wandb sync` replaces the summary by that of the latest record. Online, W&B restores it by itself.
             run.summary.update(_kept_summary(directory.wandb_summary))
-        _announce(run, mode, directory)
+        if not self._failed:
+            _announce(run, mode, directory)
         return run
 
 
