@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import subprocess
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from time import sleep
 
 import pytest
@@ -22,6 +24,7 @@ from toy import ToyData, ToyModule, trainer_in
 from latentlab.callbacks import BestCheckpoint, Figures
 from latentlab.errors import UserError
 from latentlab.figures import latents
+from latentlab.tracking import wandb_key
 from latentlab.tracking.record import finish, log_figure, log_summary, start
 from latentlab.tracking.wandb import STEP, add_results, wandb_logger
 from latentlab.tracking.wandb_key import choose_mode, has_key
@@ -145,7 +148,7 @@ def test_results_need_a_run_to_be_added_to(tmp_path, settings):
 def test_a_key_is_looked_for_without_asking_a_server(tmp_path, monkeypatch):
     assert not has_key()
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 0123456789\n")
-    assert has_key() and choose_mode(None) == "online"
+    assert has_key()
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     assert not has_key()
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -153,6 +156,7 @@ def test_a_key_is_looked_for_without_asking_a_server(tmp_path, monkeypatch):
 
 
 def test_modes(monkeypatch):
+    monkeypatch.setattr(wandb_key, "answers", lambda: True)
     assert choose_mode(None) == choose_mode(True) == "offline"
     with pytest.raises(UserError, match=r"logger\.offline=false: no W&B API key found"):
         choose_mode(False)
@@ -160,6 +164,40 @@ def test_modes(monkeypatch):
     assert [choose_mode(None), choose_mode(True), choose_mode(False)] == ["online", "offline", "online"]
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert [choose_mode(None), choose_mode(True)] == ["disabled", "offline"]
+
+
+def test_a_server_that_does_not_answer(monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    with caplog.at_level(logging.WARNING, logger="latentlab"):
+        assert choose_mode(None) == "offline"
+    assert "http://127.0.0.1:9 does not answer" in caplog.text
+    with pytest.raises(UserError, match=r"logger\.offline=false: .* does not answer; .*logger\.offline=true"):
+        choose_mode(False)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        Thread(target=server.handle_request).start()
+        assert choose_mode(None) == "online"  # an answer of 501
+
+
+@pytest.mark.parametrize(("key", "value"), [("project", "a/b"), ("tags", ["a" * 65]), ("project", "a" * 129)])
+def test_settings_that_wandb_refuses_are_named(tmp_path, key, value):
+    with pytest.raises(UserError, match=rf"logger\.{key}="):
+        wandb_logger(str(tmp_path), **{key: value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_id_and_a_damaged_summary(tmp_path, caplog):
+    """The id is that of the latest record, and the summary starts anew."""
+    first = opened(tmp_path)
+    finish([first])
+    sleep(1.1)  # W&B names records by the second
+    (tmp_path / "wandb_run_id.txt").write_text("")
+    (tmp_path / "wandb" / "summary.json").write_text("{")
+    second = opened(tmp_path)
+    finish([second])
+    assert first.version == second.version == (tmp_path / "wandb_run_id.txt").read_text().strip()
+    assert [record.message for record in caplog.records if "summary.json is damaged" in record.message]
 
 
 def test_a_disabled_run_takes_everything(tmp_path, monkeypatch):
@@ -174,6 +212,7 @@ def test_a_disabled_run_takes_everything(tmp_path, monkeypatch):
 def test_offline_logs_are_sent_before_a_run_resumes_online(tmp_path, monkeypatch):
     finish([opened(tmp_path)])
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(wandb_key, "answers", lambda: True)
     with pytest.raises(UserError, match=f"wandb sync {tmp_path}/wandb"):
         wandb_logger(str(tmp_path))
     assert len(runs(tmp_path)) == 1

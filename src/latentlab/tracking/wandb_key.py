@@ -1,14 +1,19 @@
-"""The API key of Weights & Biases, and the mode that follows from it."""
+"""The API key and the server of Weights & Biases, and the mode that follows from them."""
 
+import logging
 import netrc
 import os
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from pydantic import AfterValidator
 
 from latentlab.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
 MODES: dict[str, Mode] = {
@@ -18,11 +23,12 @@ MODES: dict[str, Mode] = {
     "disabled": "disabled",
 }
 REMEDY = "run `wandb login` or set WANDB_API_KEY"
+PATIENCE = 10  # seconds until the server counts as unreachable
 
 
 def has_key() -> bool:
     """Return True if WANDB_API_KEY or the netrc file holds a key for the W&B server."""
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    host = urlsplit(_server()).hostname or ""
     chosen = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else []
     files = chosen or [Path.home() / ".netrc", Path.home() / "_netrc"]
     return bool(os.environ.get("WANDB_API_KEY")) or any(_names_host(file, host) for file in files)
@@ -44,15 +50,39 @@ Offline = Annotated[bool | None, AfterValidator(check_offline)]
 
 
 def choose_mode(offline: bool | None) -> Mode:
-    """Choose a mode: by `offline`, else by WANDB_MODE, else online if there is a key.
+    """Choose a mode: by `offline`, else by WANDB_MODE, else online if there is a key. Online needs a server.
 
     Raises:
-        UserError: if `offline` is False and there is no key.
+        UserError: if `offline` is False and there is no key, or the server does not answer.
     """
     check_offline(offline)
+    default: Mode = "online" if has_key() else "offline"
+    mode = MODES.get(os.environ.get("WANDB_MODE", ""), default)
     if offline is not None:
-        return "offline" if offline else "online"
-    return MODES.get(os.environ.get("WANDB_MODE", ""), "online" if has_key() else "offline")
+        mode = "offline" if offline else "online"
+    if mode != "online" or answers():
+        return mode
+    if offline is False:
+        raise UserError(
+            f"logger.offline=false: the W&B server {_server()} does not answer; try again, or use logger.offline=true"
+        )
+    log.warning("W&B: the server %s does not answer: logging offline", _server())
+    return "offline"
+
+
+def answers() -> bool:
+    """Return True if the W&B server can be reached."""
+    try:
+        urlopen(_server(), timeout=PATIENCE).close()
+    except HTTPError:  # an answer too
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
 
 
 def _names_host(file: Path, host: str) -> bool:
