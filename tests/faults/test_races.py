@@ -14,7 +14,7 @@ from latentlab.run.config import read_config
 from latentlab.run.directory import RunDirectory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the harness reads /proc")
-EPOCHS = "trainer.max_epochs=2"
+EPOCHS = ("trainer.max_epochs=2", "hydra.run.dir=run")
 
 
 def begin(home: Path, *words: str) -> Running:
@@ -53,7 +53,7 @@ def check_one_writer(run: Path, alone: Path) -> None:
 
 def test_one_of_two_commands_wins(tmp_path):
     commands = [(*TINY, "logger=none", "trainer.max_epochs=1", f"seed={seed}") for seed in (1, 2)]
-    line = race(tmp_path, *commands)
+    line = race(tmp_path, *((*words, "hydra.run.dir=run") for words in commands))
     check_whole(tmp_path / "run")
     seed = read_config(tmp_path / "run" / "config.yaml")["seed"]
     again = forked("train.py", *commands[seed - 1], "hydra.run.dir=alone", home=tmp_path)
@@ -62,15 +62,15 @@ def test_one_of_two_commands_wins(tmp_path):
 
 
 def twice(home: Path) -> str:
-    return race(home, (*TINY, EPOCHS, "seed=1"), (*TINY, EPOCHS, "seed=1"))
+    return race(home, (*TINY, *EPOCHS, "seed=1"), (*TINY, *EPOCHS, "seed=1"))
 
 
 def seeds(home: Path) -> str:
-    return race(home, (*TINY, EPOCHS, "seed=1"), (*TINY, EPOCHS, "seed=2"))
+    return race(home, (*TINY, *EPOCHS, "seed=1"), (*TINY, *EPOCHS, "seed=2"))
 
 
 def interrupt(home: Path) -> None:
-    running = begin(home, *TINY, EPOCHS, "seed=1")
+    running = begin(home, *TINY, *EPOCHS, "seed=1")
     wait_for(RunDirectory(home / "run").last_checkpoint)
     running.signal(signal.SIGKILL)
     running.finish()
@@ -78,7 +78,7 @@ def interrupt(home: Path) -> None:
 
 def train_and_resume(home: Path) -> str:
     interrupt(home)
-    return race(home, (*TINY, EPOCHS, "seed=1"), ("resume=run",))
+    return race(home, (*TINY, *EPOCHS, "seed=1"), ("resume=run",))
 
 
 def two_resumes(home: Path) -> str:
@@ -88,13 +88,13 @@ def two_resumes(home: Path) -> str:
 
 def killed_winner(home: Path) -> str:
     """The second command is refused while the first one lives, and takes over after its kill."""
-    running = begin(home, *TINY, EPOCHS, "seed=1")
+    running = begin(home, *TINY, *EPOCHS, "seed=1")
     wait_for(home / "run" / "config.yaml")
-    refused = forked("train.py", *TINY, EPOCHS, "seed=1", home=home, env=OFFLINE)
+    refused = forked("train.py", *TINY, *EPOCHS, "seed=1", home=home, env=OFFLINE)
     running.signal(signal.SIGKILL)
     running.finish()
     last = RunDirectory(home / "run").last_checkpoint
-    words = ("resume=run",) if last.exists() else (*TINY, EPOCHS, "seed=1")
+    words = ("resume=run",) if last.exists() else (*TINY, *EPOCHS, "seed=1")
     taken = forked("train.py", *words, home=home, env=OFFLINE)
     return loser_line([taken, refused])
 
@@ -113,7 +113,7 @@ def test_races(tmp_path):
         seed = read_config(home / "run" / "config.yaml")["seed"]
         alone = tmp_path / f"alone{seed}"
         if not alone.exists():
-            words = (*TINY, EPOCHS, f"seed={seed}", f"hydra.run.dir={alone}")
+            words = (*TINY, EPOCHS[0], f"seed={seed}", f"hydra.run.dir={alone}")
             assert forked("train.py", *words, home=tmp_path, env=OFFLINE).status == 0
         check_one_writer(home / "run", alone)
         rows.append(
@@ -124,7 +124,7 @@ def test_races(tmp_path):
 
 @pytest.mark.faults
 def test_evaluation_during_training(tmp_path):
-    running = begin(tmp_path, *TINY, "trainer.max_epochs=15", "seed=1")
+    running = begin(tmp_path, *TINY, "hydra.run.dir=run", "trainer.max_epochs=15", "seed=1")
     wait_for(RunDirectory(tmp_path / "run").best_checkpoint)
     words = ("ckpt_path=run/checkpoints/best.ckpt", "nll.samples=2")
     evaluations = [start("evaluate.py", *words, home=tmp_path) for _ in range(2)]

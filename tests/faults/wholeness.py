@@ -12,10 +12,7 @@ from PIL import Image
 from latentlab.run.checkpoints import read_checkpoint
 from latentlab.run.directory import RunDirectory
 
-TINY = (
-    *("data=binarised_digits", "callbacks=none", "encoder.hidden=[16]", "decoder.hidden=[16]"),
-    *("hydra.run.dir=run",),
-)
+TINY = ("data=binarised_digits", "callbacks=none", "encoder.hidden=[16]", "decoder.hidden=[16]")
 OFFLINE = {"WANDB_MODE": "offline"}
 
 
