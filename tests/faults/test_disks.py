@@ -119,13 +119,8 @@ def test_full_disks(tmp_path, alone, logger):
         with disk(tmp_path / f"{free}", 2_000_000) as place:
             (place / "filler").write_bytes(bytes(disk_space(place) - free))
             words = (f"logger={logger}", "trainer.max_epochs=3")
-            rows.append(
-                ends(
-                    f"full disk, {free:,} bytes free, {logger}",
-                    place / "run",
-                    train(tmp_path, *words, place=place / "run"),
-                )
-            )
+            ended = train(tmp_path, *words, place=place / "run")
+            rows.append(ends(f"full disk, {free:,} bytes free, {logger}", place / "run", ended))
             (place / "filler").unlink()
             resumes(tmp_path, place / "run", words)
             assert curve(place / "run") == alone
