@@ -1,6 +1,7 @@
 """The frame around a script: renamed keys, signals, one-line errors, last lines and exit statuses."""
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -110,6 +111,7 @@ def run(main: Callable[[], None]) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     sys.stdout, sys.stderr = Output.text(sys.stdout), Output.text(sys.stderr)
+    logging.raiseExceptions = False  # a full disk must not fill the terminal
     handle(signal.SIGTERM, signal.SIGHUP)
     ranks.follow_parent()
     try:

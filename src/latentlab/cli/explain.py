@@ -1,5 +1,6 @@
 """The errors of Hydra, OmegaConf and the system, each explained in one line with its remedy."""
 
+import errno
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from latentlab.cli import mistyped
 from latentlab.cli.script import conf_folder, config_name, group_options, user_folders
 from latentlab.errors import UserError, did_you_mean
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_GPU = (
     "this build of torch finds no GPU: trainer=cpu trains without one "
     "(python -c 'import torch; print(torch.version.cuda)' prints None for a CPU build)"
@@ -129,6 +131,8 @@ def _resolution(error: Any) -> str:
 def _os_error(error: Any) -> str:
     if error.filename is None:
         return str(error)
+    if error.errno in NO_SPACE:
+        return f"{error.filename}: {error.strerror} (free some space)"
     key = "output_dir" if config_name() == "evaluate" else "hydra.run.dir"
     return f"{error.filename}: {error.strerror} (choose another place with {key}=DIR or data.root=DIR)"
 

@@ -143,7 +143,7 @@ def test_cut_checkpoint_is_passed_over(tmp_path, caplog, size, keeps_best):
 
 
 @pytest.mark.parametrize("name", ["job.json", "summary.json"])
-def test_empty_or_cut_record_does_not_stop_a_sweep(tmp_path, name):
+def test_empty_or_cut_record_does_not_stop_a_sweep(tmp_path, caplog, name):
     job = make(tmp_path)
     run(job)
     path = job.directory / name
@@ -152,6 +152,7 @@ def test_empty_or_cut_record_does_not_stop_a_sweep(tmp_path, name):
         path.write_text(text)
         assert run(job)[0].status in (Status.FINISHED, Status.BEFORE)
         assert directory.read_summary(job.directory)["test/elbo"] == -100.0
+    assert caplog.messages == [f"{path} is damaged and is passed over"]
 
 
 def test_a_failure_after_the_summary_is_tried_again_but_not_a_kill(tmp_path):

@@ -5,12 +5,14 @@ A job's directory is a run directory with job.json, the job's record, and job.lo
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from latentlab.run.directory import RunDirectory
 from latentlab.run.files import write_text
 from latentlab.run.results import read_results
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
+
+log = logging.getLogger(__name__)
 
 RECORD, LOG, JOB_LOCK, SWEEP_LOCK = "job.json", "job.log", ".job.lock", ".lock"
 RUNNING = "running"
@@ -53,10 +57,13 @@ class Record:
 
 
 def read_record(directory: Path) -> Record:
-    """Return the record of a job, or an empty one before its first attempt."""
+    """Return the record of a job, or an empty one before its first attempt. A damaged one counts as missing."""
     try:
         return Record(**json.loads((directory / RECORD).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+    except FileNotFoundError:
+        return Record()
+    except (ValueError, TypeError):
+        _pass_over(directory / RECORD)
         return Record()
 
 
@@ -67,9 +74,11 @@ def write_record(directory: Path, record: Record) -> None:
 
 def read_summary(directory: Path) -> dict[str, Any]:
     """Return the summary of a finished run. A damaged one counts as missing, so that the job runs again."""
+    path = RunDirectory(directory).summary
     try:
-        return read_results(RunDirectory(directory).summary)
+        return read_results(path)
     except UserError:
+        _pass_over(path)
         return {}
 
 
@@ -181,6 +190,11 @@ def removed_if_unused(folder: Path) -> Iterator[None]:
             if {path.name for path in folder.iterdir()} <= INITIAL:
                 shutil.rmtree(folder)
         raise
+
+
+@cache  # one warning for each file
+def _pass_over(path: Path) -> None:
+    log.warning("%s is damaged and is passed over", path)
 
 
 def _locks(descriptor: int) -> bool:
