@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> None:
             default_root_dir=directory,
             plugins=training.plugins(config["trainer"]),
         )
-        training.check_parts(trainer, module, data, new=config["ckpt_path"] is None)
+        training.check_parts(trainer, module, data, config)
         if config["compile"]:
             compile_networks(module.model)
         loggers = training.build_loggers(directory, config)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from latentlab.batch import Batch
 from latentlab.lit import LitModule
+from latentlab.lit.rehearsal import Rehearsal
 from latentlab.models.base import GenerativeModel
 
 
@@ -48,6 +49,9 @@ class ToyVAE(GenerativeModel):
     def check(self, protocol):
         """Accept any data."""
 
+    def rehearse(self):
+        return Rehearsal(frozenset())
+
     def posterior_mean(self, x):
         return self.encoder(x).chunk(2, -1)[0]
 
@@ -75,6 +79,9 @@ class ToyModule(LitModule):
 
     def check(self, data):
         """Accept any data."""
+
+    def rehearse(self):
+        return Rehearsal(frozenset())
 
     def training_step(self, batch, batch_idx):
         if self.global_step >= self.fail_at:

@@ -151,11 +151,15 @@ class Inference(nn.Module, ABC):
     def iterations(self) -> int:
         return max(len(self.history) - 1, 0)
 
-    def begin(self, batches: Iterable[Tensor]) -> None:
-        """Set the data, and start unless the state was restored from a checkpoint."""
+    def read(self, batches: Iterable[Tensor]) -> None:
+        """Set the data once."""
         if not self.has_data:
             self.set_data(batches)
             self.has_data = True
+
+    def begin(self, batches: Iterable[Tensor]) -> None:
+        """Set the data, and start unless the state was restored from a checkpoint."""
+        self.read(batches)
         if len(self.history) == 0:
             self.start()
             self.history.record(self.monitors())

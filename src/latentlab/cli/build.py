@@ -25,7 +25,10 @@ def build(node: Any, **arguments: Any) -> Any:
     A config that was read from a run is built by `build_saved` instead.
     Lists and mappings become Python's own: OmegaConf's types must not end up in a checkpoint.
     """
-    return instantiate(node, _convert_="all", **arguments)
+    from latentlab.cli.memory import within_memory  # late, because it imports Lightning
+
+    with within_memory(node):
+        return instantiate(node, _convert_="all", **arguments)
 
 
 def build_each(nodes: Any) -> list[Any]:
@@ -65,7 +68,10 @@ def build_saved(node: Any, where: str, trusted: Trusted, kind: type = object, **
     Raises:
         UserError: for a target that is not trusted, arguments that do not fit it, or an object of another class.
     """
-    found = _built(node, where, trusted, arguments)
+    from latentlab.cli.memory import within_memory  # late, because it imports Lightning
+
+    with within_memory(node):
+        found = _built(node, where, trusted, arguments)
     if not isinstance(found, kind):
         raise UserError(f"{where}: this is {type(found).__name__}, where {kind.__name__} is needed")
     return found

@@ -33,6 +33,7 @@ from latentlab.cli.checks import check_config, check_types, check_underflow, che
 from latentlab.cli.command import handle
 from latentlab.cli.overrides import shell_word
 from latentlab.cli.ranges import SETTINGS
+from latentlab.cli.rehearsal import rehearse
 from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import LitModule
@@ -138,7 +139,7 @@ def restore(module: LitModule, config: Mapping[str, Any]) -> tuple[int, int | No
     return state["global_step"], state.get(PLACE, {}).get("rows")
 
 
-def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, new: bool) -> None:
+def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, config: Mapping[str, Any]) -> None:
     """Read the data, and check everything that Lightning would refuse after the first write of the run.
 
     The other ranks wait in Lightning until the first rank has downloaded the data.
@@ -147,7 +148,7 @@ def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, new: b
         trainer: the trainer.
         module: the module.
         data: the data.
-        new: True for a run that does not resume.
+        config: the config of the run.
 
     Raises:
         UserError: if data are missing or damaged, or parts do not fit together.
@@ -159,7 +160,8 @@ def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, new: b
     data.prepare_data()
     data.setup("fit")
     module.setup("fit")
-    module.check_training(new)
+    module.check_training(new=config["ckpt_path"] is None)
+    rehearse(trainer, module, config)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Figures | GradientVariance):
             callback.setup(trainer, module, "fit")

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +14,7 @@ from latentlab.classical.base import Source
 from latentlab.data.module import DataModule
 from latentlab.errors import UserError
 from latentlab.evaluation import EVALUATION_SEED, Tally, reproducible
+from latentlab.lit.rehearsal import Rehearsal
 from latentlab.models.base import GenerativeModel
 
 
@@ -69,6 +70,14 @@ class LitModule(pl.LightningModule, ABC):
             UserError: with the setting.
         """
 
+    @abstractmethod
+    def rehearse(self) -> Rehearsal:
+        """Take a step on a few examples that changes neither the model nor the random state.
+
+        Raises:
+            UserError: if the model cannot take a step on the data.
+        """
+
 
 class ScoringModule(LitModule, ABC):
     """A model scored on held-out data: `val/*` and `test/*` are exact means of its terms over the whole set."""
@@ -87,6 +96,11 @@ class ScoringModule(LitModule, ABC):
                 "choose images, such as data=binarised_mnist"
             )
         self.model.check(data.protocol)
+
+    def scored_metrics(self, model: GenerativeModel, x: Any) -> set[str]:
+        """Return the names of the validation metrics of a model, from a few observations x."""
+        with torch.no_grad(), torch.random.fork_rng([]):
+            return {f"val/{name}" for name in (*model.terms(x), f"{model.bound}_stderr", "num_examples")}
 
     def on_validation_epoch_start(self) -> None:
         self.tally = Tally()

@@ -1,5 +1,6 @@
 """The Lightning modules of classical inference: each training step is one iteration, without gradients."""
 
+from copy import deepcopy
 from typing import Any, Self
 
 import torch
@@ -13,6 +14,7 @@ from latentlab.classical.ppca import PPCA
 from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import LitModule, ScoringModule
+from latentlab.lit.rehearsal import Rehearsal
 
 
 class Iteration(Optimizer):
@@ -52,6 +54,20 @@ class ClassicalModule(LitModule):
         """Refuse several devices before Lightning wraps the module for them."""
         if self.trainer.world_size > 1:
             raise UserError(f"{self._get_name()} iterates on one device: trainer=cpu or trainer.devices=1")
+
+    def check_training(self, new: bool) -> None:
+        self.model.read(batch.x.to(self.device) for batch in self.data.training_set())
+
+    def rehearse(self) -> Rehearsal:
+        model = deepcopy(self.model)
+        with torch.no_grad(), torch.random.fork_rng([]):
+            model.begin([])
+            iterated = {f"train/{name}" for name in model.iterate()}
+            return Rehearsal(frozenset(iterated | self._validated(model)))
+
+    def _validated(self, model: Inference) -> set[str]:
+        """The names of the validation metrics of a model after an iteration."""
+        return set()
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Stay on the CPU in float64."""
@@ -108,3 +124,6 @@ class ClassicalLikelihoodModule(ClassicalModule, ScoringModule):
     model: PPCA  # an inference and a generative model
 
     test_step = ScoringModule.test_step
+
+    def _validated(self, model: PPCA) -> set[str]:  # type: ignore[override]  # the class of `model`
+        return self.scored_metrics(model, self.data.training_sample(2).x)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from math import ceil
 
 import torch
@@ -16,6 +17,7 @@ from latentlab.data.loader import TrainingLoader
 from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import ScoringModule
+from latentlab.lit.rehearsal import Rehearsal, measure
 from latentlab.models.base import GenerativeModel
 from latentlab.objectives import Clock, Objective
 from latentlab.run.checkpoints import read_checkpoint
@@ -74,6 +76,41 @@ class GradientModule(ScoringModule):
         self._check_clipping()
         if new:
             self._adopt()
+
+    def rehearse(self) -> Rehearsal:
+        batch = self.data.training_sample(2)
+        self._check_shape(batch)
+        names: set[str] = set()
+
+        def score(examples: int, draws: int) -> Tensor:
+            x = self.model.observe(Batch(batch.x[:examples], batch.y[:examples]))
+            parts = replace(self.objective, samples=draws).parts(self.model, x)
+            names.update(f"train/{name}" for name in parts)
+            return parts[self.objective.bound].mean()
+
+        with self._one_line():
+            cost = measure(score, self.state_dict().values(), max(self.objective.samples, self.eval_samples))
+            names |= self.scored_metrics(self.model, self.model.observe(batch))
+        return Rehearsal(frozenset(names), cost, self.objective.samples)
+
+    def _check_shape(self, batch: Batch) -> None:
+        shape = tuple(batch.x.shape[1:])
+        if shape != self.model.x_shape:
+            raise UserError(
+                f"model.x_shape={[*self.model.x_shape]}: the images of {self.data.name} have the shape {[*shape]}: "
+                f"add +model.x_shape={str([*shape]).replace(' ', '')}"
+            )
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"{type(self.model).__name__} cannot take a step on {self.data.name}: {reason} "
+                "(debug=traceback shows the traceback)"
+            ) from error
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         try:

@@ -1,0 +1,185 @@
+"""The memory of this machine, and the refusal of runs that would not fit into it."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from latentlab.batch import BLOCK
+from latentlab.errors import UserError
+from latentlab.lit.base import LitModule
+from latentlab.lit.rehearsal import Rehearsal
+from latentlab.run.config import leaves
+
+CGROUPS = Path("/sys/fs/cgroup")
+LIMITS = ("memory.max", "memory.limit_in_bytes")  # of both versions of cgroups
+# Weights, gradients and the two moments of Adam.
+COPIES = 4
+# A proposed number uses this share of the memory.
+SHARE = 0.7
+
+
+def machine() -> int | None:
+    """Return the bytes that this process may use: those of the machine or of its cgroup, None if unknown."""
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
+    return min([physical, *_cgroup_limits()])
+
+
+def of_trainer(trainer: pl.Trainer) -> int | None:
+    """Return the bytes of the devices of one node, None if unknown."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory * trainer.num_devices
+    return machine() if device.type == "cpu" else None
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of new tensors, and raises an error before they exceed a limit.
+
+    Args:
+        limit: the number of bytes.
+        error: the error.
+    """
+
+    def __init__(self, limit: int, error: Exception) -> None:
+        super().__init__()
+        self.limit = limit
+        self.error = error
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        size = args[0] if args else None  # of torch.empty, torch.zeros, torch.randn, ...
+        if isinstance(size, list | tuple) and all(isinstance(length, int) for length in size):
+            self.bytes += prod(size) * (options.get("dtype") or torch.get_default_dtype()).itemsize
+            if self.bytes > self.limit:
+                raise self.error
+        return func(*args, **options)
+
+
+def within_memory(node: Any) -> Allocations:
+    """Return the context in which an object is built from a config, and refused before it takes too much memory.
+
+    Raises:
+        UserError: in the context, with the largest number of the config.
+    """
+    limit = machine() or 2**63
+    error = UserError(
+        f"{_largest(node)}: this takes more than the {shown(limit)} of memory here: choose a smaller number"
+    )
+    return Allocations(limit // 2, error)  # each weight has a gradient
+
+
+@dataclass(frozen=True)
+class Need:
+    """The memory of a step or a pass by one setting.
+
+    Attributes:
+        key: the key of the setting.
+        value: its value.
+        bytes: the bytes for any value, which grow linearly.
+    """
+
+    key: str
+    value: int
+    bytes: Callable[[int], float]
+
+    def most(self, limit: float) -> int:
+        """Return the largest number of two digits that stays below a limit, 0 if there is none."""
+        slope = self.bytes(1) - self.bytes(0)
+        number = int(max(limit - self.bytes(0), 0) / slope) if slope > 0 else 0
+        unit = 10 ** max(len(str(number)) - 2, 0)
+        return number // unit * unit
+
+
+def check_training(trainer: pl.Trainer, module: LitModule, rehearsal: Rehearsal, node: Any) -> None:
+    """Check that a training step and an evaluation pass fit into memory.
+
+    Args:
+        trainer: the trainer.
+        module: the module.
+        rehearsal: its rehearsal.
+        node: its config.
+
+    Raises:
+        UserError: with the key and a value that fits.
+    """
+    limit, cost = of_trainer(trainer), rehearsal.cost
+    if limit is None or cost is None:
+        return
+    weights = sum(parameter.nbytes for parameter in module.parameters())
+    kept = COPIES * weights * trainer.num_devices
+    examples = min(module.data.total_batch_size, module.data.num_examples["train"])
+    step = [
+        Need("objective.samples", rehearsal.draws, lambda n: kept + cost(examples, n)),
+        Need("data.batch_size", examples, lambda n: kept + cost(n, rehearsal.draws)),
+    ]
+    scored = Need("module.eval_samples", module.eval_samples, lambda n: weights + cost(BLOCK, n))
+    check_fits("a training step", step, limit, node)
+    check_fits("an evaluation pass", [scored], limit, node)
+
+
+def check_fits(what: str, needs: Sequence[Need], limit: int, node: Any) -> None:
+    """Check the memory of a step or a pass, described by each of its settings.
+
+    Raises:
+        UserError: with the first setting that can be lowered far enough, or the largest number of the config `node`.
+    """
+    needed = needs[0].bytes(needs[0].value)
+    if needed <= limit:
+        return
+    lowered = [(need, need.most(SHARE * limit)) for need in needs]
+    works = [
+        (f"{need.key}={need.value}", f"{need.key}={n} fits") for need, n in lowered if 1 <= n < need.value
+    ]
+    key, remedy = works[0] if works else (_largest(node), "choose a smaller model")
+    raise UserError(
+        f"{key}: {what} needs about {shown(needed)}, more than the {shown(limit)} of memory here: {remedy}"
+    )
+
+
+def shown(size: float) -> str:
+    """Return a number of bytes with its unit, such as "1.5 GiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.3g} {unit}"
+
+
+def _largest(node: Any) -> str:
+    numbers = [(max(_integers(value), default=0), key, value) for key, value in leaves(node)]
+    _, key, value = max(numbers, key=lambda number: number[0], default=(0, "the config", ""))
+    return f"{'.'.join(key.split('.')[-2:])}={value}"
+
+
+def _integers(value: Any) -> list[int]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [each for each in values if type(each) is int]
+
+
+def _cgroup_limits() -> Iterator[int]:
+    for folder in _cgroups():
+        for path in (folder / name for name in LIMITS):
+            text = path.read_text().strip() if path.is_file() else "max"
+            if text.isdigit():
+                yield int(text)
+
+
+def _cgroups() -> list[Path]:
+    """The folders of this process's cgroup and of those above it, of both versions."""
+    lines = Path("/proc/self/cgroup")
+    fields = [line.split(":", 2) for line in lines.read_text().splitlines()] if lines.is_file() else []
+    found = [
+        CGROUPS / kind / path.lstrip("/") for _, kind, path in fields if kind in ("", "memory")
+    ]  # 0::/user/job or 5:memory:/job
+    return [*found, *(above for folder in found for above in folder.parents if above.is_relative_to(CGROUPS))]

@@ -1,0 +1,44 @@
+"""The rehearsal of a run: mistakes that a step on a few examples shows, found before the run writes anything."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+
+from latentlab.cli.memory import check_training
+from latentlab.errors import UserError, did_you_mean
+from latentlab.lit.base import LitModule
+
+# The packages whose callbacks log no metrics but these.
+KNOWN = ("latentlab.", "pytorch_lightning.")
+LOGGED = {f"train/{name}" for name in ("skipped_steps", "gradient_variance", "gradient_norm", "gradient_snr")}
+
+
+def rehearse(trainer: pl.Trainer, module: LitModule, config: Mapping[str, Any]) -> None:
+    """Check the shapes, the metrics and the memory of a run, once its data are read.
+
+    Raises:
+        UserError: with the key and the remedy.
+    """
+    found = module.rehearse()
+    if module.data.val_size > 0:  # without validation, the latest epoch is the best one
+        check_monitors(config["callbacks"], found.metrics)
+    check_training(trainer, module, found, config["module"])
+
+
+def check_monitors(callbacks: Mapping[str, Any], metrics: frozenset[str]) -> None:
+    """Check that every metric that a callback monitors will be logged.
+
+    Raises:
+        UserError: with the metrics of the run.
+    """
+    nodes = {name: node for name, node in callbacks.items() if node and "_target_" in node}
+    if not all(node["_target_"].startswith(KNOWN) for node in nodes.values()):
+        return  # another callback may log more metrics
+    for name, node in nodes.items():
+        monitor = node.get("monitor")
+        if monitor is not None and monitor not in metrics | LOGGED:
+            raise UserError(
+                f"callbacks.{name}.monitor={monitor}: no such metric{did_you_mean(monitor, metrics)} "
+                f"(the metrics of this run are {', '.join(sorted(metrics))})"
+            )
