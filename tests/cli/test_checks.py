@@ -10,9 +10,9 @@ from latentlab.cli.checks import (
     check_call,
     check_config,
     check_types,
-    check_used,
     check_value,
 )
+from latentlab.cli.used import check_used
 from latentlab.errors import UserError, did_you_mean
 from latentlab.run.trust import locate
 

@@ -21,9 +21,6 @@ from latentlab.run.trust import locate
 
 Config = Mapping[str, Any]
 
-# The groups that a run builds. Every other group must be part of one of these.
-ROOTS = ("module", "data", "trainer", "callbacks", "logger")
-
 
 def check_config(raw: Any, resolved: Any, where: str = "") -> None:
     """Check every call in a config.
@@ -71,32 +68,9 @@ def check_call(node: Config, where: str, raw: Config | None = None) -> None:
             )
         if isinstance(value, Mapping) and value.get("_target_"):
             _check_complete(value, f"{where}.{key}")
-        if key in hints and not _holds_call(value):
+        if key in hints and not holds_call(value):
             pointed = _pointed_to((raw or {}).get(key))
             check_value(value, hints[key], pointed or f"{where}.{key}", f"{where}.{key}" if pointed else "")
-
-
-def check_used(raw: Config, overrides: Iterable[str], model: str) -> None:
-    """Check that every group on the command line is part of the experiment.
-
-    Args:
-        raw: the config with interpolations, which join the groups.
-        overrides: the arguments of the command line.
-        model: the option of the group `model`.
-
-    Raises:
-        UserError: for the first group without an effect.
-    """
-    used: set[str] = set()
-    for root in ROOTS:
-        _reach(raw, root, used)
-    for override in overrides:
-        group = re.split(r"[=.@]", override.lstrip("+~"), maxsplit=1)[0]
-        node = raw.get(group)
-        if group not in used and isinstance(node, Mapping) and _holds_call(node):
-            raise UserError(
-                f"{override}: model={model} has no {group}, so this would change nothing: leave it out"
-            )
 
 
 def check_number(value: Any, where: str) -> None:
@@ -169,6 +143,13 @@ def check_types(config: Config, hints: Mapping[str, Any]) -> None:
             check_value(node[last], hint, key)
 
 
+def holds_call(value: Any) -> bool:
+    """Return True if a part of a config names a class or function to call."""
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(map(holds_call, value.values()))
+    return isinstance(value, list | tuple) and any(map(holds_call, value))
+
+
 def _parameters(target: Callable[..., Any]) -> tuple[list[str], bool]:
     """Return the names of a call's keyword arguments, and True if it takes any others as well."""
     parameters = inspect.signature(target).parameters.values()
@@ -198,13 +179,6 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     return {**own, **of_library(target)}
 
 
-def _reach(raw: Config, group: str, used: set[str]) -> None:
-    if group in raw and group not in used:
-        used.add(group)
-        for name in re.findall(r"\$\{(\w+)[.}]", str(raw[group])):
-            _reach(raw, name, used)
-
-
 def _is_taken_as_is(value: Any, validated: Any) -> bool:
     # The class gets the value itself. Pydantic would convert '3' to a number and 2.0 to an integer.
     if isinstance(value, list | tuple) and isinstance(validated, list | tuple):
@@ -222,9 +196,3 @@ def _kind(value: Any) -> str:
 def _pointed_to(value: Any) -> str | None:
     found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
     return found.group(1) if found else None
-
-
-def _holds_call(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return "_target_" in value or any(map(_holds_call, value.values()))
-    return isinstance(value, list | tuple) and any(map(_holds_call, value))

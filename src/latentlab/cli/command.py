@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from latentlab.cli.explain import explain, unknown_option
+from latentlab.cli.explain import explain, of_hydra
 from latentlab.cli.script import config_name
 from latentlab.cli.words import read_words
 from latentlab.errors import UserError
@@ -64,13 +64,22 @@ class MadeDirectories(Callback):
         # ${hydra:...} reads the current HydraConfig, which Hydra sets a moment later.
         HydraConfig.instance().set_config(config)
         with suppress(OmegaConfBaseException):  # Hydra reports it
-            place = Path(config.hydra.run.dir).absolute()
-            type(self).made = [path for path in (place, *place.parents) if not path.exists()]
+            self._note(config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)
+        with suppress(OmegaConfBaseException):
+            self._note(config.hydra.sweep.dir)
+
+    @classmethod
+    def _note(cls, directory: str) -> None:
+        place = Path(directory).absolute()
+        cls.made = [path for path in (place, *place.parents) if not path.exists()]
 
     @classmethod
     def remove_empty(cls) -> None:
-        with suppress(OSError):
-            for path in cls.made:
+        for path in cls.made:
+            with suppress(OSError):
                 path.rmdir()
 
 
@@ -132,10 +141,10 @@ def _run(main: Callable[[], None]) -> None:
     sys.argv[1:] = read_words(sys.argv[1:], config_name())
     try:
         main()
-    except ValueError as error:
-        if "Config group override" not in str(error):
+    except (ValueError, AssertionError) as error:
+        if (line := of_hydra(error, sys.argv[1:])) is None:
             raise
-        raise UserError(unknown_option(sys.argv[1:])) from error
+        raise UserError(line) from error
 
 
 def handle(*signals: signal.Signals) -> None:

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import (
     ConfigCompositionException,
+    HydraException,
     InstantiationException,
     MissingConfigException,
     OverrideParseException,
@@ -39,13 +40,26 @@ def explain(error: BaseException) -> str:
     return re.sub(rf"\S{{{LONG},}}", lambda word: f"{word[0][:80]}...{word[0][-20:]}", line)
 
 
-def unknown_option(arguments: Sequence[str]) -> str:
-    """Explain an option such as model=3 or model=null, for which Hydra raises a bare ValueError."""
+def of_hydra(error: BaseException, arguments: Sequence[str]) -> str | None:
+    """Explain an error that Hydra raises without a class of its own, None for any other error."""
+    said = str(error)
+    if "Config group override" in said:  # model=3 or model=null
+        return _unknown_option(arguments)
+    if said.startswith("Unable to configure"):
+        return f"hydra.job_logging: {error.__cause__ or said}"
+    if said.startswith("Unexpected type for root"):
+        return "a setting is below a key whose value is null: give the whole value, as in key={a:1}"
+    return None
+
+
+def _unknown_option(arguments: Sequence[str]) -> str:
     for argument in arguments:
         group, _, option = argument.partition("=")
         options = group_options(group)
         if options and option not in options:
             return f"{argument}: no such option ({group} has {', '.join(options)})"
+        if group and (conf_folder() / group).is_dir() and not options:
+            return f"{argument}: {group} has no options (--help lists the groups that have)"
     return "a group takes the name of one of its options (--help lists them)"
 
 
@@ -70,6 +84,10 @@ def _composition(error: Any) -> str:
 
 
 def _no_such_key(key: str, error: Any) -> str:
+    if found := re.match(r"hydra/?\.?(sweeper|launcher)[./]", key):
+        known = [each for each in _known_keys() if each != key]
+        close = did_you_mean(key, known)
+        return f"{key}: the chosen hydra/{found[1]} has no such setting{close} (a search needs sweep=optuna)"
     if (conf_folder() / key).is_dir() and config_name() == "train":
         return f"{key}: the chosen model has no {key}, so this would change nothing: leave it out"
     known = _known_keys()
@@ -92,6 +110,7 @@ COMPOSITIONS: dict[str, Callable[[str, Any], str]] = {
     r"Could not delete from config\. '([^']+)' does not exist": _no_such_key,
     r"Could not append to config\. An item is already at '([^']+)'": _there_already,
     r"Multiple values for ([^ @]+)\.": _there_already,
+    r"(\S+) appears more than once": _there_already,
     r"Error merging override (.+)": _wrong_value,
 }
 
@@ -159,11 +178,13 @@ def _known_keys() -> list[str]:
     chosen = grouped if name == "train" else []  # evaluate.py has no groups of an experiment
     folders = ",".join(f"'{folder}'" for folder in user_folders())
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose(name, [*chosen, f"hydra.searchpath=[{folders}]"], return_hydra_config=True)
+        try:
+            config = compose(name, [*chosen, f"hydra.searchpath=[{folders}]"], return_hydra_config=True)
+        except HydraException:  # another mistake in the chosen options
+            config = compose(name, return_hydra_config=True)
     groups = list(config.hydra.runtime.choices)
     tasks = {key: node for key, node in _plain(config).items() if key != "hydra"}
-    launcher = _dotted(_plain(config.hydra.launcher), "hydra.launcher.")
-    return [*groups, *_dotted(tasks), *launcher]
+    return [*groups, *_dotted(tasks), *_dotted(_plain(config.hydra), "hydra.")]
 
 
 def _plain(config: Any) -> Any:

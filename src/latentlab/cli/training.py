@@ -29,11 +29,12 @@ from latentlab.callbacks import (
 )
 from latentlab.callbacks.resuming import PLACE
 from latentlab.cli.build import build
-from latentlab.cli.checks import check_config, check_types, check_underflow, check_used
+from latentlab.cli.checks import check_config, check_types, check_underflow
 from latentlab.cli.command import handle
 from latentlab.cli.overrides import shell_word
 from latentlab.cli.ranges import SETTINGS
 from latentlab.cli.rehearsal import rehearse
+from latentlab.cli.used import check_used
 from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import LitModule

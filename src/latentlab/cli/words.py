@@ -4,6 +4,7 @@ from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
@@ -19,6 +20,15 @@ from latentlab.processes.devices import is_job
 MODES = ("run", "multirun", "cfg", "info", "shell_completion")
 # Settings of a sweep, which a single run does not read.
 OF_SWEEP = ("sweep", "hydra/sweeper", "hydra/launcher", "hydra.sweeper", "hydra.launcher", "hydra.sweep")
+# Settings that Hydra or train.py sets itself.
+NOT_READ = (
+    "hydra.runtime",
+    "hydra.overrides",
+    "hydra.job.num",
+    "hydra.job.id",
+    "hydra.help",
+    "hydra.output_subdir",
+)
 # Groups of which a run takes several options, as in callbacks=[default,early_stopping].
 SEVERAL = ("callbacks", "figures")
 
@@ -148,23 +158,8 @@ def check_values(words: Words) -> None:
         UserError: for the first one.
     """
     for each in words.overrides:
-        key, word, options = each.key_or_group, str(each.input_line), group_options(each.key_or_group)
-        choose = f"{key}=OPTION ({key} has {', '.join(options)})" if options else f"{key}=VALUE"
-        if not key:
-            raise UserError(f"{word}: a key is missing: a setting has the form key=value")
-        if each.is_delete() and "." not in key:
-            raise UserError(f"{word}: {key} cannot be left out: choose {choose}")
-        if word.endswith("=") and options:
-            raise UserError(f"{word} has no value: choose {choose}")
-        if word.endswith("="):
-            empty = shell(f'{key}=""')
-            raise UserError(f"{word} has no value: type {key}=VALUE, or {empty} for an empty text")
-        if key in PATHS and each.value() == "":
-            raise UserError(f"{word}: the path is empty: give a path, or leave it out")
-        if options and isinstance(each.value(), list | dict) and key not in SEVERAL:
-            raise UserError(
-                f"{word}: {key} takes one option (with -m, {key}=a,b is a sweep): choose {choose}"
-            )
+        _check_value(each)
+        _check_hydra(each)
 
 
 def check_once(words: Words) -> None:
@@ -196,6 +191,33 @@ def check_mode(words: Words) -> None:
             _check_sweep(key, word, each)
 
 
+def _check_value(override: Override) -> None:
+    key, word = override.key_or_group, str(override.input_line)
+    options = group_options(key)
+    choose = f"{key}=OPTION ({key} has {', '.join(options)})" if options else f"{key}=VALUE"
+    if not key:
+        raise UserError(f"{word}: a key is missing: a setting has the form key=value")
+    if override.is_delete() and "." not in key:
+        raise UserError(f"{word}: {key} cannot be left out: choose {choose}")
+    if word.endswith("=") and options:
+        raise UserError(f"{word} has no value: choose {choose}")
+    if word.endswith("="):
+        empty = shell(f'{key}=""')
+        raise UserError(f"{word} has no value: type {key}=VALUE, or {empty} for an empty text")
+    if key in PATHS and override.value() == "":
+        raise UserError(f"{word}: the path is empty: give a path, or leave it out")
+    if options and isinstance(override.value(), list | dict) and key not in SEVERAL:
+        raise UserError(f"{word}: {key} takes one option (with -m, {key}=a,b is a sweep): choose {choose}")
+
+
+def _check_hydra(override: Override) -> None:
+    key, word = override.key_or_group, str(override.input_line)
+    if _belongs(key, NOT_READ) and override.value() is not None:
+        raise UserError(f"{word} has no effect: leave it out")
+    if key == "hydra.searchpath":
+        _check_folders(word, override.value())
+
+
 def _check_single(key: str, word: str, override: Override) -> None:
     if override.is_sweep_override():
         text = as_text(key, word.partition("=")[2])
@@ -216,6 +238,12 @@ def _check_sweep(key: str, word: str, override: Override) -> None:
         options = group_options(key)
         remedy = f"{key} has {', '.join(options)}" if options else "give at least one value"
         raise UserError(f"{word} is a sweep over nothing: {remedy}")
+
+
+def _check_folders(word: str, folders: object) -> None:
+    for folder in folders if isinstance(folders, list) else []:
+        if "://" not in str(folder) and not Path(str(folder)).is_dir():
+            raise UserError(f"{word}: there is no folder {folder}")
 
 
 def _belongs(key: str, parents: Sequence[str]) -> bool:

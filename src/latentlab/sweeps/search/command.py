@@ -57,6 +57,7 @@ def run_search(
     with removed_if_unused(directory):
         chosen = read_settings(settings)
         space = read_space(chosen.params, arguments, loader)
+        chosen.count(space)
         prepare = TrialJobs(config, loader, space)
         corners = prepare.check(chosen.metric)
         if sweep:

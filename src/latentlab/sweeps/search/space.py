@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -120,6 +120,9 @@ def _interval(sweep: IntervalSweep) -> BaseDistribution:
     low, high = sweep.start, sweep.end
     assert low is not None and high is not None
     log = _is_log(sweep.tags)
+    if not (isfinite(low) and isfinite(high)):
+        raise ValueError("the ends of an interval are finite numbers")
+    _check_range(low, high, log)
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high - 1, log=log)
     return FloatDistribution(low, high, log=log)
@@ -130,9 +133,17 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
     if not values:
         raise ValueError("the range is empty")
     low, high, step, log = min(values), max(values), abs(sweep.step), _is_log(sweep.tags)
+    _check_range(low, high + step, log)
     if isinstance(low, int) and isinstance(step, int):
         return IntDistribution(low, int(high), log=log, step=step)
     return FloatDistribution(low, high, log=log, step=step)
+
+
+def _check_range(low: float, high: float, log: bool) -> None:
+    if not low < high:
+        raise ValueError(f"the interval is empty: its start {low} is not below its end {high}")
+    if log and low <= 0:
+        raise ValueError(f"a logarithmic scale starts above 0, not at {low}")
 
 
 def _is_log(tags: Iterable[str]) -> bool:
