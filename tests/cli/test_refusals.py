@@ -154,4 +154,4 @@ def test_a_mistake_in_an_evaluation(small, arguments, words):
 
 
 def test_an_evaluation_needs_a_checkpoint():
-    assert "ckpt_path is needed" in refusal(call("evaluate.py"))
+    assert "ckpt_path=RUN" in refusal(call("evaluate.py"))

@@ -120,6 +120,7 @@ def suggestion(key: str, known: Sequence[str]) -> str:
     meant = ELSEWHERE.get(key.lower())
     if meant and meant.partition("=")[0] in known:
         return f"; did you mean {meant}?"
+    known = [each for each in known if key.startswith("hydra") or not each.startswith("hydra.")]
     last = [each for each in known if each.rpartition(".")[2] == key.lower()]
     return f"; did you mean {last[0]}?" if last else did_you_mean(key, known)
 
