@@ -16,6 +16,7 @@ from torch import nn
 from latentlab import figures as library
 from latentlab.callbacks.ema import averaged_weights
 from latentlab.callbacks.progress import headline
+from latentlab.callbacks.signals import signals_of
 from latentlab.errors import UserError, did_you_mean
 from latentlab.figures.drawing import TabledFigure, save, undisturbed
 from latentlab.lit import LitModule
@@ -43,7 +44,7 @@ class Figures(Callback):
     A figure is a function `draw(model, data)` of the model and the batches of the test set, such as those of
     `latentlab.figures`. It returns None if there is nothing to draw. The annotation of its first parameter is the class
     of models that it needs, and other models are refused. The numbers of a `TabledFigure` are logged as `tables/*` at
-    the end. A run has the same results with and without figures.
+    the end. A run has the same results with and without figures. A signal ends the drawing at once.
 
     Args:
         every_n_epochs: the number of training epochs between two drawings, or None for the end only.
@@ -101,12 +102,15 @@ class Figures(Callback):
             return
         module = LitModule.of(pl_module)
         model, data = module.model, module.data.whole_test_set()
-        shown = at_end and sys.stderr.isatty()
+        shown, signals = at_end and sys.stderr.isatty(), signals_of(trainer)
         for name in track(
             list(names), "figures", console=Console(stderr=True), transient=True, disable=not shown
         ):
+            figure = None
+            if signals.received:
+                break
             # For functions without the decorator `figure`, such as those of users.
-            with isolate_rng(), undisturbed(model):
+            with isolate_rng(), undisturbed(model), signals.interrupting():
                 figure = self.figures[name](model, data)
             if figure is not None:
                 self._record(trainer, name, figure, at_end)

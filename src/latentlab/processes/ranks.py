@@ -4,6 +4,7 @@ The parent process does not train. If a rank dies, however it dies, the parent e
 If the parent dies, the ranks notice and end.
 """
 
+import math
 import os
 import signal
 import socket
@@ -11,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, NoReturn
@@ -21,8 +22,10 @@ from latentlab.errors import UserError
 from latentlab.processes.devices import PARENT, RANK, unlaunched
 
 TICK = 0.1
-# The seconds that the others have to notice that a rank died, and to end after SIGTERM.
-PATIENCE, GRACE = 5.0, 20.0
+# The seconds that the others have to notice that a rank died, to end after SIGTERM, and to end after a signal that has
+# ended a rank: the first rank closes its loggers then.
+PATIENCE, GRACE, CLOSING = 5.0, 20.0, 60.0
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 # The exit status of a rank that ended because another rank did.
 LOST = 75
 
@@ -56,27 +59,26 @@ class RankProcess:
 def run(command: Sequence[str], world: int) -> None:
     """Run a command in `world` processes, with the environment that torchrun gives.
 
-    If the first rank fails, this process exits with its status.
+    If the first rank fails, this process exits with its status. It passes SIGTERM, SIGHUP and Ctrl-C on to the ranks,
+    and exits with 128 + n when they have ended.
 
     Raises:
         UserError: if a signal ended a rank, or a rank other than the first failed.
     """
     with ExitStack() as opened:
         shared = {**_environment(), PARENT: str(os.getpid()), "WORLD_SIZE": str(world)}
+        received = opened.enter_context(_received())
         ranks: list[RankProcess] = []
         try:
             for number in range(world):
                 output = opened.enter_context(TemporaryFile()) if number else None
                 ranks.append(_start(command, number, output, shared))
-            while any(rank.status is None for rank in ranks) and not any(rank.status for rank in ranks):
-                time.sleep(TICK)
-            _wait(ranks, PATIENCE)
+            _watch(ranks, received)
             statuses = [rank.status for rank in ranks]
-        except KeyboardInterrupt:  # the terminal sends Ctrl-C to the ranks too
-            _wait(ranks, GRACE)
-            sys.exit(128 + signal.SIGINT)
         finally:
             _end(ranks)
+        if received:
+            sys.exit(128 + received[0])
         if any(statuses):
             _report(ranks, statuses)
 
@@ -109,6 +111,41 @@ def _start(
     return RankProcess(number, process, output)
 
 
+@contextmanager
+def _received() -> Iterator[list[int]]:
+    """Yield a list to which the signals of this process are added. Ignored ones, as under nohup, stay ignored."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    own = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in own:
+        signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        for number in own:
+            signal.signal(number, before[number])
+
+
+def _watch(ranks: Sequence[RankProcess], received: Sequence[int]) -> None:
+    """Wait for the end of all ranks, or until one has failed and the others have had their time."""
+    passed, deadline = 0, math.inf
+    while any(rank.status is None for rank in ranks) and time.monotonic() < deadline:
+        for number in received[passed:]:
+            _send(ranks, number)
+        passed = len(received)
+        failed = {rank.status for rank in ranks} - {None, 0}
+        if failed and deadline == math.inf:
+            stopped = failed <= {128 + number for number in SIGNALS}
+            deadline = time.monotonic() + (CLOSING if stopped or received else PATIENCE)
+        time.sleep(TICK)
+
+
+def _send(ranks: Sequence[RankProcess], number: int) -> None:
+    for rank in ranks:
+        if rank.status is None:
+            rank.process.send_signal(number)
+
+
 def _wait(ranks: Sequence[RankProcess], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while any(rank.status is None for rank in ranks) and time.monotonic() < deadline:
@@ -117,9 +154,7 @@ def _wait(ranks: Sequence[RankProcess], seconds: float) -> None:
 
 def _end(ranks: Sequence[RankProcess]) -> None:
     for signum in (signal.SIGTERM, signal.SIGKILL):
-        for rank in ranks:
-            if rank.status is None:
-                rank.process.send_signal(signum)
+        _send(ranks, signum)
         _wait(ranks, GRACE)
 
 
