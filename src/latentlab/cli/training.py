@@ -92,7 +92,7 @@ def owned(directory: Path, config: Mapping[str, Any]) -> Iterator[None]:
     """
     run = RunDirectory(directory)
     alone = os.environ.get(devices.PARENT) is None and devices.rank(config["trainer"]) == 0
-    with run.lock() if alone else nullcontext(), resumable(run):
+    with run.lock() if alone else nullcontext(), resumable(run) if alone else nullcontext():
         if alone:
             _check_place(run, config)
         yield
