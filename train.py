@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from latentlab.cli.build import build, build_each, start_ranks
+from latentlab.cli.build import start_ranks
 from latentlab.cli.command import one_line_errors, run
 
 
@@ -22,18 +22,19 @@ def main(cfg: DictConfig) -> None:
 
     job = HydraConfig.get()
     directory = Path(job.runtime.output_dir)
-    config = training.compose(cfg, job)
+    experiment = training.compose(cfg, job)
+    config = experiment.config
     with training.owned(directory, config):
         if start_ranks(job, config["trainer"]):
             return
         training.seed(config)
-        data, module = build(config["data"]), build(config["module"])
+        data, module = experiment.build("data"), experiment.build("module")
         module.check(data)
-        done = training.restore(module, config)
-        callbacks = build_each(config["callbacks"])
+        done = training.restore(module, config["ckpt_path"])
+        callbacks = experiment.callbacks()
         training.check_callbacks(callbacks, validates=data.val_size > 0)
-        trainer = build(
-            config["trainer"],
+        trainer = experiment.build(
+            "trainer",
             callbacks=[*callbacks, Signals()],
             logger=False,  # the loggers start after `begin`
             default_root_dir=directory,
@@ -42,7 +43,7 @@ def main(cfg: DictConfig) -> None:
         training.check_parts(trainer, module, data, config)
         if config["compile"]:
             compile_networks(module.model)
-        loggers = training.build_loggers(directory, config)
+        loggers = experiment.loggers(directory)
         training.begin(directory, cfg, job, config, done)
         with training.tracked(trainer, loggers, config):
             trainer.fit(module, data, ckpt_path=config["ckpt_path"], weights_only=True)

@@ -31,14 +31,6 @@ def build(node: Any, **arguments: Any) -> Any:
         return instantiate(node, _convert_="all", **arguments)
 
 
-def build_each(nodes: Any) -> list[Any]:
-    """Build every entry of a group that has a `_target_`.
-
-    An entry without one changes the settings of another entry, which is left out here.
-    """
-    return [build(node) for node in nodes.values() if node and "_target_" in node]
-
-
 def trusted(modules: Iterable[str] = ()) -> Trusted:
     """Return the targets that a saved config may name in this command.
 

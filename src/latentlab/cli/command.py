@@ -17,12 +17,15 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from latentlab.cli import resume
 from latentlab.cli.explain import explain, of_hydra
 from latentlab.cli.script import config_name
 from latentlab.cli.words import read_words
 from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
 
+# The last change of the words of a command line before Hydra reads them.
+WORDS: dict[str, Callable[[list[str]], list[str]]] = {"train": resume.expand, "evaluate": list}
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 
@@ -138,7 +141,8 @@ def run(main: Callable[[], None]) -> None:
 
 @one_line_errors()
 def _run(main: Callable[[], None]) -> None:
-    sys.argv[1:] = read_words(sys.argv[1:], config_name())
+    script = config_name()
+    sys.argv[1:] = WORDS[script](read_words(sys.argv[1:], script))
     try:
         main()
     except (ValueError, AssertionError) as error:

@@ -6,6 +6,9 @@ import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,12 @@ from latentlab.callbacks import (
     Timing,
 )
 from latentlab.callbacks.resuming import PLACE
-from latentlab.cli.build import build
+from latentlab.cli import resume
+from latentlab.cli.build import build, build_saved, trusted
 from latentlab.cli.checks import check_config, check_types, check_underflow
 from latentlab.cli.command import handle
 from latentlab.cli.overrides import shell_word
+from latentlab.cli.paths import absolute
 from latentlab.cli.ranges import SETTINGS
 from latentlab.cli.rehearsal import rehearse
 from latentlab.cli.used import check_used
@@ -39,18 +44,55 @@ from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import LitModule
 from latentlab.processes import devices
-from latentlab.run.checkpoints import load_state, read_checkpoint
-from latentlab.run.config import write_config
+from latentlab.run.checkpoints import BUILT, config_of, load_state, read_checkpoint
+from latentlab.run.config import read_config, write_config
 from latentlab.run.directory import RunDirectory
 from latentlab.run.files import write_text
 from latentlab.run.metrics import MetricsFile
-from latentlab.run.resuming import check_resumed
+from latentlab.run.resuming import check_resumed, check_unfinished, choose_checkpoint
+from latentlab.run.trust import Trusted
 from latentlab.tracking.csv_logger import CSVMetrics
 from latentlab.tracking.record import finish, start
 
+# The parts of a config that are built.
+PARTS = (*BUILT, "trainer", "logger")
 
-def compose(cfg: DictConfig, job: Any) -> dict[str, Any]:
-    """Return the checked config of a run as plain values, without interpolations.
+
+@dataclass(frozen=True)
+class Experiment:
+    """The checked config of a run, and the builder of its parts.
+
+    Attributes:
+        config: plain values, without interpolations.
+        trusted: the targets that a resumed run's config may name, None for a config of this command line.
+    """
+
+    config: dict[str, Any]
+    trusted: Trusted | None = None
+
+    def build(self, key: str, **arguments: Any) -> Any:
+        """Build the part at a dotted key, with further arguments."""
+        node = reduce(getitem, key.split("."), self.config)
+        if self.trusted is None:
+            return build(node, **arguments)
+        return build_saved(node, key, self.trusted, **arguments)
+
+    def callbacks(self) -> list[pl.Callback]:
+        """Build every callback. An entry without a `_target_` changes another entry, which is left out here."""
+        nodes = self.config["callbacks"]
+        return [
+            self.build(f"callbacks.{name}") for name, node in nodes.items() if node and "_target_" in node
+        ]
+
+    def loggers(self, directory: Path) -> list[Logger]:
+        """Build the loggers of the run, metrics.csv first. They write nothing before they are started."""
+        chosen = self.config["logger"]["_target_"]
+        others = [self.build("logger", save_dir=directory)] if chosen else []
+        return [CSVMetrics(str(directory)), *others]
+
+
+def compose(cfg: DictConfig, job: Any) -> Experiment:
+    """Return the checked experiment of a command, or of the run that it resumes.
 
     Args:
         cfg: the composed config.
@@ -60,9 +102,32 @@ def compose(cfg: DictConfig, job: Any) -> dict[str, Any]:
         UserError: for the first mistake in it.
     """
     raw: Any = OmegaConf.to_container(cfg)
+    if raw["resume"] is not None:
+        return resumed(raw, job.overrides.task)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    for key in ("resume", "trust"):
+        del raw[key], config[key]
     check(raw, config, job.overrides.task)
-    return dict(config)
+    return Experiment(absolute(config, job.runtime.cwd) if job.job.chdir else config)
+
+
+def resumed(composed: Mapping[str, Any], overrides: Iterable[str]) -> Experiment:
+    """Return the experiment of a run that is resumed with `resume=RUN`.
+
+    Args:
+        composed: the config that Hydra composed of the overrides, with interpolations.
+        overrides: the overrides.
+
+    Raises:
+        UserError: for a run that cannot be resumed, or the first override that it cannot have.
+    """
+    check_types(composed, {"trust": Sequence[str]})
+    allowed, path = trusted(composed["trust"]), choose_checkpoint(Path(composed["resume"]))
+    config = resume.merge(config_of(path, allowed, PARTS), composed, overrides)
+    check_types(config, SETTINGS)
+    for part in PARTS:
+        check_config(config[part], config[part], part)
+    return Experiment({**config, "ckpt_path": str(path)}, allowed)
 
 
 def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str]) -> None:
@@ -126,13 +191,12 @@ def seed(config: Mapping[str, Any]) -> None:
     Distribution.set_default_validate_args(config["validate_args"])
 
 
-def restore(module: LitModule, config: Mapping[str, Any]) -> tuple[int, int | None]:
-    """Load the weights to resume from, if there are any. Return the steps and the rows of metrics.csv behind them.
+def restore(module: LitModule, path: str | None) -> tuple[int, int | None]:
+    """Load the weights of a checkpoint, if there is one. Return the steps and the rows of metrics.csv behind it.
 
     Raises:
-        UserError: if the checkpoint cannot be read or is another model's.
+        UserError: if it cannot be read or is another model's.
     """
-    path = config["ckpt_path"]
     if path is None:
         return 0, None
     state = read_checkpoint(path)
@@ -175,7 +239,8 @@ def begin(
 ) -> None:
     """Write the first files of a run, on the first rank: config.yaml, .hydra and the log.
 
-    A resumed run keeps its .hydra. It removes the rows of metrics.csv that it writes again.
+    A resumed run keeps its .hydra, the record of its first command. The rows of metrics.csv that it writes again are
+    removed.
 
     Args:
         directory: the run directory.
@@ -188,7 +253,8 @@ def begin(
     if devices.rank(config["trainer"]) > 0:
         return
     write_config(run.config, config)
-    if not run.hydra.exists():
+    run.summary.unlink(missing_ok=True)  # a summary means that the run has finished
+    if config["ckpt_path"] is None:
         parts = {"config": cfg, "hydra": OmegaConf.create({"hydra": job}), "overrides": job.overrides.task}
         for name, part in parts.items():
             write_text(run.hydra / f"{name}.yaml", OmegaConf.to_yaml(part))
@@ -241,13 +307,6 @@ def best_checkpoint(directory: Path) -> Path:
     return path
 
 
-def build_loggers(directory: Path, config: Mapping[str, Any]) -> list[Logger]:
-    """Return the loggers of a run, metrics.csv first. They write nothing before they are started."""
-    chosen = config["logger"]
-    others = [build(chosen, save_dir=directory)] if chosen["_target_"] else []
-    return [CSVMetrics(str(directory)), *others]
-
-
 @contextmanager
 def tracked(trainer: pl.Trainer, loggers: list[Logger], config: Mapping[str, Any]) -> Iterator[None]:
     """Start the loggers of the trainer, and close them with the run's exit status."""
@@ -275,14 +334,19 @@ def quieten_lightning() -> None:
 
 def _check_place(run: RunDirectory, config: Mapping[str, Any]) -> None:
     path = config["ckpt_path"]
-    if path is not None:
-        read_checkpoint(path)
-        check_resumed(config, path)
-    elif run.last_checkpoint.exists():
+    if run.last_checkpoint.exists() and (path is None or _other(run, path)):
         raise UserError(
             f"{run.path} already holds a run: resume it with `python train.py {shell_word('resume', run.path)}`, "
             "or choose another hydra.run.dir"
         )
+    if path is not None:
+        state, known = read_checkpoint(path), read_config(RunDirectory.of_checkpoint(path).config)
+        check_resumed(config, known, path)
+        check_unfinished(run, config, known, state)
+
+
+def _other(run: RunDirectory, checkpoint: str) -> bool:
+    return RunDirectory.of_checkpoint(checkpoint).path.resolve() != run.path.resolve()
 
 
 def _version(path: Path) -> tuple[int, int] | None:

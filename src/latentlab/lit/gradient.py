@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 import torch
 from pydantic import PositiveInt
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,6 +20,7 @@ from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import ScoringModule
 from latentlab.lit.rehearsal import Rehearsal, measure
+from latentlab.lit.schedulers import extend_cosine
 from latentlab.models.base import GenerativeModel
 from latentlab.objectives import Clock, Objective
 from latentlab.run.checkpoints import read_checkpoint
@@ -127,6 +130,12 @@ class GradientModule(ScoringModule):
             log.info(shared)
         if self.trainer.ckpt_path is None:  # a resumed model is initialised already
             self._initialise()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            line = extend_cosine(checkpoint, self.make_scheduler)
+            if line and self.trainer.is_global_zero:
+                log.info(line)
 
     def _adopt(self) -> None:
         if self.model.pretrained is not None:

@@ -1,44 +1,167 @@
-"""The settings that a resumed run shares with the run that wrote its checkpoint."""
+"""Resuming a run: the settings that must stay as they were, the checkpoint, and the finished runs."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.run.config import PLACES, leaves, read_config, shown
+from latentlab.run.checkpoints import read_checkpoint
+from latentlab.run.config import PLACES, leaves, shown
 from latentlab.run.directory import RunDirectory
 
-# A checkpoint holds the state of these parts, so they must be the same. FREE_TO_CHANGE lists the exceptions.
-HELD = ("seed", "names", "data", "model", "objective", "optimizer", "scheduler")
-FREE_TO_CHANGE = (*PLACES, "data.eval_batch_size", "data.on_device", "model.tolerance")
+log = logging.getLogger(__name__)
+
+# The parts of a config that a run is built from. Other groups are copies of their parts, or not used.
+BUILT_FROM = ("module", "data", "trainer", "callbacks", "seed", "compile", "validate_args")
+LOGGED = ("logger", "figures", "callbacks.figures")
+# A resumed run may change these as well: the length of the training, the devices, and what is shown of it.
+LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+DEVICES = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
+SHOWN = (
+    *("callbacks.progress", "callbacks.last.every_minutes", "trainer.log_every_n_steps"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler"),
+)
+# Settings without an influence on the results of a run.
+HARMLESS = ("ckpt_path", *PLACES, *LOGGED, *SHOWN)
+FREE = (*HARMLESS, *LIMITS, *DEVICES, "data.eval_batch_size", "data.on_device", "model.tolerance")
+
+ABSENT = object()
+Difference = tuple[str, Any, Any]
 
 
-def check_resumed(config: Mapping[str, Any], ckpt_path: str) -> None:
-    """Refuse to resume a run with another model, other data or another optimiser.
+def differences(
+    asked: Mapping[str, Any], known: Mapping[str, Any], free: tuple[str, ...]
+) -> Iterator[Difference]:
+    """Yield the settings of two configs that differ: the key, the value in each, ABSENT for none.
 
-    The settings of the optimiser and the learning-rate scheduler come back with their states, so new ones would have
-    no effect.
+    Only settings that a run is built from count. A key of the module is given without `module.`.
+
+    Args:
+        asked: a config.
+        known: another config.
+        free: keys that may differ, with all keys below them.
+    """
+    one, other = _built_from(asked), _built_from(known)
+    for key in {**one, **other}:
+        values = one.get(key, ABSENT), other.get(key, ABSENT)
+        if values[0] != values[1] and not is_among(key, free):
+            yield (key, *values)
+
+
+def is_among(key: str, keys: tuple[str, ...]) -> bool:
+    """Return True if a dotted key is one of some keys, or lies below one."""
+    return any(key == each or key.startswith(f"{each}.") for each in keys)
+
+
+def check_resumed(config: Mapping[str, Any], known: Mapping[str, Any], ckpt_path: str) -> None:
+    """Refuse to resume a run with other settings than it was started with, except for those in FREE.
+
+    Args:
+        config: the config of the resumed run.
+        known: the config of the run that wrote the checkpoint.
+        ckpt_path: the checkpoint.
 
     Raises:
         UserError: for the first setting that differs.
     """
-    path = RunDirectory.of_checkpoint(ckpt_path).config
-    asked, known = _held(config), _held(read_config(path))
-    for key in [*asked, *(key for key in known if key not in asked)]:
-        if asked.get(key) != known.get(key) and key not in FREE_TO_CHANGE:
-            inner = key.partition(".")[2]
-            # The user's key: prior.x instead of model.prior.x.
-            name = inner if inner.partition(".")[0] in config else key
-            raise UserError(
-                f"{name}={shown(asked.get(key))}: the run of ckpt_path={ckpt_path} has {shown(known.get(key))}, "
-                f"and a run resumes with its own settings: {_remedy(name, key, asked, known)}"
-            )
+    for name, option in config["names"].items():
+        if (before := known["names"].get(name, option)) != option:
+            raise _refused(name, option, before, ckpt_path)
+    for key, asked, before in differences(config, known, FREE):
+        inner = key.partition(".")[2]
+        # The user's key: prior.x instead of model.prior.x.
+        name = inner if inner.partition(".")[0] in config else key
+        raise _refused(name, asked, before, ckpt_path)
 
 
-def _remedy(name: str, key: str, asked: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    if key not in known:
-        return f"leave {name} out (~{name})"
-    return f"use {'' if key in asked else '+'}{name}={shown(known[key])}"
+def extends_cosine(config: Mapping[str, Any]) -> bool:
+    """Return True if the learning rate of a config falls along a cosine over `trainer.max_epochs`."""
+    scheduler = (config.get("module") or {}).get("scheduler") or {}
+    length = scheduler.get("T_max")
+    return length is not None and length == config["trainer"].get("max_epochs")
 
 
-def _held(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for part in HELD if part in config for key, value in leaves(config[part], part)}
+def choose_checkpoint(place: Path) -> Path:
+    """Return the checkpoint from which a run resumes: last.ckpt, or best.ckpt if that one is damaged.
+
+    Args:
+        place: the run directory, or one of its checkpoints.
+
+    Raises:
+        UserError: if there is no checkpoint that can be read.
+    """
+    if not place.is_dir():
+        return place
+    run = RunDirectory(place)
+    there = [path for path in (run.last_checkpoint, run.best_checkpoint) if path.exists()]
+    if not there:
+        raise UserError(
+            f"resume={place}: there is no checkpoint in {run.checkpoints}, so start the run again"
+        )
+    *others, final = there
+    for path in others:
+        try:
+            read_checkpoint(path, "resume")
+        except UserError as error:
+            log.warning("%s; resuming from %s", error, final)
+        else:
+            return path
+    return final
+
+
+def epochs_in(state: Mapping[str, Any]) -> int:
+    """Return the number of whole epochs behind a checkpoint."""
+    return int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def check_unfinished(
+    run: RunDirectory, config: Mapping[str, Any], known: Mapping[str, Any], state: Mapping[str, Any]
+) -> None:
+    """Refuse to resume a run that has nothing left to do.
+
+    Args:
+        run: the directory in which the run resumes.
+        config: the config of the resumed run.
+        known: the config of the run that wrote the checkpoint.
+        state: the checkpoint.
+
+    Raises:
+        UserError: if the run is finished, or has passed the new limit.
+    """
+    epochs, most = epochs_in(state), config["trainer"].get("max_epochs")
+    passed = most is not None and 0 <= most < epochs
+    changed = any(config["trainer"].get(key) != known["trainer"].get(key) for key in _names(LIMITS))
+    finished = run.summary.exists() and (not changed or epochs == most)
+    finished |= epochs == most and not run.best_checkpoint.exists()
+    if passed or finished:
+        done = f"{run.path} has finished" if finished else f"{run.path} has trained for more"
+        raise UserError(
+            f"trainer.max_epochs={shown(most)}: {done} ({epochs} epochs): give a larger number to train on, such as "
+            f"trainer.max_epochs={2 * epochs}"
+        )
+
+
+def _built_from(config: Mapping[str, Any]) -> dict[str, Any]:
+    parts = BUILT_FROM if "module" in config else tuple(config)
+    values = {key: value for part in parts if part in config for key, value in leaves(config[part], part)}
+    if "module" in config and extends_cosine(config):
+        del values["module.scheduler.T_max"]
+    return {key.removeprefix("module."): value for key, value in values.items()}
+
+
+def _refused(name: str, asked: Any, known: Any, ckpt_path: str) -> UserError:
+    given = "no value" if asked is ABSENT else f"{shown(asked)}"
+    before = "none" if known is ABSENT else shown(known)
+    if known is ABSENT:
+        remedy = f"leave {name} out (~{name})"
+    else:
+        remedy = f"use {'+' if asked is ABSENT else ''}{name}={shown(known)}"
+    return UserError(
+        f"{name}={given}: the run of ckpt_path={ckpt_path} has {before}, and a run resumes with its own settings: "
+        f"{remedy}, or resume=RUN, which takes them all from the run"
+    )
+
+
+def _names(keys: tuple[str, ...]) -> list[str]:
+    return [key.rpartition(".")[2] for key in keys]

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,10 +19,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from latentlab.errors import UserError
-from latentlab.run.config import PLACES, leaves, read_config, shown
+from latentlab.run.config import read_config, shown
 from latentlab.run.directory import RunDirectory
 from latentlab.run.files import write_text
 from latentlab.run.results import read_results
+from latentlab.run.resuming import ABSENT, HARMLESS, differences
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,6 @@ RECORD, LOG, JOB_LOCK, SWEEP_LOCK = "job.json", "job.log", ".job.lock", ".lock"
 RUNNING = "running"
 # Files that a sweep writes before its first job starts.
 INITIAL = {SWEEP_LOCK, "multirun.yaml"}
-# The parts of a config that a run is built from. Other groups are copies of their parts, or not used.
-COMPARED = ("module", "data", "trainer", "callbacks", "seed", "compile", "validate_args")
-# Config keys that do not change the result: resuming, logging, figures, and the place of the data.
-NOT_COMPARED = ("ckpt_path", "logger", "callbacks.figures", *PLACES)
 
 
 @dataclass(frozen=True)
@@ -110,14 +107,12 @@ def check_same(job: Job) -> None:
     path = RunDirectory(job.directory).config
     if not job.config or not path.exists() or not (settled(job) or checkpoint(job)):
         return
-    known = _compared(read_config(path, remedy=f"delete {path.parent} to run the job again"))
-    asked = _compared(job.config)
-    for key in {**asked, **known}:
-        if asked.get(key, _ABSENT) != known.get(key, _ABSENT):
-            raise UserError(
-                f"{job.directory} holds a run with {key}={_shown(known, key)}, but this job has {_shown(asked, key)}: "
-                "choose another hydra.sweep.dir, or delete that directory"
-            )
+    known = read_config(path, remedy=f"delete {path.parent} to run the job again")
+    for key, asked, before in differences(job.config, known, HARMLESS):
+        raise UserError(
+            f"{job.directory} holds a run with {key}={_shown(before)}, but this job has {_shown(asked)}: "
+            "choose another hydra.sweep.dir, or delete that directory"
+        )
 
 
 def lock(directory: Path, patience: float) -> int:
@@ -205,19 +200,5 @@ def _locks(descriptor: int) -> bool:
     return True
 
 
-def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    parts = COMPARED if "module" in config else tuple(config)
-    values = {key: value for part in parts if part in config for key, value in leaves(config[part], part)}
-    return {
-        key.removeprefix("module."): value
-        for key, value in values.items()
-        if not key.startswith(NOT_COMPARED)
-    }
-
-
-_ABSENT = object()
-
-
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    value = values.get(key, _ABSENT)
-    return "(no such key)" if value is _ABSENT else str(shown(value))
+def _shown(value: Any) -> str:
+    return "(no such key)" if value is ABSENT else str(shown(value))

@@ -1,0 +1,201 @@
+"""`resume=RUN`: a command that takes every setting from a run, and the few settings that it may change.
+
+`expand` reads the command line before Hydra composes it. `merge` puts the allowed overrides into the run's config.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from latentlab.cli.overrides import quoted
+from latentlab.errors import UserError, did_you_mean
+from latentlab.run.config import leaves, shown
+from latentlab.run.directory import RunDirectory
+from latentlab.run.resuming import DEVICES, FREE, extends_cosine, is_among
+
+Config = dict[str, Any]
+# Keys of the command itself, which are not settings of the run.
+OWN = ("resume", "trust", "debug")
+NEW = "a resumed run keeps its own settings: leave it out, or start a new run"
+
+
+def expand(words: Sequence[str]) -> list[str]:
+    """Return a command line with resume=RUN for Hydra, and other command lines unchanged.
+
+    It gets the run directory. Its overrides may name keys that only the run's own config has.
+
+    Raises:
+        UserError: if there is no such run, or for words that a resumed run cannot have.
+    """
+    places = [word.partition("=")[2] for word in words if re.match(r"[+]*resume=", word)]
+    if not places or places[-1] in ("", "null"):
+        return list(words)
+    place = Path(_text(places[-1])).expanduser().absolute()
+    run = RunDirectory(place) if place.is_dir() else RunDirectory.of_checkpoint(place)
+    if not run.config.exists() or not place.exists():
+        raise UserError(f"resume={place}: there is no run here (a run directory holds config.yaml)")
+    if "--cfg" in words or "-c" in words:
+        raise UserError(f"--cfg: the settings of a resumed run are in {run.config}: leave out --cfg or resume=")
+    others = [word for word in words if not re.match(r"[+]*resume=", word)]
+    kept = [each for word in others for each in _prepared(word, run)]
+    return [*kept, quoted("resume", place), quoted("hydra.run.dir", run.path)]
+
+
+def merge(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Iterable[str]) -> Config:
+    """Return the config of a run with the overrides of the command that resumes it.
+
+    Args:
+        saved: the config of the run, as plain data.
+        composed: the config that Hydra composed of the overrides, with interpolations.
+        overrides: the overrides.
+
+    Raises:
+        UserError: for the first override that a resumed run cannot have.
+    """
+    config = {"compile": False, "validate_args": False, **deepcopy(dict(saved))}
+    cosine = extends_cosine(config)
+    if "figures" in config["callbacks"]:  # the figures that are drawn
+        config["figures"] = config["callbacks"]["figures"]
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        _put(config, composed, override.key_or_group, str(override.input_line).lstrip("+"))
+    if "figures" in config and any(word.lstrip("+").startswith("figures") for word in overrides):
+        config["callbacks"]["figures"] = config["figures"]
+    if cosine:
+        for scheduler in (config["scheduler"], config["module"]["scheduler"]):
+            scheduler["T_max"] = config["trainer"]["max_epochs"]
+    return config
+
+
+def _text(value: str) -> str:
+    # A path may hold characters that Hydra wants quoted.
+    try:
+        return str(OverridesParser.create().parse_override(f"resume={value}").value())
+    except Exception:
+        return value
+
+
+def _prepared(word: str, run: RunDirectory) -> list[str]:
+    if word in ("-m", "--multirun") or re.match(r"hydra\.mode=.*multirun", word, re.IGNORECASE):
+        raise UserError(
+            f"{word}: resume= resumes one run, and a sweep resumes by its own command: leave out one"
+        )
+    if re.match(r"[+~]*hydra[./]|-", word):
+        return [] if _same_place(word, run) else [word]
+    if word.startswith("~"):
+        raise UserError(
+            f"{word}: {NEW} (logger=none leaves out the logger, figures=none the figures, figures.NAME=null one figure)"
+        )
+    if re.match(r"[+]*ckpt_path=", word):
+        raise UserError(
+            f"{word}: resume= names the checkpoint, so leave it out: resume=RUN/checkpoints/NAME.ckpt"
+        )
+    plain = re.sub(r"^callbacks\.figures\.", "figures.", word.lstrip("+"))
+    # Hydra composes the default experiment, which may lack a key of the run.
+    return [f"++{plain}"] if re.match(r"\w+\.[\w.]+=", plain) else [plain]
+
+
+def _same_place(word: str, run: RunDirectory) -> bool:
+    key, _, value = word.partition("=")
+    if key != "hydra.run.dir":
+        return False
+    if Path(_text(value)).expanduser().absolute() != run.path:
+        raise UserError(f"{word}: a resumed run goes on in {run.path}: leave it out")
+    return True
+
+
+def _put(config: Config, composed: Mapping[str, Any], key: str, word: str) -> None:
+    if key == "debug" and composed.get("trainer", {}).get("detect_anomaly"):
+        raise UserError(
+            f"{word}: this is a run of one epoch: debug=traceback shows tracebacks of a resumed run"
+        )
+    if key in OWN:
+        return
+    if key == "trainer":
+        _put_devices(config["trainer"], composed["trainer"])
+    elif key in ("logger", "figures"):
+        config[key] = _resolved(composed, key, config)
+    elif is_among(key, FREE):
+        _check_used(config, key, word)
+        _set(config, key, _resolved(composed, key, config))
+    else:
+        _check_same(config, composed, key, word)
+
+
+def _put_devices(trainer: Config, chosen: Mapping[str, Any]) -> None:
+    for name in (key.rpartition(".")[2] for key in DEVICES):
+        trainer.pop(name, None)
+        if name in chosen:
+            trainer[name] = chosen[name]
+
+
+def _check_used(config: Config, key: str, word: str) -> None:
+    if key.startswith("logger.") and not config["logger"].get("_target_"):
+        raise UserError(f"{word}: this run has logger=none: choose a logger as well, such as logger=wandb")
+
+
+def _check_same(config: Config, composed: Mapping[str, Any], key: str, word: str) -> None:
+    """Check that an override repeats the run's own setting."""
+    known = _find(config, key)
+    if known is _MISSING:
+        keys = [each for each, _ in leaves(config)]
+        raise UserError(f"{word}: this run has no {key}{did_you_mean(key, keys)}, and {NEW}")
+    option = config.get("names", {}).get(key)
+    asked = _find(composed, key)
+    same = word == f"{key}={option}" if option else _agrees(asked, known)
+    if not same:
+        own = option or ("another one" if isinstance(known, dict) else shown(known))
+        raise UserError(
+            f"{word}: this run has {key}={own}: {NEW}" if option else f"{word}: this run has {own}: {NEW}"
+        )
+
+
+def _agrees(asked: Any, known: Any) -> bool:
+    # A value that other keys give is compared there.
+    if isinstance(asked, str) and "${" in asked:
+        return True
+    if isinstance(asked, dict) and isinstance(known, dict):
+        return asked.keys() == known.keys() and all(_agrees(asked[key], known[key]) for key in asked)
+    return bool(asked == known)
+
+
+def _resolved(composed: Mapping[str, Any], key: str, config: Config) -> Any:
+    """Return a part of the composed config. Its references to other keys get the values of the run.
+
+    Only plain values of the run are used, because its config may come from somebody else.
+    """
+    node = _find(composed, key)
+    context = OmegaConf.create({"node": node})
+    for name in re.findall(r"\$\{([a-zA-Z_][\w.]*)\}", str(node)):
+        value = _find(config, name)
+        if isinstance(value, dict | list) or value is _MISSING or "${" in str(value):
+            raise UserError(
+                f"{key}: it refers to {name}, for which this run has no plain value: give {key} itself"
+            )
+        OmegaConf.update(context, name, value, force_add=True)
+    plain: Any = OmegaConf.to_container(context, resolve=True)
+    return plain["node"]
+
+
+def _set(config: Config, key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    roots = [config, config["module"]] if path[0] in config["module"] else [config]
+    for node in roots:
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+
+
+def _find(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(config, Mapping) or part not in config:
+            return _MISSING
+        config = config[part]
+    return config
+
+
+_MISSING = object()
