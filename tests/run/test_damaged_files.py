@@ -85,6 +85,7 @@ def test_a_run_is_not_resumed_as_another_one(copied, arguments, words):
 
 def test_a_run_that_is_complete_keeps_its_times(copied):
     before = summary(copied)
+    (copied / "summary.json").unlink()  # as if it was killed while it was tested
     checkpoint = f"ckpt_path={copied}/checkpoints/last.ckpt"
     done = call("train.py", *QUICK, checkpoint, f"hydra.run.dir={copied}")
     assert done.status == 0, done.err

@@ -40,7 +40,9 @@ def expand(words: Sequence[str]) -> list[str]:
     if not run.config.exists() or not place.exists():
         raise UserError(f"resume={place}: there is no run here (a run directory holds config.yaml)")
     if "--cfg" in words or "-c" in words:
-        raise UserError(f"--cfg: the settings of a resumed run are in {run.config}: leave out --cfg or resume=")
+        raise UserError(
+            f"--cfg: the settings of a resumed run are in {run.config}: leave out --cfg or resume="
+        )
     others = [word for word in words if not re.match(r"[+]*resume=", word)]
     kept = [each for word in others for each in _prepared(word, run)]
     return [*kept, quoted("resume", place), quoted("hydra.run.dir", run.path)]
