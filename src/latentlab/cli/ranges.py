@@ -105,10 +105,14 @@ LIBRARY: dict[type, dict[str, Any]] = {
         "use_distributed_sampler": only(False, "the data module shares the examples itself: leave it out"),
         "fast_dev_run": only(False, "debug=default is the short run"),
         "logger": only(None, "train.py sets it: choose the group, such as logger=none"),
-        "callbacks": only(None, "train.py sets them: add an entry to the group, +callbacks.NAME={_target_:...}"),
+        "callbacks": only(
+            None, "train.py sets them: add an entry to the group, +callbacks.NAME={_target_:...}"
+        ),
         "default_root_dir": only(None, "train.py sets it: give hydra.run.dir=DIR"),
         "plugins": only(None, "train.py sets them: leave it out"),
-        "profiler": only(None, "its report would be lost: leave it out (python -m cProfile train.py ... profiles)"),
+        "profiler": only(
+            None, "its report would be lost: leave it out (python -m cProfile train.py ... profiles)"
+        ),
         "barebones": only(False, "a run needs its callbacks: leave it out"),
         "enable_checkpointing": only(True, "a run needs its checkpoints: leave it out"),
     },
