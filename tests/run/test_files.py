@@ -123,6 +123,16 @@ def test_lock_of_a_killed_process_is_free(tmp_path):
     assert not names(tmp_path)
 
 
+def test_drafts_of_a_killed_process_are_removed(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.checkpoints.mkdir()
+    for path in (run.summary, run.best_checkpoint, run.last_checkpoint):
+        path.with_name(f"{path.name}.part").touch()
+    with replaced(run.evaluation) as draft, run.lock():  # another command evaluates the run
+        draft.write_text("{}")
+    assert names(run.path) == {"checkpoints", "evaluation.json"} and not names(run.checkpoints)
+
+
 def test_new_programs_do_not_inherit_a_lock(tmp_path):
     with locked(tmp_path / ".lock"):
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)

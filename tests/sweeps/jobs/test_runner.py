@@ -299,6 +299,16 @@ def test_a_job_that_runs_elsewhere_is_not_started(tmp_path):
         assert len(starts(job.directory)) == 1
 
 
+def test_job_in_the_directory_of_a_single_run_fails_and_changes_nothing(tmp_path):
+    job = make(tmp_path)
+    with RunDirectory(job.directory).lock():
+        metrics = RunDirectory(job.directory).metrics
+        metrics.write_text("epoch\n")
+        [outcome] = run(job)
+        assert outcome.status == Status.FAILED and "another process" in outcome.reason
+        assert metrics.read_text() == "epoch\n"
+
+
 KILLED = """
     import sys
     from pathlib import Path
