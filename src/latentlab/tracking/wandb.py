@@ -19,7 +19,7 @@ from latentlab.tracking.record import (
     start,
 )
 from latentlab.tracking.wandb_key import Offline, choose_mode
-from latentlab.tracking.wandb_records import is_sent
+from latentlab.tracking.wandb_records import is_sent, offline_records
 from latentlab.tracking.wandb_run import STEP, WandbRun
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _check_settings(given: Mapping[str, Any]) -> None:
 
 def _check_sent(directory: RunDirectory) -> None:
     # A record that is sent later would replace the metrics that are logged now.
-    if not all(map(is_sent, directory.wandb.glob("offline-run-*/*.wandb"))):
+    if not all(map(is_sent, offline_records(directory.wandb))):
         raise UserError(
             f"logger=wandb: {directory.wandb} holds offline records: send them first with "
             f"`wandb sync {directory.wandb}`, or stay offline with logger.offline=true"

@@ -1,19 +1,14 @@
-"""The offline records of a W&B run, made equal to metrics.csv before the run resumes.
+"""The offline records of W&B.
 
-A killed run has lost the rows that W&B had not written yet, and a resumed run logs the rows after its checkpoint again.
 A record is a file RUN/wandb/offline-run-TIME-ID/run-ID.wandb in LevelDB's log format: entries in chunks, which do not
-cross the boundaries of blocks. W&B has no public way to remove an entry. But a record may end after any entry, as that
-of a killed run does.
+cross the boundaries of blocks. W&B has no public function that removes entries.
 """
 
 import json
 import struct
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from latentlab.run.files import replaced
 
 Row = frozenset[tuple[str, str]]
 
@@ -23,16 +18,9 @@ CHUNK = struct.Struct("<IHB")  # the checksum, the length and the kind of a chun
 FULL, FIRST, _, LAST = KINDS = range(1, 5)
 
 
-def as_row(metrics: Mapping[str, Any]) -> Row:
-    """Return a row of metrics that can be compared, NaN included."""
-    return frozenset((name, repr(float(value))) for name, value in metrics.items())
-
-
-def take(rows: Counter[Row], row: Row) -> bool:
-    """Remove a row from a collection, and return True if it was there."""
-    found = rows[row] > 0
-    rows[row] -= found
-    return found
+def offline_records(folder: Path) -> list[Path]:
+    """Return the offline records in a W&B folder, in the order in which `wandb sync` joins them."""
+    return sorted(folder.glob("offline-run-*/*.wandb"))
 
 
 def is_sent(record: Path) -> bool:
@@ -40,40 +28,17 @@ def is_sent(record: Path) -> bool:
     return record.with_name(f"{record.name}.synced").exists()
 
 
-def reconcile(records: Iterable[Path], rows: Iterable[Row]) -> tuple[Counter[Row], Counter[Row]]:
-    """Cut each record before its first row that metrics.csv lacks. A sent record stays as it is.
-
-    The resumed run logs again what is cut, the figures among it.
-
-    Args:
-        records: the records in the order in which `wandb sync` joins them.
-        rows: the rows of metrics.csv.
-
-    Returns:
-        The rows that no record holds, and the rows of sent records that metrics.csv lacks.
-    """
-    missing, ahead = Counter(rows), Counter[Row]()
-    for record in records:
-        data, sent, end = record.read_bytes(), is_sent(record), MAGIC
-        for stop, row in _entries(data):
-            if row is not None and not take(missing, row):
-                if not sent:
-                    break
-                ahead[row] += 1
-            end = stop
-        if (
-            not sent
-        ):  # also if it is whole, since the service of the killed run may still write to the old file
-            with replaced(record) as draft:
-                draft.write_bytes(data[:end])
-    return +missing, ahead
+def as_row(metrics: Mapping[str, Any]) -> Row:
+    """Return a row of metrics that can be compared, NaN included."""
+    return frozenset((name, repr(float(value))) for name, value in metrics.items())
 
 
-def _entries(data: bytes) -> Iterator[tuple[int, Row | None]]:
+def entries(data: bytes) -> Iterator[tuple[int, Row | None]]:
     """Yield the end of each whole entry, and its metrics if it is a row of them."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at import
 
+    yield min(MAGIC, len(data)), None
     for end, entry in _joined(data):
         try:
             history = Record.FromString(entry).history

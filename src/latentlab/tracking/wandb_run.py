@@ -19,10 +19,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from latentlab.errors import UserError
 from latentlab.run.directory import RunDirectory
 from latentlab.run.files import write_text
-from latentlab.run.metrics import read_rows
 from latentlab.run.results import read_results
+from latentlab.tracking.rewind import logged, rewind, take
 from latentlab.tracking.wandb_key import Mode, has_key
-from latentlab.tracking.wandb_records import Row, as_row, reconcile, take
+from latentlab.tracking.wandb_records import Row, as_row, entries, is_sent, offline_records
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -83,18 +83,15 @@ class WandbRun(WandbLogger):
 
     def start(self) -> None:
         """Open the run. Offline, its history is first made equal to metrics.csv. Online, W&B keeps the history."""
-        rows = self._rewind() if self._mode == "offline" and self.directory.metrics.exists() else []
+        missing = self._rewind() if self._mode == "offline" and self.directory.metrics.exists() else []
         self.attempt(lambda run: None)
-        for metrics, step in rows:
+        for metrics, step in missing:
             self.log_metrics(metrics, step)
 
     def _rewind(self) -> list[tuple[dict[str, float], int]]:
-        """Remove what metrics.csv lacks from the records, and return the rows that they lack."""
-        known = [row for row in read_rows(self.directory.metrics) if row["step"]]
-        metrics = [{name: float(value) for name, value in row.items() if value} for row in known]
-        rows = [(each, int(each.pop("step"))) for each in metrics]
-        records = sorted(self.directory.wandb.glob("offline-run-*/*.wandb"))
-        missing, self._sent = reconcile(records, [_key(*row) for row in rows])
+        rows = logged(self.directory.metrics)
+        records = offline_records(self.directory.wandb)
+        missing, self._sent = rewind(records, [_key(*row) for row in rows], entries, is_sent)
         return [row for row in rows if take(missing, _key(*row))]
 
     @rank_zero_only
