@@ -66,8 +66,12 @@ def logged(folder: Path) -> list[ROW]:
 
 
 def by_step(rows: Iterable[ROW]) -> list[ROW]:
-    """Return rows sorted by step. Rows of one step are sorted by their metrics."""
-    return sorted(rows, key=lambda row: (row["trainer/global_step"], sorted(row.items())))
+    """Return rows sorted by step, and by their metrics. The metrics of a row are sorted by name."""
+    return [dict(row) for row in sorted((sorted(row.items()) for row in rows), key=_step_first)]
+
+
+def _step_first(row: list[tuple[str, float]]) -> tuple[float, list[tuple[str, float]]]:
+    return dict(row)["trainer/global_step"], row
 
 
 def summary(run_dir: Path) -> dict[str, Any]:

@@ -157,7 +157,7 @@ class WandbRun(WandbLogger):
             silent=True,
             init_timeout=60,
             git_root=str(Path(__file__).resolve().parent),
-            x_transaction_log_flush_interval=1,  # seconds; a kill loses the figures of this time
+            x_transaction_log_flush_interval=0.1,  # seconds, in which a kill loses figures
         )
         with _without_stderr():
             # The offline record keeps `resume`: `wandb sync` then appends to the run instead of replacing it.

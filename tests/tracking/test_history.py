@@ -1,0 +1,193 @@
+"""The history of W&B and the points of TensorBoard equal metrics.csv, however a run was interrupted."""
+
+import json
+import os
+import random
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from records import history, logged, records, runs
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from latentlab.run.metrics import MetricsFile
+from latentlab.tracking.record import finish, start
+from latentlab.tracking.tensorboard import tensorboard_logger
+from latentlab.tracking.wandb import wandb_logger
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "faults"))  # for forks.py
+
+from forks import Ended, forked
+
+RUN = (
+    *("data=binarised_digits", "data.batch_size=64", "encoder.hidden=[16]", "trainer.log_every_n_steps=7"),
+    *("figures=none", "figures.every_n_epochs=1"),
+    "+figures.samples={_target_: latentlab.figures.samples, _partial_: true}",
+)
+# More than one block of a record. NaN and infinity are values too.
+ROWS = [
+    (
+        {
+            "train/elbo": -1.0 / (step + 3),
+            "epoch": step // 100,
+            **({"val/elbo": -step / 7} if step % 9 else {}),
+        },
+        step,
+    )
+    for step in range(300)
+] + [({"train/elbo": float("nan"), "epoch": 3}, 300), ({"train/elbo": float("-inf"), "epoch": 3}, 301)]
+LOGGERS = {"wandb": wandb_logger, "tensorboard": tensorboard_logger}
+
+
+def train(home: Path, *arguments: str) -> Ended:
+    paths = [
+        str(Path(__file__).parent),
+        str(Path(__file__).parent.parent / "faults"),
+        os.environ.get("PYTHONPATH", ""),
+    ]
+    env = {"PYTHONPATH": os.pathsep.join(paths)}
+    return forked("train.py", *RUN, *arguments, f"hydra.run.dir={home}/run", home=home, env=env, timeout=240)
+
+
+def write(folder, rows):
+    """Write metrics.csv anew."""
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    file = MetricsFile(folder / "metrics.csv")
+    for metrics, step in [*rows, ({"train/elbo": 0.0}, 1000)]:
+        file.append(metrics, step)
+    file.rewind(1000)
+
+
+def points(folder):
+    """Return the points of all event files, as TensorBoard itself reads them."""
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return Counter(
+        (tag, each.step, repr(each.value)) for tag in events.Tags()["scalars"] for each in events.Scalars(tag)
+    )
+
+
+def expected(rows):
+    return Counter(
+        (name, step, repr(torch.tensor(float(value)).item()))
+        for row, step in rows
+        for name, value in row.items()
+    )
+
+
+def equal(name, folder):
+    if name == "wandb":
+        return repr(history(folder)) == repr(logged(folder))
+    rows = [{key: value for key, value in row.items()} for row in logged(folder)]
+    return points(folder) == expected((row, int(row.pop("trainer/global_step"))) for row in rows)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A directory with a record of `ROWS` by each logger, and no metrics.csv."""
+    folder = tmp_path_factory.mktemp("recorded") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        loggers = [make(str(folder)) for make in LOGGERS.values()]
+        for logger in loggers:
+            start(logger)
+            for metrics, step in ROWS:
+                logger.log_metrics(metrics, step)
+            logger.save()
+        finish(loggers)
+    return folder
+
+
+def resumed(recorded, folder, name, rows):
+    """Resume a copy of the recorded run after `rows`, and log the other rows."""
+    shutil.copytree(recorded, folder, symlinks=True, dirs_exist_ok=True)
+    write(folder, rows)
+    logger = LOGGERS[name](str(folder))
+    start(logger)
+    return logger
+
+
+@pytest.mark.parametrize("name", LOGGERS)
+@pytest.mark.parametrize("kept", [0, 137, 302])
+def test_a_record_is_cut_back_to_the_rows_of_metrics_csv_and_continued(recorded, tmp_path, name, kept):
+    logger = resumed(recorded, tmp_path, name, ROWS[:kept])
+    later = [({"train/elbo": 0.5, "epoch": 9}, 400), ({"test/elbo": 0.25}, 401)]
+    for metrics, step in later:
+        logger.log_metrics(metrics, step)
+    finish([logger])
+    write(tmp_path, ROWS[:kept] + later)
+    assert equal(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", LOGGERS)
+def test_rows_that_a_record_lacks_are_added(recorded, tmp_path, name):
+    """Here the record was cut short by a kill, and lacks a row in the middle as older versions left it."""
+    shutil.copytree(recorded, tmp_path, symlinks=True, dirs_exist_ok=True)
+    (file,) = (
+        [*tmp_path.glob("wandb/off*/*.wandb")]
+        if name == "wandb"
+        else [*tmp_path.glob("tensorboard/events*.0")]
+    )
+    os.truncate(file, file.stat().st_size // 2 + 1)
+    rows = [*ROWS[:50], ({"train/elbo": 0.5}, 49), *ROWS[50:]]
+    write(tmp_path, rows)
+    logger = LOGGERS[name](str(tmp_path))
+    start(logger)
+    finish([logger])
+    assert equal(name, tmp_path)
+
+
+def test_a_record_with_damaged_bytes_is_cut_before_them(recorded, tmp_path):
+    shutil.copytree(recorded, tmp_path, symlinks=True, dirs_exist_ok=True)
+    (file,) = tmp_path.glob("wandb/off*/*.wandb")
+    data = bytearray(file.read_bytes())
+    data[20_000:20_400] = random.Random(0).randbytes(400)
+    file.write_bytes(bytes(data))
+    write(tmp_path, ROWS)
+    logger = wandb_logger(str(tmp_path))
+    start(logger)
+    finish([logger])
+    assert equal("wandb", tmp_path)
+
+
+def test_a_sent_record_is_left_alone_and_its_rows_are_not_sent_again(recorded, tmp_path):
+    shutil.copytree(recorded, tmp_path, symlinks=True, dirs_exist_ok=True)
+    (file,) = tmp_path.glob("wandb/off*/*.wandb")
+    file.with_name(f"{file.name}.synced").touch()
+    before = file.read_bytes()
+    write(tmp_path, ROWS[:100])
+    logger = wandb_logger(str(tmp_path))
+    start(logger)
+    for metrics, step in [*ROWS[100:], ({"train/elbo": 0.5}, 500)]:
+        logger.log_metrics(metrics, step)
+    finish([logger])
+    assert file.read_bytes() == before
+    rows = [item["history"]["item"] for item in records(runs(tmp_path)[1]) if "history" in item]
+    assert [row["trainer/global_step"] for row in rows] == [500]
+
+
+def shown(run):
+    """Return the steps at which a figure is in the history, oldest first."""
+    items = [item["history"]["item"] for each in runs(run) for item in records(each) if "history" in item]
+    return [item["trainer/global_step"] for item in items if "figures/samples._type" in item]
+
+
+def test_a_killed_run_and_a_longer_one_have_the_history_of_metrics_csv(tmp_path):
+    """The figures stay too: one for each epoch, and one for the last test. A kill loses those of its last moment."""
+    run = tmp_path / "run"
+    kill = "+callbacks.kill={_target_: killing.Kill, number: SIGKILL, event: batch, n: 70}"
+    assert train(tmp_path, "trainer.max_epochs=4", kill).status == -9
+    resume = f"ckpt_path={run}/checkpoints/last.ckpt"
+    done = train(tmp_path, "trainer.max_epochs=4", resume)
+    assert (done.status, done.err) == (0, "")
+    assert history(run) == logged(run)
+    assert [step for step in shown(run) if step != 60] == [20, 40, 80, 80]
+    done = train(tmp_path, "trainer.max_epochs=5", resume)
+    assert (done.status, done.err) == (0, "")
+    assert history(run) == logged(run)
+    assert [step for step in shown(run) if step != 60] == [20, 40, 80, 100, 100]
+    summary = json.loads((run / "summary.json").read_text())
+    assert json.loads((run / "wandb" / "summary.json").read_text())["test/elbo"] == summary["test/elbo"]
