@@ -9,6 +9,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
+from latentlab.cli.bounds import bounded
 from latentlab.cli.build import build_saved, check_root, trusted
 from latentlab.cli.checks import check_config, check_types
 from latentlab.cli.training import quieten_lightning
@@ -70,11 +71,14 @@ def rebuild(cfg: Any, config: Mapping[str, Any], state: Mapping[str, Any]) -> tu
     """
     quieten_lightning()
     allowed = trusted(cfg.trust)
-    moved = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
+    moved: dict[str, Any] = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
     if not moved:
         check_root(config["data"])
-    data = build_saved(config["data"], "data", allowed, DataModule, eval_batch_size=cfg.batch_size, **moved)
-    module = build_saved(config["module"], "module", allowed, LitModule, eval_samples=cfg.samples)
+    moved |= {"eval_batch_size": cfg.batch_size}
+    with bounded("data"):
+        data = build_saved(config["data"], "data", allowed, DataModule, **moved)
+    with bounded("module", state["state_dict"]):
+        module = build_saved(config["module"], "module", allowed, LitModule, eval_samples=cfg.samples)
     choose_nll_samples(module.model, cfg.nll.samples)
     load_state(module, state, cfg.run or cfg.ckpt_path)
     return module, data

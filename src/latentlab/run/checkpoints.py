@@ -22,16 +22,13 @@ log = logging.getLogger(__name__)
 BUILT = ("module", "data", "callbacks")
 # The sets of weights in a checkpoint. With an EMA, the first holds the averages and the second the trained weights.
 WEIGHTS = ("state_dict", "current_model_state")
-# The kinds of a checkpoint's parts. Every checkpoint has the NEEDED ones.
-KINDS: dict[str, type] = {
-    **{"state_dict": dict, "global_step": int, "epoch": int, "pytorch-lightning_version": str},
-    **{
-        "current_model_state": dict,
-        "callbacks": dict,
-        "loops": dict,
-        "optimizer_states": list,
-        "lr_schedulers": list,
-    },
+# The kinds of a checkpoint's parts, and of their members. Every checkpoint has the NEEDED ones.
+KINDS: dict[str, tuple[type, type]] = {
+    **dict.fromkeys(("global_step", "epoch"), (int, object)),
+    **dict.fromkeys(("state_dict", "current_model_state"), (dict, object)),
+    **dict.fromkeys(("callbacks", "loops"), (dict, dict)),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), (list, dict)),
+    "pytorch-lightning_version": (str, str),
 }
 NEEDED = ("state_dict", "global_step", "epoch")
 # The errors of reading a file that may hold anything.
@@ -112,10 +109,15 @@ def _load(path: Path) -> dict[str, Any]:
 def _check_kinds(state: Any) -> None:
     if not isinstance(state, dict):
         raise ValueError("it holds no state_dict")
-    for key, kind in KINDS.items():
-        value = state.get(key)
-        if (not isinstance(value, kind) and (key in state or key in NEEDED)) or isinstance(value, bool):
+    for key, (kind, of) in KINDS.items():
+        value = state.get(key, None if key in NEEDED else kind())
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError(f"its {key} is {type(value).__name__}, not {kind.__name__}")
+        members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if not all(isinstance(each, of) for each in members):
+            raise ValueError(f"its {key} holds something else than {of.__name__}")
+    if state["global_step"] < 0 or state["epoch"] < 0:
+        raise ValueError("its global_step or epoch is negative")
 
 
 def _check_weight(name: str, value: Any) -> None:

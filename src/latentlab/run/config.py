@@ -41,18 +41,25 @@ def read_config(path: Path, remedy: str = REMEDY, needs: Mapping[str, type] | No
         raise _damaged(path, " ".join(str(error).split()), remedy) from error
     if not isinstance(config, dict):
         raise _damaged(path, "it is not a mapping of keys to values", remedy)
-    missing = [key for key, kind in (needs or {}).items() if not isinstance(config.get(key), kind)]
-    if missing:
+    if missing := _missing(config, needs or {}):
         raise _damaged(path, f"it lacks {', '.join(missing)}", remedy)
     try:
         return legacy.today(config)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise _damaged(path, "a part of it is not a mapping of keys to values", remedy) from error
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Write a resolved config."""
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
+def _missing(config: Mapping[str, Any], needs: Mapping[str, type]) -> list[str]:
+    missing = [key for key, kind in needs.items() if not isinstance(config.get(key), kind)]
+    if missing or "names" not in needs:
+        return missing
+    names = config["names"]
+    return [f"names.{key}" for key in {"model", "data", *names} if not isinstance(names.get(key), str)]
 
 
 def _damaged(path: Path, reason: str, remedy: str) -> UserError:
