@@ -99,3 +99,77 @@ def test_kills_while_figures_are_drawn(tmp_path):
         (*arguments, "logger=none"),
         "SIGKILL figure 2, SIGTERM figure 1, SIGINT figure 3, SIGHUP figure 4",
     )
+
+
+@pytest.mark.faults
+def test_kills_of_a_vdm_with_ema(tmp_path):
+    vdm = ("model=vdm", "denoiser=mlp", "callbacks=ema", "figures=none", "trainer.accumulate_grad_batches=3")
+    tally(
+        tmp_path,
+        "vdm, EMA, 3 batches accumulated",
+        (*SMALL, *vdm),
+        "SIGTERM batch 2, SIGKILL batch 14, SIGHUP batch 25, SIGKILL write 3, SIGTERM validation 1, "
+        "SIGINT validation 9, SIGTERM batch 60, SIGTERM test 1",
+    )
+
+
+@pytest.mark.faults
+def test_kills_of_other_callbacks(tmp_path):
+    """Early stopping, skipped steps, the gradient's variance, a warm-up and a scheduler."""
+    skip = "{_target_: latentlab.callbacks.GradientSkip, max_norm: 250, patience: 90, window: 95}"
+    variance = "{_target_: latentlab.callbacks.GradientVariance, every_n_epochs: 1, repeats: 2}"
+    stops = ("callbacks=early_stopping", "callbacks.early_stopping.patience=1")
+    arguments = (
+        *(*SMALL, MLP, *stops, "callbacks.early_stopping.min_delta=100", f"+callbacks.skip={skip}"),
+        *(f"+callbacks.variance={variance}", "figures=none", "objective=beta_elbo", "scheduler=cosine"),
+    )
+    tally(
+        tmp_path,
+        "callbacks",
+        arguments,
+        "SIGTERM batch 5, SIGKILL batch 33, SIGKILL written 4, SIGTERM validation 1, SIGTERM test 1",
+    )
+
+
+@pytest.mark.faults
+def test_kills_of_classical_inference(tmp_path):
+    arguments = ("model=bbvi_normal_gamma", "figures=none", "trainer.max_epochs=2", OFTEN)
+    tally(
+        tmp_path,
+        "bbvi",
+        arguments,
+        "SIGTERM batch 5, SIGKILL batch 90, SIGKILL batch 150, SIGTERM batch 200, SIGKILL test 1",
+    )
+
+
+@pytest.mark.faults
+def test_kills_of_two_ranks(tmp_path):
+    """Signals to the process that started the ranks, and to the first rank."""
+    arguments = (*SMALL, MLP, "callbacks=none", "trainer=ddp_cpu", "trainer.devices=2", "logger=none")
+    tally(tmp_path, "2 ranks, parent", arguments, "SIGTERM batch 25, SIGINT validation 1, SIGKILL batch 33", to=1)
+    tally(tmp_path, "2 ranks, first rank", arguments, "SIGHUP batch 13")
+
+
+@pytest.mark.faults
+def test_kills_of_a_trial(tmp_path):
+    """The process of a search is killed within a trial, and the same command finishes the search."""
+    arguments = ("-m", *SMALL, MLP, "figures=none", "sweep=optuna", "hydra.sweeper.n_trials=2", "logger=none")
+    counted = Tally("trials of a search")
+    search(tmp_path, "uncut", arguments)
+    for number in ("SIGKILL", "SIGTERM"):
+        kill = f"number: {number}, event: batch, n: 25, to: 2, once: {tmp_path}/{number}"
+        callback = f"+callbacks.kill={{_target_: tests.faults.killing.Kill, {kill}}}"
+        assert search(tmp_path, number, (*arguments, callback)).status in (-9, 143)
+        search(tmp_path, number, (*arguments, callback))
+        for trial in trials(tmp_path / "uncut"):
+            counted.count(number, differences(trial, tmp_path / number / trial.name))
+    print(counted)
+    assert not counted.found, "\n".join(counted.found)
+
+
+def search(home: Path, name: str, arguments: tuple[str, ...]) -> Ended:
+    return forked("train.py", *arguments, f"hydra.sweep.dir={home}/{name}", home=home, timeout=300)
+
+
+def trials(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.rglob("summary.json"))
