@@ -36,9 +36,13 @@ class Tally:
         return f"{self.kind}: {self.kills} kills; equal to the uninterrupted run: {equal}"
 
 
-def train(home: Path, name: str, *arguments: str, timeout: float = 120) -> Ended:
-    env = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    return forked("train.py", *arguments, f"hydra.run.dir={home}/{name}", home=home, env=env, timeout=timeout)
+def run(home: Path, *words: str) -> Ended:
+    env = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "LATENTLAB_TRUST": "tests.faults.killing"}
+    return forked("train.py", *words, home=home, env=env, timeout=180)
+
+
+def train(home: Path, name: str, *arguments: str) -> Ended:
+    return run(home, *arguments, f"hydra.run.dir={home}/{name}")
 
 
 def killed_and_resumed(
@@ -47,13 +51,13 @@ def killed_and_resumed(
     """Train with a kill such as "SIGTERM batch 5", resume, and return what differs from the run `uncut`."""
     number, event, n = kill.split()
     name = kill.replace(" ", "-")
-    where = f"number: {number}, event: {event}, n: {n}, to: {to}"
+    where = f"number: {number}, event: {event}, n: {n}, to: {to}, once: {home}/{name}.once"
     callback = f"+callbacks.kill={{_target_: tests.faults.killing.Kill, {where}}}"
     ended = train(home, name, *arguments, callback)
     expected = STATUS[number] if to == 0 or number != "SIGKILL" else 1
     assert ended.status == expected, (kill, ended)
-    last = home / name / "checkpoints" / "last.ckpt"
-    resumed = train(home, name, *arguments, *([f"ckpt_path={last}"] if last.exists() else []))
+    saved = (home / name / "checkpoints" / "last.ckpt").exists()
+    resumed = run(home, f"resume={home / name}") if saved else train(home, name, *arguments)
     assert resumed.status == 0, (kill, resumed)
     return differences(home / "uncut", home / name)
 
@@ -146,7 +150,13 @@ def test_kills_of_classical_inference(tmp_path):
 def test_kills_of_two_ranks(tmp_path):
     """Signals to the process that started the ranks, and to the first rank."""
     arguments = (*SMALL, MLP, "callbacks=none", "trainer=ddp_cpu", "trainer.devices=2", "logger=none")
-    tally(tmp_path, "2 ranks, parent", arguments, "SIGTERM batch 25, SIGINT validation 1, SIGKILL batch 33", to=1)
+    tally(
+        tmp_path,
+        "2 ranks, parent",
+        arguments,
+        "SIGTERM batch 25, SIGINT validation 1, SIGKILL batch 33",
+        to=1,
+    )
     tally(tmp_path, "2 ranks, first rank", arguments, "SIGHUP batch 13")
 
 
