@@ -12,6 +12,9 @@ from latentlab.classical.base import Source, check_positive
 from latentlab.classical.earthquakes import mixture_weights
 from latentlab.errors import UserError
 
+# The largest coordinate or strength in a file. Squares of them are exact enough in float64.
+LARGEST = 1e9
+
 
 class NoObservations(Source):
     """A single zero, for a model that needs no data."""
@@ -157,8 +160,8 @@ def _number(text: str | None, name: str, where: str) -> float:
         value = float(text or "nan")
     except ValueError:
         value = float("nan")
-    if not np.isfinite(value):
-        raise UserError(f"{where}: {name}={text} is not a finite number")
+    if not abs(value) <= LARGEST:  # NaN is not
+        raise UserError(f"{where}: {name}={text} is not a finite number up to {LARGEST:g}")
     return value
 
 

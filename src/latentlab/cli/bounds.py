@@ -1,8 +1,8 @@
-"""A bound on the memory that the model and the data of a saved config take while they are built."""
+"""Bounds on the memory that a model and its data take while they are built."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from typing import Any
 
 from torch import Tensor
@@ -16,17 +16,17 @@ OPERATIONS_PER_TENSOR, OPERATIONS = 50, 5_000
 
 
 class Bounded(TorchDispatchMode):
-    """Refuses to make larger tensors than some limit, before they are made.
+    """Raises an error before tensors are made that exceed a limit.
 
     Args:
-        where: the part of the config.
+        error: the error.
         numbers: the largest number of numbers in all tensors.
         operations: the largest number of operations.
     """
 
-    def __init__(self, where: str, numbers: int, operations: int) -> None:
+    def __init__(self, error: UserError, numbers: int, operations: float = inf) -> None:
         super().__init__()
-        self.where = where
+        self.error = error
         self.numbers = numbers
         self.operations = operations
 
@@ -35,9 +35,7 @@ class Bounded(TorchDispatchMode):
         if not any(isinstance(each, Tensor) for each in args):
             self.numbers -= _size(args)
         if self.numbers < 0 or self.operations < 0:
-            raise UserError(
-                f"{self.where}: this config describes far more numbers than the run has in its checkpoint"
-            )
+            raise self.error
         return function(*args, **(kwargs or {}))
 
 
@@ -60,5 +58,6 @@ def bounded(where: str, weights: Mapping[str, Any] = {}) -> Iterator[None]:
         UserError: if it is.
     """
     numbers = sum(each.numel() for each in weights.values() if isinstance(each, Tensor))
-    with Bounded(where, TIMES * numbers + NUMBERS, OPERATIONS_PER_TENSOR * len(weights) + OPERATIONS):
+    error = UserError(f"{where}: this config describes far more numbers than the run has in its checkpoint")
+    with Bounded(error, TIMES * numbers + NUMBERS, OPERATIONS_PER_TENSOR * len(weights) + OPERATIONS):
         yield

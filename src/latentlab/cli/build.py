@@ -60,10 +60,7 @@ def build_saved(node: Any, where: str, trusted: Trusted, kind: type = object, **
     Raises:
         UserError: for a target that is not trusted, arguments that do not fit it, or an object of another class.
     """
-    from latentlab.cli.memory import within_memory  # late, because it imports Lightning
-
-    with within_memory(node):
-        found = _built(node, where, trusted, arguments)
+    found = _built(node, where, trusted, arguments)
     if not isinstance(found, kind):
         raise UserError(f"{where}: this is {type(found).__name__}, where {kind.__name__} is needed")
     return found

@@ -3,15 +3,14 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentlab.batch import BLOCK
+from latentlab.cli.bounds import Bounded
 from latentlab.errors import UserError
 from latentlab.lit.base import LitModule
 from latentlab.lit.rehearsal import Rehearsal
@@ -19,6 +18,7 @@ from latentlab.run.config import leaves
 
 CGROUPS = Path("/sys/fs/cgroup")
 LIMITS = ("memory.max", "memory.limit_in_bytes")  # of both versions of cgroups
+BYTES = torch.float32.itemsize
 # Weights, gradients and the two moments of Adam.
 COPIES = 4
 # A proposed number uses this share of the memory.
@@ -42,31 +42,7 @@ def of_trainer(trainer: pl.Trainer) -> int | None:
     return machine() if device.type == "cpu" else None
 
 
-class Allocations(TorchDispatchMode):
-    """Counts the bytes of new tensors, and raises an error before they exceed a limit.
-
-    Args:
-        limit: the number of bytes.
-        error: the error.
-    """
-
-    def __init__(self, limit: int, error: Exception) -> None:
-        super().__init__()
-        self.limit = limit
-        self.error = error
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        options = kwargs or {}
-        size = args[0] if args else None  # of torch.empty, torch.zeros, torch.randn, ...
-        if isinstance(size, list | tuple) and all(isinstance(length, int) for length in size):
-            self.bytes += prod(size) * (options.get("dtype") or torch.get_default_dtype()).itemsize
-            if self.bytes > self.limit:
-                raise self.error
-        return func(*args, **options)
-
-
-def within_memory(node: Any) -> Allocations:
+def within_memory(node: Any) -> Bounded:
     """Return the context in which an object is built from a config, and refused before it takes too much memory.
 
     Raises:
@@ -76,7 +52,7 @@ def within_memory(node: Any) -> Allocations:
     error = UserError(
         f"{_largest(node)}: this takes more than the {shown(limit)} of memory here: choose a smaller number"
     )
-    return Allocations(limit // 2, error)  # each weight has a gradient
+    return Bounded(error, limit // (2 * BYTES))  # each weight has a gradient
 
 
 @dataclass(frozen=True)

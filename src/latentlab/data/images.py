@@ -93,13 +93,29 @@ class ImageData(DataModule):
 
     @cached_property
     def _splits(self) -> tuple[Images, Images, Images]:
-        (x, y), test = self.read()
+        (x, y), test = self._checked(*self.read())
         kept = len(y) - self.val_size
         if kept <= 0:
             raise UserError(
                 f"data.val_size={self.val_size} leaves nothing to train on: {self.name} has {len(y)} images"
             )
         return Images(x[:kept], y[:kept]), Images(x[kept:], y[kept:]), test
+
+    def _checked(self, *parts: Images) -> Splits:
+        for name, (x, y) in zip(Splits._fields, parts, strict=True):
+            wrong = {
+                "no images": len(x) == 0,
+                f"{len(y)} labels for {len(x)} images": len(x) != len(y),
+                f"pixels of type {x.dtype}, not torch.uint8": x.dtype != torch.uint8,
+                f"labels of type {y.dtype}, not torch.int64": y.dtype != torch.int64,
+                "other pixels than 0 and 1": self.binary and bool((x > 1).any()),
+                "images without a label": self.labelled and bool((y < 0).any()),
+            }
+            if found := [reason for reason, applies in wrong.items() if applies]:
+                raise UserError(
+                    f"the {name} split of {self.name} has {found[0]}: choose another data set, or mend it"
+                )
+        return Splits(*parts)
 
     @property
     def train(self) -> Images:

@@ -10,7 +10,7 @@ from typing import Any
 from torchvision import datasets
 from torchvision.datasets import MNIST
 
-from latentlab.data.files import REMEDY, check_idx, check_md5, downloading
+from latentlab.data.files import REMEDY, check_file, check_idx, check_md5, downloading
 from latentlab.data.images import ImageData, Images, Splits
 from latentlab.errors import UserError
 
@@ -88,6 +88,7 @@ class TorchvisionData(ImageData):
                 f"{unchecked} holds files of an old torchvision, which nothing checks: delete that folder"
             )
         for path in sorted(self.folder.glob("*-idx?-*")):
+            check_file(path)
             if path.suffix == "" and path.name not in md5:  # torchvision checks the archives
                 check_idx(path)
         for name, digest in md5.items():

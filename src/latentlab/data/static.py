@@ -4,7 +4,9 @@ import contextlib
 import logging
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.datasets.utils import download_url
 
-from latentlab.data.files import REMEDY, check_md5, damaged, downloading
+from latentlab.data.files import REMEDY, check_file, check_md5, damaged, downloading
 from latentlab.data.images import ImageData, Images, Splits
 from latentlab.errors import UserError
 from latentlab.run.files import replaced
@@ -28,6 +30,8 @@ MD5 = {
     TEST: "14e41ae11040adba6ab8cb291eda0dd8",
 }
 PIXELS = 28 * 28
+# More than all headers in an .npz file.
+HEADERS = 4096
 
 
 @dataclass(eq=False, repr=False)
@@ -88,6 +92,7 @@ def read_amat(path: Path, md5: str) -> NDArray[np.uint8]:
     """
     if not path.exists():
         raise UserError(f"{path} is missing: {REMEDY}")
+    check_file(path)
     stat = path.stat()
     key = np.array([stat.st_size, stat.st_mtime_ns])
     cache = cache_folder() / f"{path.stem}.npz"
@@ -121,11 +126,17 @@ def cache_folder() -> Path:
 
 def load_packed(cache: Path, key: NDArray[np.int64]) -> NDArray[np.uint8] | None:
     """Load packed bits (N, 98), or return None if they are missing, made from another file, or damaged."""
+    shape = (int(key[0]) // (2 * PIXELS), PIXELS // 8)
+    if not cache.is_file() or cache.stat().st_size > 2 * prod(shape) + HEADERS:
+        return None
     try:
-        with cache.open("rb") as file, np.load(file) as entry:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as entry:
+            if entry.zip.getinfo("packed.npy").file_size > prod(shape) + HEADERS:  # a foreign file
+                return None
             packed: NDArray[np.uint8] = entry["packed"]
-            return packed if np.array_equal(entry["key"], key) else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            fits = packed.shape == shape and packed.dtype == np.uint8 and np.array_equal(entry["key"], key)
+            return packed if fits else None
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
         return None
 
 
