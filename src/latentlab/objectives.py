@@ -322,3 +322,7 @@ class Reconstruction(Objective):
                 "(objective=beta_elbo objective.beta=0 leaves the KL of a VAE out of the gradient), "
                 "or choose model=autoencoder"
             )
+        if self.samples > 1:
+            raise UserError(
+                f"objective.samples={self.samples}: an autoencoder draws nothing: set objective.samples=1"
+            )

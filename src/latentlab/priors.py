@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import torch
@@ -133,6 +134,13 @@ class VampPrior(Prior):
         if posterior is None:
             raise UserError(
                 "VampPrior is a mixture of posteriors, and the model lacks one: choose prior=standard_normal or mog"
+            )
+        low, high = bounds or (-inf, inf)
+        margin = 2 * spread if from_data and posterior.sees_images else 0.0
+        if not low + margin < high - margin:
+            raise UserError(
+                f"prior.bounds={[low, high]} with prior.spread={spread}: the upper bound must be larger than the lower "
+                f"one by more than {2 * margin:g}"
             )
         self.from_data = from_data
         self.mean = mean

@@ -7,14 +7,17 @@ https://arxiv.org/abs/2107.00630, section 3.1). The noise grows with t.
 
 from abc import ABC, abstractmethod
 from math import atan, exp, log
-from typing import NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
 import torch
-from pydantic import FiniteFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from latentlab.errors import UserError
+
+# Beyond these, alpha or sigma is 0 in float32.
+Gamma = Annotated[float, Field(ge=-50, le=50)]
 
 
 def alpha(gamma: Tensor) -> Tensor:
@@ -45,7 +48,7 @@ class NoiseSchedule(nn.Module, ABC):
         UserError: if gamma_min is not below gamma_max.
     """
 
-    def __init__(self, gamma_min: FiniteFloat | None = None, gamma_max: FiniteFloat = 5.0) -> None:
+    def __init__(self, gamma_min: Gamma | None = None, gamma_max: Gamma = 5.0) -> None:
         super().__init__()
         self._gamma_min = gamma_min
         self.gamma_max = gamma_max
@@ -125,8 +128,8 @@ class LearnedSchedule(NoiseSchedule):
 
     def __init__(
         self,
-        gamma_min: FiniteFloat | None = None,
-        gamma_max: FiniteFloat = 5.0,
+        gamma_min: Gamma | None = None,
+        gamma_max: Gamma = 5.0,
         sigmoids: PositiveInt = 1024,
     ) -> None:
         super().__init__(gamma_min, gamma_max)

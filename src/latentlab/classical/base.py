@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from latentlab.batch import Batch
@@ -13,6 +13,10 @@ from latentlab.errors import UserError
 from latentlab.protocols import Protocol
 
 Numbers = dict[str, float]
+# Ranges in which float64 has no overflow, and a data set fits into memory.
+Real = Annotated[float, Field(ge=-1e12, le=1e12)]
+Positive = Annotated[float, Field(gt=1e-12, le=1e12)]
+Size = Annotated[int, Field(gt=0, le=10**7)]
 
 
 def check_positive(**values: float) -> None:

@@ -6,15 +6,15 @@ $\nabla_\theta L = E_q[\nabla_\theta \log q(z | \theta)\,(\log p(x, z) - \log q(
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.distributions import Gamma
 from torch.optim import Optimizer
 
-from latentlab.classical.base import check_positive, state
+from latentlab.classical.base import Positive, Real, check_positive, state
 from latentlab.classical.normal_gamma import LOG_2PI, NormalGammaInference, log_mean_given, log_squares_given
 from latentlab.errors import UserError
 
@@ -36,8 +36,8 @@ class RobbinsMonro(Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor],
-        offset: PositiveFloat = 1000.0,
-        exponent: PositiveFloat = 1.0,
+        offset: Positive = 1000.0,
+        exponent: Positive = 1.0,
     ) -> None:
         check_positive(offset=offset)
         if not 0.5 < exponent <= 1:
@@ -117,16 +117,16 @@ class BBVINormalGamma(NormalGammaInference):
     def __init__(
         self,
         step_size: Callable[[list[Tensor]], Optimizer],
-        samples: PositiveInt = 10,
+        samples: Annotated[int, Field(ge=2, le=10**7)] = 10,
         control_variates: bool = True,
         rao_blackwell: bool = True,
-        mu0: float = 1.0,
-        lambda0: PositiveFloat = 0.1,
-        a0: PositiveFloat = 1.0,
-        b0: PositiveFloat = 2.0,
+        mu0: Real = 1.0,
+        lambda0: Positive = 0.1,
+        a0: Positive = 1.0,
+        b0: Positive = 2.0,
         tolerance: NonNegativeFloat = 1e-6,
         window: PositiveInt = 500,
-        max_step: PositiveFloat = 0.5,
+        max_step: Positive = 0.5,
     ) -> None:
         super().__init__(mu0, lambda0, a0, b0, tolerance, window)
         if samples < 2:

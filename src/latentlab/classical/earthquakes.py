@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from math import pi
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.distributions import Gamma, Normal, kl_divergence
 
-from latentlab.classical.base import Inference, Numbers, check_positive, state
+from latentlab.classical.base import Inference, Numbers, Positive, Real, Size, check_positive, state
 from latentlab.errors import UserError
 
 
@@ -133,14 +133,14 @@ class CAVIEarthquakes(Inference):
 
     def __init__(
         self,
-        num_components: PositiveInt = 4,
-        tau: PositiveFloat = 1.0,
-        nu: Sequence[float] = (0.0, 0.0),
-        rho: PositiveFloat = 0.01,
-        alpha: PositiveFloat = 2.0,
-        beta: PositiveFloat = 0.2,
+        num_components: Size = 4,
+        tau: Positive = 1.0,
+        nu: tuple[Real, Real] = (0.0, 0.0),
+        rho: Positive = 0.01,
+        alpha: Positive = 2.0,
+        beta: Positive = 0.2,
         weights: Sequence[NonNegativeFloat] | None = None,
-        restarts: PositiveInt = 10,
+        restarts: Size = 10,
         tolerance: NonNegativeFloat = 1e-10,
     ) -> None:
         super().__init__(tolerance)

@@ -3,13 +3,13 @@ r"""Maximum likelihood of a Gamma distribution by the gradient and by the natura
 $\ell(a, b) = a \log b - \log\Gamma(a) + (a - 1)\,\overline{\log x} - b \bar x$ in nats per example, with a rate b.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from latentlab.classical.base import Inference, Numbers, check_positive, state
+from latentlab.classical.base import Inference, Numbers, Positive, check_positive, state
 from latentlab.errors import UserError
 
 PATHS = ("gradient", "natural")
@@ -76,9 +76,9 @@ class GammaMLE(Inference):
 
     def __init__(
         self,
-        start: Sequence[PositiveFloat] = (0.5, 8.0),
-        gradient_size: PositiveFloat = 0.3,
-        natural_size: PositiveFloat = 0.3,
+        start: tuple[Positive, Positive] = (0.5, 8.0),
+        gradient_size: Positive = 0.3,
+        natural_size: Positive = 0.3,
         tolerance: NonNegativeFloat = 1e-12,
     ) -> None:
         super().__init__(tolerance)

@@ -1,13 +1,14 @@
 r"""A correlated Gaussian p and its factorised approximations under both Kullback-Leibler divergences."""
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from latentlab.classical.base import Inference, Numbers, check_positive, state
+from latentlab.classical.base import Inference, Numbers, Positive, Real, check_positive, state
 from latentlab.errors import UserError
 
 
@@ -35,10 +36,10 @@ class MeanFieldGaussian(Inference):
 
     def __init__(
         self,
-        dimension: PositiveInt = 2,
+        dimension: Annotated[int, Field(ge=2, le=1000)] = 2,
         correlation: float = 0.9,
-        scale: PositiveFloat = 1.0,
-        offset: float = 2.0,
+        scale: Positive = 1.0,
+        offset: Real = 2.0,
         tolerance: NonNegativeFloat = 1e-14,
     ) -> None:
         super().__init__(tolerance)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from math import log, pi
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.distributions import Gamma, Normal, kl_divergence
 
-from latentlab.classical.base import Inference, Numbers, check_positive, state
+from latentlab.classical.base import Inference, Numbers, Positive, Real, check_positive, state
 from latentlab.errors import UserError
 
 LOG_2PI = log(2 * pi)
@@ -143,10 +143,10 @@ class NormalGammaInference(Inference):
 
     def __init__(
         self,
-        mu0: float,
-        lambda0: PositiveFloat,
-        a0: PositiveFloat,
-        b0: PositiveFloat,
+        mu0: Real,
+        lambda0: Positive,
+        a0: Positive,
+        b0: Positive,
         tolerance: NonNegativeFloat,
         window: PositiveInt,
     ) -> None:
@@ -212,10 +212,10 @@ class CAVINormalGamma(NormalGammaInference):
 
     def __init__(
         self,
-        mu0: float = 1.0,
-        lambda0: PositiveFloat = 0.1,
-        a0: PositiveFloat = 1.0,
-        b0: PositiveFloat = 2.0,
+        mu0: Real = 1.0,
+        lambda0: Positive = 0.1,
+        a0: Positive = 1.0,
+        b0: Positive = 2.0,
         tolerance: NonNegativeFloat = 1e-14,
         window: PositiveInt = 1,
     ) -> None:

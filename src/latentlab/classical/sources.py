@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt
 
-from latentlab.classical.base import Source, check_positive
+from latentlab.classical.base import Positive, Real, Size, Source, check_positive
 from latentlab.classical.earthquakes import mixture_weights
 from latentlab.errors import UserError
 
@@ -40,9 +40,9 @@ class NormalDraws(Source):
 
     def __init__(
         self,
-        size: PositiveInt = 100,
-        mean: float = 2.0,
-        precision: PositiveFloat = 0.5,
+        size: Size = 100,
+        mean: Real = 2.0,
+        precision: Positive = 0.5,
         seed: NonNegativeInt = 0,
     ) -> None:
         check_positive(size=size, precision=precision)
@@ -66,9 +66,9 @@ class GammaDraws(Source):
 
     def __init__(
         self,
-        size: PositiveInt = 1000,
-        shape: PositiveFloat = 3.0,
-        rate: PositiveFloat = 2.0,
+        size: Size = 1000,
+        shape: Positive = 3.0,
+        rate: Positive = 2.0,
         seed: NonNegativeInt = 0,
     ) -> None:
         check_positive(size=size, shape=shape, rate=rate)
@@ -96,13 +96,13 @@ class EarthquakeCatalogue(Source):
 
     def __init__(
         self,
-        size: PositiveInt = 1000,
-        num_components: PositiveInt = 4,
-        tau: PositiveFloat = 1.0,
-        nu: Sequence[float] = (0.0, 0.0),
-        rho: PositiveFloat = 0.01,
-        alpha: PositiveFloat = 2.0,
-        beta: PositiveFloat = 0.2,
+        size: Size = 1000,
+        num_components: Size = 4,
+        tau: Positive = 1.0,
+        nu: tuple[Real, Real] = (0.0, 0.0),
+        rho: Positive = 0.01,
+        alpha: Positive = 2.0,
+        beta: Positive = 0.2,
         weights: Sequence[NonNegativeFloat] | None = None,
         seed: NonNegativeInt = 0,
     ) -> None:

@@ -1,6 +1,7 @@
 """The rehearsal of a run: mistakes that a step on a few examples shows, found before the run writes anything."""
 
 from collections.abc import Mapping
+from math import isfinite, log10
 from typing import Any
 
 import pytorch_lightning as pl
@@ -8,6 +9,7 @@ import pytorch_lightning as pl
 from latentlab.cli.memory import check_training
 from latentlab.errors import UserError, did_you_mean
 from latentlab.lit.base import LitModule
+from latentlab.run.config import leaves
 
 # The packages whose callbacks log no metrics but these.
 KNOWN = ("latentlab.", "pytorch_lightning.")
@@ -21,9 +23,23 @@ def rehearse(trainer: pl.Trainer, module: LitModule, config: Mapping[str, Any]) 
         UserError: with the key and the remedy.
     """
     found = module.rehearse()
+    if not isfinite(found.bound):
+        raise UserError(
+            f"{extreme(config['module'])}: the bound is {found.bound} before training: choose a less extreme value"
+        )
     if module.data.val_size > 0:  # without validation, the latest epoch is the best one
         check_monitors(config["callbacks"], found.metrics)
     check_training(trainer, module, found, config["module"])
+
+
+def extreme(node: Any) -> str:
+    """Return the number of a config that is furthest from 1, with its key."""
+    sizes = [
+        (abs(log10(abs(value))), f"{'.'.join(key.split('.')[-2:])}={value}")
+        for key, value in leaves(node)
+        if type(value) in (int, float) and value
+    ]
+    return max(sizes)[1]
 
 
 def check_monitors(callbacks: Mapping[str, Any], metrics: frozenset[str]) -> None:

@@ -1,15 +1,17 @@
 """Diffusions: the path from noise to data, the price of fewer steps, and the loss by time."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from latentlab.figures.drawing import (
     SEED,
+    Cells,
     Data,
     Table,
     TabledFigure,
@@ -33,8 +35,8 @@ CHUNK = 250
 def denoising(
     model: DiffusionModel,
     data: Data,
-    samples: PositiveInt = 4,
-    columns: PositiveInt = 11,
+    samples: Cells = 4,
+    columns: Cells = 11,
     steps: PositiveInt = 100,
 ) -> Figure:
     r"""Draw z_t from noise to data, and the model's $E[x|z_t]$ below.
@@ -58,8 +60,8 @@ def denoising(
 def sampling_steps(
     model: DiffusionModel,
     data: Data,
-    steps: Sequence[PositiveInt] = (10, 25, 50, 100, 1000),
-    rows: PositiveInt = 4,
+    steps: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (10, 25, 50, 100, 1000),
+    rows: Cells = 4,
 ) -> Figure:
     """Draw samples with few and with many diffusion steps from the same z_1.
 

@@ -7,7 +7,7 @@ from functools import wraps
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from matplotlib.axes import Axes
@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
+from pydantic import Field
 from torch import Tensor, nn
 
 from latentlab.batch import Batch
@@ -27,6 +28,8 @@ LAYOUT = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
 # Every figure starts from this seed, so that two epochs differ only by what the model has learned.
 SEED = 2024
 
+# The number of images in a row or a column.
+Cells = Annotated[int, Field(gt=0, le=100)]
 Data = Iterable[Batch]
 P = ParamSpec("P")
 Model = TypeVar("Model", bound=nn.Module)

@@ -2,11 +2,11 @@
 
 import torch
 from matplotlib.figure import Figure
-from pydantic import PositiveInt
 from torch import Tensor
 
 from latentlab.figures.drawing import (
     SEED,
+    Cells,
     Data,
     device_of,
     figure,
@@ -23,13 +23,13 @@ from latentlab.models.hierarchy import Hierarchy
 
 
 @figure
-def samples(model: GenerativeModel, data: Data, rows: PositiveInt = 8) -> Figure:
+def samples(model: GenerativeModel, data: Data, rows: Cells = 8) -> Figure:
     """Draw `rows` times `rows` samples x ~ p(x)."""
     return grids({"samples x ~ p(x|z), z ~ p(z)": _generate(model, rows**2, mean=False)}, rows)
 
 
 @figure
-def sample_means(model: GenerativeModel, data: Data, rows: PositiveInt = 8) -> Figure:
+def sample_means(model: GenerativeModel, data: Data, rows: Cells = 8) -> Figure:
     """Draw the means of p(x|z) next to samples x ~ p(x|z) for the same z, each `rows` times `rows`."""
     panels = {
         "means of p(x|z)": _generate(model, rows**2, mean=True),
@@ -45,9 +45,7 @@ def _generate(model: GenerativeModel, n: int, mean: bool) -> Tensor:
 
 
 @figure
-def reconstructions(
-    model: GenerativeModel, data: Data, pairs: PositiveInt = 4, columns: PositiveInt = 10
-) -> Figure:
+def reconstructions(model: GenerativeModel, data: Data, pairs: Cells = 4, columns: Cells = 10) -> Figure:
     """Draw rows of images x, each above a row with the means of p(x|z) for z ~ q(z|x).
 
     Args:
@@ -75,7 +73,7 @@ def row_pairs(originals: Tensor, reconstructed: Tensor, columns: int) -> Figure:
 
 
 @figure
-def manifold(model: GenerativeModel, data: Data, rows: PositiveInt = 20) -> Figure | None:
+def manifold(model: GenerativeModel, data: Data, rows: Cells = 20) -> Figure | None:
     """Draw the means of p(x|z) over the plane of two latents, `rows` times `rows`, or None for another number.
 
     z is at the quantiles of the standard normal.
@@ -110,7 +108,7 @@ def plane(means: Tensor, rows: int) -> Figure:
 
 
 @figure
-def classes(model: ConditionalVAE, data: Data, columns: PositiveInt = 10) -> Figure:
+def classes(model: ConditionalVAE, data: Data, columns: Cells = 10) -> Figure:
     """Draw means of p(x|y, z) next to samples: a row for each class y, a column for each z."""
     means, drawn = (by_class(model, columns, mean) for mean in (True, False))
     return class_grids({"means of p(x|y, z)": means, "samples x ~ p(x|y, z), same z": drawn}, columns)
@@ -141,9 +139,7 @@ def class_grids(panels: dict[str, Tensor], columns: int) -> Figure:
 
 
 @figure
-def frozen_layers(
-    model: Hierarchy, data: Data, columns: PositiveInt = 10, max_rows: PositiveInt = 8
-) -> Figure:
+def frozen_layers(model: Hierarchy, data: Data, columns: Cells = 10, max_rows: Cells = 8) -> Figure:
     """Draw means of p(x|z) whose top k layers are the same in row k, with new draws of the layers below.
 
     The images of a row differ only by the layers that were drawn anew.

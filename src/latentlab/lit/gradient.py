@@ -84,17 +84,20 @@ class GradientModule(ScoringModule):
         batch = self.data.training_sample(2)
         self._check_shape(batch)
         names: set[str] = set()
+        bounds: list[float] = []
 
         def score(examples: int, draws: int) -> Tensor:
             x = self.model.observe(Batch(batch.x[:examples], batch.y[:examples]))
             parts = replace(self.objective, samples=draws).parts(self.model, x)
             names.update(f"train/{name}" for name in parts)
-            return parts[self.objective.bound].mean()
+            bound = parts[self.objective.bound].mean()
+            bounds.append(bound.item())
+            return bound
 
         with self._one_line():
             cost = measure(score, self.state_dict().values(), max(self.objective.samples, self.eval_samples))
             names |= self.scored_metrics(self.model, self.model.observe(batch))
-        return Rehearsal(frozenset(names), cost, self.objective.samples)
+        return Rehearsal(frozenset(names), cost, self.objective.samples, sum(bounds))
 
     def _check_shape(self, batch: Batch) -> None:
         shape = tuple(batch.x.shape[1:])

@@ -40,11 +40,13 @@ class Rehearsal:
         metrics: the names of the metrics that the run will log.
         cost: the memory of a step, None if it is not known.
         draws: the number of draws of each example in a training step.
+        bound: the bound before training.
     """
 
     metrics: frozenset[str]
     cost: Cost | None = None
     draws: int = 1
+    bound: float = 0.0
 
 
 def measure(score: Callable[[int, int], Any], own: Iterable[Tensor], draws: int) -> Cost:

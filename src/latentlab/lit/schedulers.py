@@ -5,7 +5,9 @@ from functools import partial
 from math import cos, pi
 from typing import Any
 
-from pydantic import PositiveInt
+from typing import Annotated
+
+from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
@@ -20,7 +22,7 @@ class IWAEStages(LambdaLR):
         stages: the number n of stages.
     """
 
-    def __init__(self, optimizer: Optimizer, stages: PositiveInt = 8) -> None:
+    def __init__(self, optimizer: Optimizer, stages: Annotated[int, Field(gt=0, le=30)] = 8) -> None:
         ends = [(3 ** (stage + 1) - 1) // 2 for stage in range(stages)]
 
         def factor(epoch: int) -> float:

@@ -197,7 +197,7 @@ class MarkovianHVAE(Chain):
     def __init__(
         self,
         latent_dim: PositiveInt,
-        levels: PositiveInt,
+        levels: Annotated[int, Field(gt=0, le=10_000)],
         encoder: NetworkFactory,
         decoder: NetworkFactory,
         posterior: PosteriorFactory,

@@ -9,9 +9,10 @@ section 3.1). `NoisingConditionals` are that chain. `NoisedData` draws the same 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import inf, prod
+from typing import Annotated
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -137,7 +138,7 @@ class NoisedData(Hierarchy):
 
     def __init__(
         self,
-        levels: PositiveInt,
+        levels: Annotated[int, Field(gt=0, le=10_000)],
         decoder: NetworkFactory,
         likelihood: LikelihoodFactory,
         prior: PriorFactory,

@@ -5,11 +5,15 @@ leading shape *.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
+# The number of layers of a network.
+Depth = Annotated[int, Field(gt=0, le=1000)]
 NetworkFactory = Callable[[Shape, Shape], nn.Module]
 
 

@@ -5,11 +5,11 @@ from math import prod, sqrt
 from typing import Annotated
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from latentlab.errors import UserError
-from latentlab.nn import Shape
+from latentlab.nn import Depth, Shape
 from latentlab.nn.conv import doubling, halved, halving
 from latentlab.nn.ladder import Rungs
 from latentlab.nn.layers import Activation, Normalisation, per_example
@@ -43,10 +43,10 @@ class ConvRungs(Rungs):
     def __init__(
         self,
         x_shape: Shape,
-        layers: Annotated[Sequence[NonNegativeInt], Field(min_length=1)] = (1, 1, 1),
+        layers: Annotated[Sequence[Annotated[int, Field(ge=0, le=1000)]], Field(min_length=1)] = (1, 1, 1),
         latent_channels: PositiveInt = 4,
         width: PositiveInt = 32,
-        blocks: PositiveInt = 1,
+        blocks: Depth = 1,
         activation: Activation = nn.SiLU,
         normalisation: Normalisation = None,
     ) -> None:

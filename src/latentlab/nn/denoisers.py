@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentlab.nn import Shape
+from latentlab.nn import Depth, Shape
 
 # The normalised noise level runs from 0 to this number, like the time steps of a sinusoidal embedding.
 LEVELS = 1000.0
@@ -89,7 +89,7 @@ class MLPDenoiser(nn.Module):
         gamma_min: float,
         gamma_max: float,
         width: PositiveInt = 256,
-        blocks: PositiveInt = 3,
+        blocks: Depth = 3,
         embedding: EmbeddingWidth = 64,
     ) -> None:
         super().__init__()

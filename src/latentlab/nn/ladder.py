@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from latentlab.errors import UserError
-from latentlab.nn import NetworkFactory, Shape
+from latentlab.nn import Depth, NetworkFactory, Shape
 from latentlab.nn.layers import Activation, Normalisation, normalised
 from latentlab.nn.mlp import MLP, Linear
 
@@ -77,7 +77,7 @@ class DenseRungs(Rungs):
         x_shape: Shape,
         latent_dims: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (64, 32, 16),
         widths: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (512, 256, 128),
-        depth: PositiveInt = 2,
+        depth: Depth = 2,
         activation: Activation = nn.ReLU,
         normalisation: Normalisation = None,
     ) -> None:

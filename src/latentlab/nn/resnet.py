@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from latentlab.nn import Shape
+from latentlab.nn import Depth, Shape
 from latentlab.nn.conv import Channels, ImageDecoder, ImageEncoder, doubling, halving
 from latentlab.nn.layers import Activation, GroupNorm, Normalisation, per_example
 
@@ -52,7 +52,7 @@ class ResNetEncoder(ImageEncoder):
         in_shape: Shape,
         out_shape: Shape,
         channels: Channels = (32, 64),
-        blocks: PositiveInt = 2,
+        blocks: Depth = 2,
         hidden: Sequence[PositiveInt] = (256,),
         activation: Activation = nn.SiLU,
         normalisation: Normalisation = GroupNorm,
@@ -85,7 +85,7 @@ class ResNetDecoder(ImageDecoder):
         in_shape: Shape,
         out_shape: Shape,
         channels: Channels = (32, 64),
-        blocks: PositiveInt = 2,
+        blocks: Depth = 2,
         hidden: Sequence[PositiveInt] = (256,),
         activation: Activation = nn.SiLU,
         normalisation: Normalisation = GroupNorm,

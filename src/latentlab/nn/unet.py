@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentlab.errors import UserError
-from latentlab.nn import Shape
+from latentlab.nn import Depth, Shape
 from latentlab.nn.conv import Channels, halving
 from latentlab.nn.denoisers import EmbeddingWidth, NoiseEmbedding, zeroed
 from latentlab.nn.layers import GroupNorm
@@ -189,7 +189,7 @@ class UNet(nn.Module):
         gamma_min: float,
         gamma_max: float,
         channels: Channels = (16, 32, 64),
-        blocks: PositiveInt = 1,
+        blocks: Depth = 1,
         attention: NonNegativeInt = 2,
         embedding: EmbeddingWidth = 64,
         fourier: NonNegativeInt = 2,

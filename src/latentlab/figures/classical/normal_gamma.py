@@ -8,6 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributions import Gamma, Normal
 
@@ -69,7 +70,7 @@ def path(model: BBVINormalGamma, data: Data) -> Figure:
 
 
 @figure
-def variance(model: BBVINormalGamma, data: Data, window: int = 50) -> Figure:
+def variance(model: BBVINormalGamma, data: Data, window: PositiveInt = 50) -> Figure:
     """Draw the variance of each component of the gradient, averaged over `window` iterations."""
     drawn, (axes,) = row(1, 5.6, 4.0)
     for index, (name, symbol) in enumerate(zip(NAMES, SYMBOLS, strict=True)):
