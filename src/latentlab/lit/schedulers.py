@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from math import cos, pi
-from typing import Any
-
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch.optim import Optimizer
