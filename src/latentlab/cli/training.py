@@ -172,7 +172,7 @@ def resumable(run: RunDirectory) -> Iterator[None]:
     except Diverged:  # it would diverge again
         raise
     except BaseException as error:
-        if _version(run.config) != before and run.last_checkpoint.exists():
+        if _version(run.config) != before and run.resumable_checkpoint():
             error.add_note(f"resume: python train.py {shell_word('resume', run.path)}")
         raise
 
