@@ -74,10 +74,15 @@ def command(script: str, *arguments: str, home: Path) -> Finished:
 
 
 def call(script: str, *arguments: str) -> Finished:
-    """Run a script in this process, where the libraries are imported already."""
+    """Run a script in this process, where the libraries are imported already. The last value of each key counts."""
+    return typed(script, *once(arguments))
+
+
+def typed(script: str, *arguments: str) -> Finished:
+    """Run a script in this process with exactly these words."""
     out, err = io.StringIO(), io.StringIO()
     with untouched(), pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", [str(ROOT / script), *once(arguments)])
+        patch.setattr(sys, "argv", [str(ROOT / script), *arguments])
         patch.setenv("HYDRA_FULL_ERROR", "1")
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.setenv("PL_SEED_WORKERS", "1")

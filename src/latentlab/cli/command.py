@@ -70,7 +70,7 @@ class MadeDirectories(Callback):
             self._note(config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        HydraConfig.instance().set_config(config)
+        HydraConfig.instance().set_config(config.copy())  # it makes the config read-only
         with suppress(OmegaConfBaseException):
             self._note(config.hydra.sweep.dir)
 

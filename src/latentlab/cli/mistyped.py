@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -110,9 +111,9 @@ def dashed(word: str, after: Sequence[str], known: Iterable[str]) -> str:
     target = ELSEWHERE.get(name.lower(), name)
     if "=" not in target:
         target = f"{target}={value or '...'}"
-    is_setting = "." in target or bool(group_options(target.partition("=")[0]))
-    close = "" if is_setting else did_you_mean(word, known)
-    return f"{word}: no such option{close or f'; settings have no dashes: type {shell(target)}'}"
+    [close] = get_close_matches(word.partition("=")[0], list(known), n=1, cutoff=0.75) or [""]
+    remedy = f"did you mean {close}?" if close else f"settings have no dashes: type {shell(target)}"
+    return f"{word}: no such option; {remedy}"
 
 
 def suggestion(key: str, known: Sequence[str]) -> str:

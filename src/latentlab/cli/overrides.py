@@ -67,8 +67,8 @@ def shell_word(key: str, value: object) -> str:
 
 def as_text(key: str, value: str) -> str:
     """Return an override whose value is a text in quotes, quoted for a shell."""
-    plain = not re.search(r'["\\]', value)
-    return shell(f'{key}="{value}"' if plain else quoted(key, value))
+    words = [quoted(key, value)] if re.search(r'["\\]', value) else [f'{key}="{value}"', quoted(key, value)]
+    return min(map(shell, words), key=len)
 
 
 def shell(word: str) -> str:
