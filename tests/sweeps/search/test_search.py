@@ -1,5 +1,6 @@
 """Trials of a search: each is claimed and counted once, also if workers die. Training is a formula here."""
 
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from matplotlib import pyplot
 from optuna.trial import TrialState
+from sqlalchemy import event
 
 from latentlab.errors import UserError
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
@@ -18,11 +20,24 @@ from latentlab.sweeps.search.command import open_trials, quiet
 from latentlab.sweeps.search.report import best_first, report
 from latentlab.sweeps.search.search import BatchedSearch, SearchSettings, WatchedSearch
 from latentlab.sweeps.search.space import Space, read_space
-from latentlab.sweeps.search.study import Trials, journal, open_study, sqlite
+from latentlab.sweeps.search.study import Trials, journal, open_study, sqlite, storage_errors
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 SPACE = read_space({"lr": "tag(log, interval(1e-4, 1e-2))", "width": "range(1, 9)"}, ["model=vae"])
 STORAGES = {"sqlite": sqlite, "journal": journal}
+
+
+def test_full_disk_is_reported_in_one_line(tmp_path):
+    study = trials(tmp_path, storage="sqlite").study
+    with sqlite3.connect(tmp_path / "search.db") as database:  # SQLite's error on a full disk
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+    engine = study._storage._backend.engine
+    event.listen(engine, "connect", lambda each, _: each.execute(f"PRAGMA max_page_count = {pages}"))
+    engine.dispose()
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.storage.*disk is full"), storage_errors():
+        study.set_user_attr("long", "x" * 2000)
+        study.set_user_attr("longer", "x" * 2000)
+        study.set_user_attr("longest", "x" * 2000)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from latentlab.cli.checks import check_call, check_config
 from latentlab.errors import UserError
+from latentlab.run.files import write_text
 from latentlab.sweeps.jobs.directory import removed_if_unused
 from latentlab.sweeps.jobs.job import Job
 from latentlab.sweeps.jobs.sweep import Sweep
@@ -28,7 +29,7 @@ from latentlab.sweeps.search.search import (
     check_metric,
 )
 from latentlab.sweeps.search.space import Space, read_space
-from latentlab.sweeps.search.study import REASON, Trials, open_study
+from latentlab.sweeps.search.study import REASON, Trials, open_study, storage_errors
 
 
 def run_search(
@@ -64,9 +65,9 @@ def run_search(
             runner = sweep.runner()
             for job in corners:
                 runner.needs(job)
-    with quiet():
+    with quiet(), storage_errors():
         trials = open_trials(chosen, space, directory)
-        OmegaConf.save(config, directory / "multirun.yaml")
+        write_text(directory / "multirun.yaml", OmegaConf.to_yaml(config))
         announce(trials, chosen)
         try:
             if sweep:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentlab.run.directory import RunDirectory
-from latentlab.run.files import replaced
+from latentlab.run.files import replaced, write_text
 from latentlab.sweeps.search.space import Space
 from latentlab.sweeps.search.study import DIRECTORY, DONE, REASON, Trials
 
@@ -40,7 +40,7 @@ def report(trials: Trials, metric: str, maximises: bool) -> None:
         return
     Console(soft_wrap=True, highlight=False).print(table(trials, ranked, metric))
     best = describe(ranked[0], trials.space, trials.run_directory(ranked[0]), metric)
-    OmegaConf.save(OmegaConf.create(best), trials.directory / BEST)
+    write_text(trials.directory / BEST, OmegaConf.to_yaml(OmegaConf.create(best)))
     folder = RunDirectory(trials.directory).figures
     draw(trials.study, metric, folder)
     print(f"best: {best['command']}\n{trials.directory / BEST}, figures: {folder}")

@@ -5,8 +5,8 @@ system releases that lock when the worker dies. Other workers then run its trial
 the same run directories.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from uuid import uuid4
 import optuna
 from filelock import FileLock, Timeout
 from hydra.errors import InstantiationException
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -211,6 +212,20 @@ def open_study(
     return study
 
 
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Report an error of the storage in one line, for example on a full disk."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = _reason(error.__cause__ or error)
+        raise UserError(
+            f"hydra.sweeper.storage: cannot be written ({reason}): the same command runs the remaining trials"
+        ) from error
+
+
 def claiming(directory: Path) -> FileLock:
     """Return the lock for claiming trials and making the storage."""
     return FileLock(_lock(directory, "claim"))
@@ -226,10 +241,13 @@ def _open(storage: Callable[[], BaseStorage]) -> BaseStorage:
         *(ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError),
     ) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        reason = " ".join(str(cause).split()).partition(" [SQL")[0][:200]
         raise UserError(
-            f"hydra.sweeper.storage: cannot be opened as the storage of a search ({reason})"
+            f"hydra.sweeper.storage: cannot be opened as the storage of a search ({_reason(cause)})"
         ) from error
+
+
+def _reason(error: object) -> str:
+    return " ".join(str(error).split()).partition(" [SQL")[0][:200]
 
 
 def _check_same(study: optuna.Study, description: Mapping[str, str], directory: Path) -> None:
