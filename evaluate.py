@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     run_directory = RunDirectory.of_checkpoint(checkpoint).path
     if cfg.wandb:
         check_joinable(run_directory, config["logger"])
-    module, data = evaluating.rebuild(cfg, config, state)
+    module, data = evaluating.rebuild(cfg, config, checkpoint, state)
     directory = Path(cfg.output_dir or run_directory)
     trainer = evaluating.trainer(cfg, config["callbacks"], directory)
     trainer.test(module, data, verbose=False)

@@ -83,7 +83,10 @@ def tried(kind: str, names: Iterable[str]) -> dict[str, Attack]:
         with tempfile.TemporaryDirectory() as folder:
             results[f"{kind}: {name}"] = found = attack(CASES[name], COMMANDS[kind], Path(folder))
         if not found.survived:
-            print(f"{kind}: {name}: {found.ended}, executed {found.executed}")
+            print(
+                f"{kind}: {name}: status {found.ended.status}, {found.executed}, {found.ended.err[-300:]!r}",
+                flush=True,
+            )
     return results
 
 

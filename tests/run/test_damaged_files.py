@@ -1,5 +1,6 @@
 """Damaged, foreign and mismatched files of a run: one line each."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,38 @@ def test_a_file_that_holds_no_checkpoint(copied):
     torch.save({"weights": torch.zeros(2)}, path)
     for command_line in scripts(copied, path):
         assert "not a whole checkpoint" in refusal(call(*command_line))
+
+
+def test_a_run_is_evaluated_at_its_best_checkpoint(copied, tmp_path):
+    done = call("evaluate.py", f"run={copied}", "nll.samples=2", f"output_dir={tmp_path}/run_directory")
+    same = call(
+        "evaluate.py", f"run={copied}/checkpoints/best.ckpt", "nll.samples=2", f"output_dir={tmp_path}/file"
+    )
+    assert (done.status, same.status) == (0, 0), done.err + same.err
+    values = [
+        json.loads((tmp_path / place / "evaluation.json").read_text()) for place in ("run_directory", "file")
+    ]
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"hello"])
+def test_the_last_checkpoint_stands_in_for_a_damaged_best_one(copied, content):
+    best = copied / "checkpoints" / "best.ckpt"
+    best.unlink() if content is None else best.write_bytes(content)
+    done = call("evaluate.py", f"run={copied}", "nll.samples=2")
+    assert done.status == 0, done.err
+    [line] = [line for line in done.out.splitlines() if "best.ckpt" in line]
+    assert f"taking {copied}/checkpoints/last.ckpt instead" in line
+    (copied / "checkpoints" / "last.ckpt").write_bytes(b"")
+    assert str(best) in refusal(call("evaluate.py", f"run={copied}"))
+
+
+def test_a_run_or_a_checkpoint(copied, tmp_path):
+    both = (f"run={copied}", f"ckpt_path={copied}/checkpoints/best.ckpt")
+    for words in ((), both):
+        line = refusal(call("evaluate.py", *words))
+        assert "run=RUN" in line and "ckpt_path=" in line
+    assert f"run={tmp_path}/none" in refusal(call("evaluate.py", f"run={tmp_path}/none"))
 
 
 def test_a_checkpoint_of_another_model(copied):

@@ -1,8 +1,8 @@
 """Bounds on the memory that a model and its data take while they are built."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable
 from math import inf, isfinite, prod
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentlab.errors import UserError
 
-# A model makes each of its numbers once, in two or three operations for each tensor. Simulated data are small.
-TIMES, NUMBERS = 2, 10_000_000
-OPERATIONS_PER_TENSOR, OPERATIONS = 50, 5_000
+# A part of a saved config may make as many numbers in any case, such as simulated data, in as many operations. A model
+# takes two or three operations for each of its tensors.
+NUMBERS, OPERATIONS = 10_000_000, 100_000
 
 
 class Bounded(TorchDispatchMode):
@@ -46,18 +46,19 @@ def _size(args: Iterable[Any]) -> int:
     return max(shapes or lengths, default=0)
 
 
-@contextmanager
-def bounded(where: str, weights: Mapping[str, Any] = {}) -> Iterator[None]:
-    """Refuse a model that is larger than its weights, or large simulated data, while they are built inside.
+def within_checkpoint(where: str, ckpt_path: str | Path) -> Bounded:
+    """Return the context in which a part of a saved config is built, and refused if it outgrows its checkpoint.
+
+    The config may come from somebody else. A checkpoint is at least as large as the weights of its model.
 
     Args:
-        where: the part of the config.
-        weights: the weights of the model.
+        where: the part.
+        ckpt_path: the checkpoint.
 
     Raises:
-        UserError: if it is.
+        UserError: in the context.
     """
-    numbers = sum(each.numel() for each in weights.values() if isinstance(each, Tensor))
-    error = UserError(f"{where}: this config describes far more numbers than the run has in its checkpoint")
-    with Bounded(error, TIMES * numbers + NUMBERS, OPERATIONS_PER_TENSOR * len(weights) + OPERATIONS):
-        yield
+    error = UserError(
+        f"{where}: this config describes far more numbers than its checkpoint {ckpt_path} holds"
+    )
+    return Bounded(error, Path(ckpt_path).stat().st_size + NUMBERS, OPERATIONS)

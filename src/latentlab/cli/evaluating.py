@@ -9,7 +9,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
-from latentlab.cli.bounds import bounded
+from latentlab.cli.bounds import within_checkpoint
 from latentlab.cli.build import build_saved, check_root, trusted
 from latentlab.cli.checks import check_config, check_types
 from latentlab.cli.training import quieten_lightning
@@ -47,8 +47,9 @@ def read(cfg: Any) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     if (cfg.run is None) == (cfg.ckpt_path is None):
         raise UserError("give one of run=RUN, a run directory, and ckpt_path=RUN/checkpoints/best.ckpt")
     path, state = read_first(*_checkpoints(cfg))
-    config = config_of(path, trusted(cfg.trust))
-    for part in BUILT:
+    parts = (*BUILT, "logger") if cfg.wandb else BUILT
+    config = config_of(path, trusted(cfg.trust), parts)
+    for part in parts:
         check_config(config[part], config[part], part)
     return path, state, config
 
@@ -63,8 +64,16 @@ def _checkpoints(cfg: Any) -> tuple[list[Path], str]:
     return ([run.best_checkpoint, run.last_checkpoint] if path.is_dir() else [path]), "run"
 
 
-def rebuild(cfg: Any, config: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[LitModule, DataModule]:
+def rebuild(
+    cfg: Any, config: Mapping[str, Any], path: Path, state: Mapping[str, Any]
+) -> tuple[LitModule, DataModule]:
     """Build the trained model and the data of a run.
+
+    Args:
+        cfg: the settings of evaluate.py.
+        config: the config of the run.
+        path: its checkpoint.
+        state: the state in the checkpoint.
 
     Raises:
         UserError: if the weights do not fit, or `nll.samples` is asked of a model without an NLL.
@@ -75,12 +84,12 @@ def rebuild(cfg: Any, config: Mapping[str, Any], state: Mapping[str, Any]) -> tu
     if not moved:
         check_root(config["data"])
     moved |= {"eval_batch_size": cfg.batch_size}
-    with bounded("data"):
+    with within_checkpoint("data", path):
         data = build_saved(config["data"], "data", allowed, DataModule, **moved)
-    with bounded("module", state["state_dict"]):
+    with within_checkpoint("module", path):
         module = build_saved(config["module"], "module", allowed, LitModule, eval_samples=cfg.samples)
     choose_nll_samples(module.model, cfg.nll.samples)
-    load_state(module, state, cfg.run or cfg.ckpt_path)
+    load_state(module, state, str(path))
     return module, data
 
 

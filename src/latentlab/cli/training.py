@@ -32,7 +32,8 @@ from latentlab.callbacks import (
 )
 from latentlab.callbacks.resuming import PLACE
 from latentlab.cli import resume
-from latentlab.cli.build import build, build_saved, trusted
+from latentlab.cli.bounds import within_checkpoint
+from latentlab.cli.build import build, build_saved, check_root, trusted
 from latentlab.cli.checks import check_config, check_types, check_underflow
 from latentlab.cli.command import handle
 from latentlab.cli.overrides import shell_word
@@ -56,6 +57,7 @@ from latentlab.tracking.record import finish, start
 
 # The parts of a config that are built.
 PARTS = (*BUILT, "trainer", "logger")
+KINDS = dict(zip(PARTS, (LitModule, DataModule, pl.Callback, pl.Trainer, Logger), strict=True))
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Experiment:
         node = reduce(getitem, key.split("."), self.config)
         if self.trusted is None:
             return build(node, **arguments)
-        return build_saved(node, key, self.trusted, **arguments)
+        with within_checkpoint(key, self.config["ckpt_path"]):
+            return build_saved(node, key, self.trusted, KINDS[key.partition(".")[0]], **arguments)
 
     def callbacks(self) -> list[pl.Callback]:
         """Build every callback. An entry without a `_target_` changes another entry, which is left out here."""
@@ -127,6 +130,8 @@ def resumed(composed: Mapping[str, Any], overrides: Iterable[str]) -> Experiment
     check_types(config, SETTINGS)
     for part in PARTS:
         check_config(config[part], config[part], part)
+    if not any(word.lstrip("+").startswith("data.root=") for word in overrides):
+        check_root(config["data"])
     return Experiment({**config, "ckpt_path": str(path)}, allowed)
 
 

@@ -1,16 +1,13 @@
 """Resuming a run: the settings that must stay as they were, the checkpoint, and the finished runs."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.run.checkpoints import read_checkpoint
+from latentlab.run.checkpoints import read_first
 from latentlab.run.config import PLACES, leaves, shown
 from latentlab.run.directory import RunDirectory
-
-log = logging.getLogger(__name__)
 
 # The parts of a config that a run is built from. Other groups are copies of their parts, or not used.
 BUILT_FROM = ("module", "data", "trainer", "callbacks", "seed", "compile", "validate_args")
@@ -99,15 +96,7 @@ def choose_checkpoint(place: Path) -> Path:
         raise UserError(
             f"resume={place}: there is no checkpoint in {run.checkpoints}, so start the run again"
         )
-    *others, final = there
-    for path in others:
-        try:
-            read_checkpoint(path, "resume")
-        except UserError as error:
-            log.warning("%s; resuming from %s", error, final)
-        else:
-            return path
-    return final
+    return read_first(there, "resume")[0]
 
 
 def epochs_in(state: Mapping[str, Any]) -> int:

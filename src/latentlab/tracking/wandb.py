@@ -102,7 +102,9 @@ def add_results(directory: Path, settings: Mapping[str, Any], results: Mapping[s
         UserError: if there is no such run, or W&B refuses it.
     """
     check_joinable(directory, settings)
-    arguments = {key: value for key, value in settings.items() if not key.startswith("_")}
+    arguments = {
+        key: value for key, value in settings.items() if not key.startswith("_") and key != "save_dir"
+    }
     logger = wandb_logger(str(directory), **arguments)
     record_summary(logger, {name: value for name, value in results.items() if isinstance(value, int | float)})
     close(logger, 0)
