@@ -44,7 +44,7 @@ class ResumeState(Callback):
                 logger.log_metrics(row["metrics"], row["step"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.should_stop = self._resumed.get("should_stop", False)
+        trainer.should_stop |= self._resumed.get("should_stop", False)
         states, self._restored = self._restored, []
         if len(states) == trainer.world_size:
             set_generator_states(states[trainer.global_rank])
@@ -92,7 +92,7 @@ class ResumeState(Callback):
             "rows": _rows(trainer),
             "row": _row_to_come(trainer, steps - 1) if _ended(loops["epoch_progress"]) else None,
         }
-        settle(loops, int(trainer.num_training_batches), self._validating, trainer.should_stop)
+        settle(loops, trainer.num_training_batches, self._validating, trainer.should_stop)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -101,7 +101,7 @@ class ResumeState(Callback):
             self._resumed = checkpoint.get(PLACE, {})
 
 
-def settle(loops: State, num_batches: int, validating: bool, stopping: bool) -> None:
+def settle(loops: State, num_batches: float, validating: bool, stopping: bool) -> None:
     """Change the saved state of Lightning's loops, so that a run resumes exactly between two batches.
 
     A batch that the loader has yielded and whose step has not finished counts as not seen. A validation that has not
@@ -109,7 +109,7 @@ def settle(loops: State, num_batches: int, validating: bool, stopping: bool) -> 
 
     Args:
         loops: the state of the fit loop.
-        num_batches: the number of training batches in an epoch.
+        num_batches: the number of training batches in an epoch, which may be infinite.
         validating: True within a validation.
         stopping: True if the training is about to stop early.
     """
@@ -133,7 +133,7 @@ def settle(loops: State, num_batches: int, validating: bool, stopping: bool) -> 
         loops["epoch_loop.val_loop.batch_progress"].update(total=started, current=dict(started))
     for place in loops["state_dict"].get("combined_loader", []):
         if "batch" in place:  # the next epoch of a loader with a fixed order has the same number
-            place["batch"] = min(place["batch"], done) % num_batches
+            place["batch"] = 0 if done == num_batches else min(place["batch"], done)
 
 
 def _ended(epochs: State) -> bool:

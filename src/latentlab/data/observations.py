@@ -23,6 +23,13 @@ class Repeated:
     def __iter__(self) -> Iterator[Batch]:
         return (self.batch for _ in range(self.times))
 
+    def state_dict(self) -> dict[str, int]:
+        """Return nothing, since all batches are the same. Lightning asks for it before it resumes within an epoch."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Do nothing."""
+
 
 class Observations(DataModule):
     """All observations of a source in one batch. None are held out: the test set is the training set.
