@@ -42,14 +42,16 @@ ROWS = [
 LOGGERS = {"wandb": wandb_logger, "tensorboard": tensorboard_logger}
 
 
-def train(home: Path, *arguments: str) -> Ended:
+def train(folder: Path, *arguments: str, home: str = "") -> Ended:
     paths = [
         str(Path(__file__).parent),
         str(Path(__file__).parent.parent / "faults"),
         os.environ.get("PYTHONPATH", ""),
     ]
-    env = {"PYTHONPATH": os.pathsep.join(paths)}
-    return forked("train.py", *RUN, *arguments, f"hydra.run.dir={home}/run", home=home, env=env, timeout=240)
+    env = {"PYTHONPATH": os.pathsep.join(paths), "HOME": home or str(folder)}
+    return forked(
+        "train.py", *RUN, *arguments, f"hydra.run.dir={folder}/run", home=folder, env=env, timeout=240
+    )
 
 
 def write(folder, rows):
@@ -191,3 +193,28 @@ def test_a_killed_run_and_a_longer_one_have_the_history_of_metrics_csv(tmp_path)
     assert [step for step in shown(run) if step != 60] == [20, 40, 80, 100, 100]
     summary = json.loads((run / "summary.json").read_text())
     assert json.loads((run / "wandb" / "summary.json").read_text())["test/elbo"] == summary["test/elbo"]
+
+
+def test_a_service_of_wandb_that_dies_ends_neither_the_run_nor_its_history(tmp_path):
+    """One line says so. W&B itself would print a traceback of 35 lines at the end of the process."""
+    run = tmp_path / "run"
+    kill = "+callbacks.kill={_target_: failing.KillService, epoch: 1}"
+    done = train(tmp_path, "trainer.max_epochs=3", kill)
+    assert (done.status, done.err) == (0, "")
+    assert [line[:11] for line in done.out.splitlines() if line.startswith("W&B")] == [
+        "W&B: no API",
+        "W&B failed ",
+    ]
+    assert history(run) == logged(run) and (run / "summary.json").exists()
+    assert json.loads((run / "wandb" / "summary.json").read_text())["test/elbo"]
+
+
+def test_a_wandb_that_cannot_be_opened_costs_one_line(tmp_path):
+    """The folder cannot be written, as on a full or read-only disk. The home folder cannot be written either."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "wandb").touch()
+    done = train(tmp_path, "trainer.max_epochs=1", home="/dev/null")
+    assert (done.status, done.err) == (0, "")
+    assert [line[:10] for line in done.out.splitlines() if line.startswith("W&B")] == ["W&B failed"]
+    assert logged(run) and (run / "summary.json").exists()
