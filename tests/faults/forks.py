@@ -175,7 +175,7 @@ def _become(request: Mapping[str, Any]) -> None:
     ):
         os.dup2(os.open(path, flags), number)
     sys.argv = request["words"]
-    sys.path[:1] = [str(Path(sys.argv[0]).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
 
 
 if __name__ == "__main__":

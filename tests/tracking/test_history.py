@@ -4,12 +4,12 @@ import json
 import os
 import random
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from forks import Ended, forked
 from records import history, logged, records, runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -18,12 +18,8 @@ from latentlab.tracking.record import finish, start
 from latentlab.tracking.tensorboard import tensorboard_logger
 from latentlab.tracking.wandb import wandb_logger
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "faults"))  # for forks.py
-
-from forks import Ended, forked
-
-RUN = (
-    *("data=binarised_digits", "data.batch_size=64", "encoder.hidden=[16]", "trainer.log_every_n_steps=7"),
+RUN = ("data=binarised_digits", "data.batch_size=64", "encoder.hidden=[16]", "trainer.log_every_n_steps=1")
+FIGURES = (
     *("figures=none", "figures.every_n_epochs=1"),
     "+figures.samples={_target_: latentlab.figures.samples, _partial_: true}",
 )
@@ -42,16 +38,19 @@ ROWS = [
 LOGGERS = {"wandb": wandb_logger, "tensorboard": tensorboard_logger}
 
 
-def train(folder: Path, *arguments: str, home: str = "") -> Ended:
-    paths = [
-        str(Path(__file__).parent),
-        str(Path(__file__).parent.parent / "faults"),
-        os.environ.get("PYTHONPATH", ""),
-    ]
-    env = {"PYTHONPATH": os.pathsep.join(paths), "HOME": home or str(folder)}
-    return forked(
-        "train.py", *RUN, *arguments, f"hydra.run.dir={folder}/run", home=folder, env=env, timeout=240
-    )
+def command(folder: Path, *arguments: str, home: str = "") -> Ended:
+    env = {"LATENTLAB_TRUST": "tests.faults.killing", "HOME": home or str(folder)}
+    return forked("train.py", *arguments, home=folder, env=env, timeout=240)
+
+
+def train(run: Path, *arguments: str, home: str = "") -> Ended:
+    return command(run.parent, *RUN, *arguments, f"hydra.run.dir={run}", home=home)
+
+
+def kill(run: Path, signal: str, batch: int) -> str:
+    """Return the option that sends a run a signal once."""
+    settings = f"number: {signal}, event: batch, n: {batch}, once: {run}.killed"
+    return f"+callbacks.kill={{_target_: tests.faults.killing.Kill, {settings}}}"
 
 
 def write(folder, rows):
@@ -180,17 +179,14 @@ def shown(run):
 def test_a_killed_run_and_a_longer_one_have_the_history_of_metrics_csv(tmp_path):
     """The figures stay too: one for each epoch, and one for the last test. A kill loses those of its last moment."""
     run = tmp_path / "run"
-    kill = "+callbacks.kill={_target_: killing.Kill, number: SIGKILL, event: batch, n: 70}"
-    assert train(tmp_path, "trainer.max_epochs=4", kill).status == -9
-    resume = f"ckpt_path={run}/checkpoints/last.ckpt"
-    done = train(tmp_path, "trainer.max_epochs=4", resume)
-    assert (done.status, done.err) == (0, "")
-    assert history(run) == logged(run)
-    assert [step for step in shown(run) if step != 60] == [20, 40, 80, 80]
-    done = train(tmp_path, "trainer.max_epochs=5", resume)
-    assert (done.status, done.err) == (0, "")
-    assert history(run) == logged(run)
-    assert [step for step in shown(run) if step != 60] == [20, 40, 80, 100, 100]
+    assert train(run, *FIGURES, "trainer.max_epochs=4", kill(run, "SIGKILL", 70)).status == -9
+    for epochs in (4, 5):
+        done = command(tmp_path, f"resume={run}", f"trainer.max_epochs={epochs}")
+        assert (done.status, done.err) == (0, "")
+        assert history(run) == logged(run)
+        assert [step for step in shown(run) if step != 60] == [20, 40, 80, 80 if epochs == 4 else 100, 100][
+            :epochs
+        ]
     summary = json.loads((run / "summary.json").read_text())
     assert json.loads((run / "wandb" / "summary.json").read_text())["test/elbo"] == summary["test/elbo"]
 
@@ -198,8 +194,8 @@ def test_a_killed_run_and_a_longer_one_have_the_history_of_metrics_csv(tmp_path)
 def test_a_service_of_wandb_that_dies_ends_neither_the_run_nor_its_history(tmp_path):
     """One line says so. W&B itself would print a traceback of 35 lines at the end of the process."""
     run = tmp_path / "run"
-    kill = "+callbacks.kill={_target_: failing.KillService, epoch: 1}"
-    done = train(tmp_path, "trainer.max_epochs=3", kill)
+    service = "+callbacks.kill={_target_: tests.tracking.failing.KillService, epoch: 1}"
+    done = train(run, *FIGURES, "trainer.max_epochs=3", service)
     assert (done.status, done.err) == (0, "")
     assert [line[:11] for line in done.out.splitlines() if line.startswith("W&B")] == [
         "W&B: no API",
@@ -214,7 +210,25 @@ def test_a_wandb_that_cannot_be_opened_costs_one_line(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "wandb").touch()
-    done = train(tmp_path, "trainer.max_epochs=1", home="/dev/null")
+    done = train(run, *FIGURES, "trainer.max_epochs=1", home="/dev/null")
     assert (done.status, done.err) == (0, "")
     assert [line[:10] for line in done.out.splitlines() if line.startswith("W&B")] == ["W&B failed"]
     assert logged(run) and (run / "summary.json").exists()
+
+
+@pytest.mark.faults
+def test_eighteen_resumed_runs(tmp_path):
+    found = Counter()
+    for n in range(18):
+        run = tmp_path / f"run{n}"
+        signal = ("SIGKILL", "SIGTERM", "SIGINT")[n % 3]
+        words = ("figures=none", "trainer.max_epochs=6", kill(run, signal, 25 + 5 * n))
+        assert train(run, *words).status != 0
+        done = command(tmp_path, f"resume={run}")
+        assert (done.status, done.err) == (0, ""), done
+        recorded, known = (Counter(map(repr, rows)) for rows in (history(run), logged(run)))
+        found["lacking"] += (known - recorded).total()
+        found["doubled"] += (recorded - known).total()
+        found["equal"] += recorded == known
+    print(f"18 resumed runs: {dict(found)}")
+    assert found["equal"] == 18
