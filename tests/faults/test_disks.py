@@ -94,7 +94,7 @@ class Row:
 
 
 def ends(fault: str, run: Path, ended: Ended) -> Row:
-    return Row(fault, ended.status, error_of(ended), left(run))
+    return Row(fault, ended.status, error_of(ended).replace(str(run), "RUN"), left(run))
 
 
 def survives(fault: str, run: Path, ended: Ended) -> Row:
@@ -120,6 +120,7 @@ def test_full_disks(tmp_path, alone, logger):
             (place / "filler").write_bytes(bytes(disk_space(place) - free))
             words = (f"logger={logger}", "trainer.max_epochs=3")
             ended = train(tmp_path, *words, place=place / "run")
+            assert str(place / "run") in ended.err
             rows.append(ends(f"full disk, {free:,} bytes free, {logger}", place / "run", ended))
             (place / "filler").unlink()
             resumes(tmp_path, place / "run", words)

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from latentlab.errors import UserError
-from latentlab.run.files import locked, remove_drafts
+from latentlab.run.files import locked, naming, remove_drafts
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +117,9 @@ class RunDirectory:
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         with _removed_if_empty(made), _held(self.path / LOCK) as descriptor:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
+            with naming(self.path):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
             yield
             for folder in (self.path, self.checkpoints, self.figures):
                 remove_drafts(folder)

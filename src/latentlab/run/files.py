@@ -29,7 +29,7 @@ def replaced(path: Path) -> Iterator[Path]:
         OSError: with the name of the file, if it cannot be written.
     """
     draft = path.with_name(f"{path.name}{DRAFT}")
-    with _naming(path):
+    with naming(path):
         path.parent.mkdir(exist_ok=True)
         with locked(draft, wait=True):
             yield draft
@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
 
 def append_text(path: Path, text: str) -> None:
     """Append to a text file in one write, so that a reader sees all of the text or nothing."""
-    with _naming(path), path.open("ab") as file:
+    with naming(path), path.open("ab") as file:
         file.write(text.encode())
 
 
@@ -123,8 +123,8 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    # A write that fails, for example on a full disk, does not name the file.
+def naming(path: Path) -> Iterator[None]:
+    """Add the name of a file to an error of writing it, which lacks it, for example on a full disk."""
     try:
         yield
     except OSError as error:
