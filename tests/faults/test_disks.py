@@ -19,6 +19,7 @@ from wholeness import OFFLINE, TINY, check_whole, curve
 from latentlab.run.directory import RunDirectory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the harness reads /proc")
+RESULTS = ("summary.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv")
 CHECKPOINT = 360_000  # bytes, a little more than one of a TINY run
 
 
@@ -67,8 +68,7 @@ def left(run: Path) -> str:
     """Check that the files of a run are whole, and name those that matter."""
     if not run.exists():
         return "no directory"
-    names = [Path(name).name for name in check_whole(run)]
-    kept = [name for name in ("summary.json", "best.ckpt", "last.ckpt", "metrics.csv") if name in names]
+    kept = [Path(name).name for name in RESULTS if name in check_whole(run)]
     return ", ".join(kept) or "no results"
 
 
