@@ -36,7 +36,7 @@ def full(tmp_path_factory):
             [
                 "objective: ",
                 "likelihood: ",
-                "ckpt_path=RUN/checkpoints/last.ckpt",
+                "resume=RUN",
                 "summary.json",
                 "-m model=vae,mog_vae seed=",
             ],
