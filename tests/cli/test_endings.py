@@ -113,3 +113,26 @@ def test_sigterm_ends_with_143_and_a_checkpoint_to_resume_from(tmp_path, after):
         f"ckpt_path={tmp_path}/run/checkpoints/last.ckpt",
     )
     assert load(resumed / "checkpoints" / "last.ckpt")["epoch"] == epochs - 1
+
+
+def test_a_reader_that_closes_the_output_early_does_not_end_the_run(tmp_path):
+    process = start("train.py", *QUICK, "trainer.max_epochs=2", "hydra.run.dir=run", home=tmp_path)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline().startswith("epoch 1/2")
+    process.stdout.close()
+    assert (process.wait(120), process.stderr.read()) == (0, "")
+    process.stderr.close()
+    assert "epoch 2/2" in (tmp_path / "run" / "train.log").read_text() and summary(tmp_path / "run")
+
+
+def test_a_crash_prints_its_traceback_and_then_how_to_resume(tmp_path, monkeypatch):
+    def crash(*arguments: object, **more: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("latentlab.cli.report.conclude", crash)
+    with pytest.raises(ZeroDivisionError) as crashed:
+        call("train.py", *QUICK, f"hydra.run.dir={tmp_path}/run 1")
+    assert crashed.value.__notes__ == [f"resume: python train.py 'resume=\"{tmp_path}/run 1\"'"]
+    # Python prints the notes of an exception after its traceback.
+    monkeypatch.undo()
+    assert call("train.py", f"resume={tmp_path}/run 1").status == 0

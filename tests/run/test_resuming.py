@@ -83,7 +83,9 @@ def test_one_word_resumes_the_run_that_was_not_cut_off(cut, monkeypatch):
         ("hydra.run.dir=elsewhere", "leave it out"),
     ],
 )
-def test_other_settings_are_refused_by_name_and_nothing_is_written(small, tmp_path, monkeypatch, words, remedy):
+def test_other_settings_are_refused_by_name_and_nothing_is_written(
+    small, tmp_path, monkeypatch, words, remedy
+):
     monkeypatch.chdir(tmp_path)
     before = tree(small)
     assert remedy in refusal(call("train.py", f"resume={small}", *words.split()))
@@ -108,7 +110,9 @@ def test_words_that_do_not_go_with_a_resume(small, word, remedy):
 
 def test_the_words_of_a_resume_for_hydra(small, monkeypatch):
     monkeypatch.chdir(small)
-    words = resume.expand(["resume=checkpoints/last.ckpt", "callbacks.figures.every_n_epochs=2", "logger=none"])
+    words = resume.expand(
+        ["resume=checkpoints/last.ckpt", "callbacks.figures.every_n_epochs=2", "logger=none"]
+    )
     place = f"{small}/checkpoints/last.ckpt"
     expected = ["++figures.every_n_epochs=2", "logger=none", f"resume='{place}'", f"hydra.run.dir='{small}'"]
     assert words == expected
