@@ -100,8 +100,17 @@ def choose_checkpoint(place: Path) -> Path:
 
 
 def epochs_in(state: Mapping[str, Any]) -> int:
-    """Return the number of whole epochs behind a checkpoint."""
-    return int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    """Return the number of whole epochs behind a checkpoint.
+
+    Raises:
+        UserError: if the checkpoint does not say.
+    """
+    try:
+        return int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            "the checkpoint does not hold the progress of its training: take another one"
+        ) from error
 
 
 def check_unfinished(
