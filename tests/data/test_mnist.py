@@ -3,6 +3,7 @@
 import os
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
@@ -72,6 +73,53 @@ def test_a_truncated_file_is_named(root: Path, offline: None) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     line = refusal(TorchvisionData(Threshold(), root, "FashionMNIST", val_size=10))
     assert str(path) in line and line.endswith("delete it to download it again")
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [(30, 28, 27), (31, 28, 28), (2**32 - 1,) * 3, (0, 28, 28), (30, 28), (30, 28, 28, 1)],
+    ids=str,
+)
+def test_a_header_that_does_not_fit_the_file_is_refused(
+    root: Path, offline: None, lengths: tuple[int, ...]
+) -> None:
+    path = root / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    header = struct.pack(f">HBB{len(lengths)}I", 0, 8, len(lengths), *lengths)
+    path.write_bytes(header + bytes(30 * 28 * 28))
+    line = refusal(TorchvisionData(Threshold(), root, "FashionMNIST", val_size=10))
+    assert str(path) in line and "not a whole idx file" in line
+
+
+def test_images_of_another_size_are_refused(root: Path, offline: None) -> None:
+    path = root / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    write_idx(path, (30, 14, 14))
+    line = refusal(TorchvisionData(Threshold(), root, "FashionMNIST", val_size=10))
+    assert f"{path} holds images of 14x14 pixels, not 28x28" in line and "data.root" in line
+
+
+def test_fewer_labels_than_images_are_refused(root: Path, offline: None) -> None:
+    write_idx(root / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte", (20,))
+    line = refusal(TorchvisionData(Threshold(), root, "FashionMNIST", val_size=10))
+    assert "20 labels for 30 images" in line
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte.gz"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_something_else_than_a_file_is_not_read(
+    root: Path, offline: None, name: str, make: Callable[[Path], None]
+) -> None:
+    """A pipe would be waited for forever."""
+    for dataset in ("FashionMNIST", "MNIST"):
+        path = root / dataset / "raw" / name
+        path.unlink(missing_ok=True)
+        make(path)
+        assert f"{path} is not a file" in refusal(TorchvisionData(Threshold(), root, dataset, val_size=10))
+
+
+def test_a_root_that_is_a_file_ends_in_one_line(tmp_path: Path, offline: None) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises((UserError, OSError), match="file"):  # the command line explains both
+        TorchvisionData(Threshold(), tmp_path / "file", "FashionMNIST").prepare_data()
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\0\0\x08\x03\0\0"])

@@ -44,6 +44,7 @@ REFUSED = [
     ({"devices": []}, {}, "at least one"),
     ({"devices": "two"}, {}, "trainer.devices=two: give the number"),
     ({"devices": -2}, {}, "trainer.devices=-2: give the number"),
+    ({"accelerator": "cpu", "devices": 99}, {}, "trainer.devices=99.* cores.*LATENTLAB_PROCESSES=99"),
     ({"accelerator": "gpu", "devices": 5}, {}, "trainer.devices=5: torch finds 4 GPUs"),
     ({"num_nodes": 2}, {}, "trainer.num_nodes=2.*srun or torchrun"),
     ({"devices": 3}, torchrun(), "torchrun has started 2 processes.*trainer.devices=3.* is 3"),
@@ -51,6 +52,11 @@ REFUSED = [
     ({"devices": 2, "num_nodes": 2}, slurm(), "srun has started 2 processes"),
     ({}, slurm() | {"SLURM_NTASKS_PER_NODE": ""}, "--ntasks-per-node"),
 ]
+
+
+def test_more_processes_than_cores_are_started_if_the_user_allows_them(monkeypatch):
+    monkeypatch.setenv(devices.PROCESSES, "99")
+    assert devices.ranks_to_start({"accelerator": "cpu", "devices": 99}, in_sweep=False) == 99
 
 
 @pytest.mark.parametrize(("settings", "found", "words"), REFUSED)

@@ -12,11 +12,13 @@ from latentlab.classical.base import Source
 from latentlab.cli.bounds import within_checkpoint
 from latentlab.cli.build import build_saved, check_data, trusted
 from latentlab.cli.checks import check_config, check_types
+from latentlab.cli.memory import check_evaluation
 from latentlab.cli.training import quieten_lightning
 from latentlab.data.module import DataModule
 from latentlab.errors import UserError
 from latentlab.evaluation import choose_nll_samples, estimate
 from latentlab.lit.base import LitModule
+from latentlab.models.base import GenerativeModel
 from latentlab.run.checkpoints import BUILT, config_of, load_state, read_first
 from latentlab.run.directory import RunDirectory
 from latentlab.run.trust import Trusted
@@ -87,8 +89,11 @@ def rebuild(
         data = build_saved(config["data"], "data", allowed, DataModule, **moved)
     with within_checkpoint("module", path):
         module = build_saved(config["module"], "module", allowed, LitModule, eval_samples=cfg.samples)
-    choose_nll_samples(module.model, cfg.nll.samples)
+    nll_samples = choose_nll_samples(module.model, cfg.nll.samples)
     load_state(module, state, str(path))
+    if isinstance(module.model, GenerativeModel):
+        draws = {"samples": cfg.samples, "nll.chunk": min(cfg.nll.chunk, nll_samples)}
+        check_evaluation(module.model, data, draws, config["module"])
     return module, data
 
 

@@ -1,19 +1,22 @@
 """The memory of this machine, and the refusal of runs that would not fit into it."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
-from latentlab.batch import BLOCK
+from latentlab.batch import BLOCK, Batch
 from latentlab.cli.bounds import Bounded
+from latentlab.data.module import DataModule
 from latentlab.errors import UserError
 from latentlab.lit.base import LitModule
-from latentlab.lit.rehearsal import Rehearsal
+from latentlab.lit.rehearsal import Rehearsal, measure
+from latentlab.models.base import GenerativeModel
 from latentlab.run.config import leaves
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -21,6 +24,7 @@ LIMITS = ("memory.max", "memory.limit_in_bytes")  # of both versions of cgroups
 BYTES = torch.float32.itemsize
 # Weights, gradients and the two moments of Adam.
 COPIES = 4
+MANY_DRAWS = 1000
 # A proposed number uses this share of the memory.
 SHARE = 0.7
 
@@ -102,6 +106,33 @@ def check_training(trainer: pl.Trainer, module: LitModule, rehearsal: Rehearsal,
     scored = Need("module.eval_samples", module.eval_samples, lambda n: weights + cost(BLOCK, n))
     check_fits("a training step", step, limit, node)
     check_fits("an evaluation pass", [scored], limit, node)
+
+
+def check_evaluation(model: GenerativeModel, data: DataModule, draws: Mapping[str, int], node: Any) -> None:
+    """Check that an evaluation pass fits into memory, if it has unusually many draws.
+
+    Args:
+        model: the model.
+        data: the data.
+        draws: the number of draws in memory at a time, by its key.
+        node: the config of the model.
+
+    Raises:
+        UserError: with the key and a value that fits.
+    """
+    limit, most = machine(), max(draws.values())
+    if limit is None or most <= MANY_DRAWS:
+        return
+    data.prepare_data()
+    data.setup("test")
+    batch = data.training_sample(2)
+
+    def score(examples: int, samples: int) -> dict[str, Tensor]:
+        return model.terms(model.observe(Batch(batch.x[:examples], batch.y[:examples])), samples=samples)
+
+    cost = measure(score, model.state_dict().values(), most)
+    for key, number in draws.items():
+        check_fits("an evaluation pass", [Need(key, number, lambda n: cost(BLOCK, n))], limit, node)
 
 
 def check_fits(what: str, needs: Sequence[Need], limit: int, node: Any) -> None:

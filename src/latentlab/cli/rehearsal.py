@@ -1,7 +1,7 @@
 """The rehearsal of a run: mistakes that a step on a few examples shows, found before the run writes anything."""
 
 from collections.abc import Mapping
-from math import isfinite, log10
+from math import ceil, isfinite, log10
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,8 +28,35 @@ def rehearse(trainer: pl.Trainer, module: LitModule, config: Mapping[str, Any]) 
             f"{extreme(config['module'])}: the bound is {found.bound} before training: choose a less extreme value"
         )
     if module.data.val_size > 0:  # without validation, the latest epoch is the best one
+        check_schedule(
+            config["trainer"], ceil(module.data.num_examples["train"] / module.data.total_batch_size)
+        )
         check_monitors(config["callbacks"], found.metrics)
     check_training(trainer, module, found, config["module"])
+
+
+def check_schedule(trainer: Mapping[str, Any], steps: int) -> None:
+    """Check that a run validates before it ends.
+
+    Args:
+        trainer: the trainer's config.
+        steps: the number of batches in an epoch.
+
+    Raises:
+        UserError: with the settings that do not go together.
+    """
+    epochs, every = trainer.get("max_epochs"), trainer.get("check_val_every_n_epoch")
+    if epochs is not None and every is not None and 0 < epochs < every:
+        raise UserError(
+            f"trainer.check_val_every_n_epoch={every}: a run of trainer.max_epochs={epochs} would never be validated: "
+            f"set trainer.check_val_every_n_epoch={epochs} or less"
+        )
+    interval = trainer.get("val_check_interval")
+    if type(interval) is int and every is not None and interval > steps:
+        raise UserError(
+            f"trainer.val_check_interval={interval}: an epoch has {steps} batches: give {steps} or less, or a share "
+            "such as 0.5"
+        )
 
 
 def extreme(node: Any) -> str:

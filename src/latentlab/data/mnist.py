@@ -71,7 +71,8 @@ class TorchvisionData(ImageData):
     def _images(self, train: bool) -> Images:
         source = self._open(train, download=False)
         # The labels of QMNIST are rows (class, writer, ...).
-        return Images(source.data.unsqueeze(1), source.targets.reshape(len(source), -1)[:, 0].contiguous())
+        labels = source.targets.flatten(1)[:, 0] if source.targets.ndim > 1 else source.targets
+        return Images(source.data.unsqueeze(1), labels.contiguous())
 
     def _open(self, train: bool, download: bool) -> MNIST:
         options = dict(self.options or {})

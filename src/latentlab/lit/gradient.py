@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pydantic import PositiveInt
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -74,11 +74,26 @@ class GradientModule(ScoringModule):
             self.model.check_classes(self.data.num_classes)
 
     def check_training(self, new: bool) -> None:
+        self._check_scheduler()
         # Optimisers that are made only to be checked. Lightning makes those of the run.
         self.trainer.optimizers, _ = self.configure_optimizers()
         self._check_clipping()
         if new:
             self._adopt()
+
+    def _check_scheduler(self) -> None:
+        # Two epochs of a single weight show the errors that a scheduler raises in its steps.
+        try:
+            optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
+            scheduler = self.make_scheduler(optimizer)
+            for _ in range(2):
+                optimizer.step(lambda: 0.0)
+                scheduler.step()
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"optimizer or scheduler: {reason}: choose another, such as scheduler=cosine"
+            ) from error
 
     def rehearse(self) -> Rehearsal:
         batch = self.data.training_sample(2)

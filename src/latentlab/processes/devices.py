@@ -19,6 +19,8 @@ from latentlab.errors import UserError
 PARENT, RANK = "LATENTLAB_PARENT", "LATENTLAB_RANK"
 # A sweep sets this for its jobs.
 JOB = "LATENTLAB_JOB"
+# The number of processes that a user allows on the CPU.
+PROCESSES = "LATENTLAB_PROCESSES"
 ALL = ("auto", "-1", -1)
 
 
@@ -92,6 +94,7 @@ def ranks_to_start(trainer: Mapping[str, Any], in_sweep: bool) -> int:
             )
         return 0
     check_one_node(trainer)
+    check_cores(trainer)
     return total if total > 1 else 0
 
 
@@ -106,6 +109,31 @@ def check_one_node(trainer: Mapping[str, Any]) -> None:
             f"trainer.num_nodes={trainer['num_nodes']}: start several nodes with srun or torchrun "
             "(docs/devices.md has the commands)"
         )
+
+
+def check_cores(trainer: Mapping[str, Any]) -> None:
+    """Check that a job on the CPU has no more processes than cores.
+
+    Raises:
+        UserError: if it has, unless the environment variable LATENTLAB_PROCESSES allows as many.
+    """
+    number = devices_per_node(trainer)
+    if number <= 2 or _on_gpu(trainer.get("accelerator", "auto")):  # the default number starts everywhere
+        return
+    there, allowed = cores(), os.environ.get(PROCESSES, "")
+    if number > max(there, int(allowed) if allowed.isdigit() else 0):
+        raise UserError(
+            f"trainer.devices={number}: there are {there} cores, and each process needs one: "
+            f"set trainer.devices={max(there, 2)}, or {PROCESSES}={number} in the environment to start them all"
+        )
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
 
 
 def check_started_once(many_workers: bool) -> None:

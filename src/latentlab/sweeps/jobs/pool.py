@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.processes.devices import check_one_node, devices_per_node
+from latentlab.processes.devices import check_one_node, cores, devices_per_node
 
 VISIBLE, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
 
@@ -122,11 +122,4 @@ def threads(wanted: Need, n_jobs: int) -> dict[str, str]:
     sharing = n_jobs * wanted.ranks
     if sharing == 1 or THREADS in os.environ:
         return {}
-    return {THREADS: str(max(1, _cores() // sharing))}
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
+    return {THREADS: str(max(1, cores() // sharing))}
