@@ -46,8 +46,7 @@ def main(cfg: DictConfig) -> None:
         loggers = experiment.loggers(directory)
         training.begin(directory, cfg, job, config, done)
         with training.tracked(trainer, loggers, config):
-            with training.restoring(trainer, config["ckpt_path"], done[0]):
-                trainer.fit(module, data, ckpt_path=config["ckpt_path"], weights_only=True)
+            trainer.fit(module, data, ckpt_path=config["ckpt_path"], weights_only=True)
             best = training.best_checkpoint(directory)
             trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
             summary = report.conclude(trainer, directory, {**config["names"], "seed": config["seed"]})

@@ -13,9 +13,6 @@ class UserError(Exception):
 
     status: int = 1
 
-    def __str__(self) -> str:
-        return super().__str__().replace("\n", "\\n")  # a value of a foreign file may hold several lines
-
 
 class Diverged(UserError):
     """The bound became NaN or infinite during training."""

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 import subprocess
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -199,14 +198,6 @@ def test_a_damaged_id_and_a_damaged_summary(tmp_path, caplog):
     finish([second])
     assert first.version == second.version == (tmp_path / "wandb_run_id.txt").read_text().strip()
     assert [record.message for record in caplog.records if "summary.json is damaged" in record.message]
-
-
-def test_results_that_could_not_be_added_are_an_error(tmp_path):
-    finish([opened(tmp_path)])
-    shutil.rmtree(tmp_path / "wandb")
-    (tmp_path / "wandb").touch()
-    with pytest.raises(UserError, match="wandb=true: W&B failed"):
-        add_results(tmp_path, {"_target_": "latentlab.tracking.wandb.wandb_logger"}, {"test/nll": 1.0})
 
 
 def test_a_disabled_run_takes_everything(tmp_path, monkeypatch):

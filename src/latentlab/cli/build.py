@@ -14,11 +14,9 @@ from hydra.utils import instantiate
 from latentlab.cli.overrides import quoted
 from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
-from latentlab.run.config import leaves
 from latentlab.run.trust import SPECIAL, Trusted, check_names
 
 DATA_ROOT = "data"  # the default in conf/data/
-LARGEST_SIMULATION = 10_000_000
 
 
 def build(node: Any, **arguments: Any) -> Any:
@@ -97,27 +95,21 @@ def _called(call: "partial[Any]", where: str, later: bool) -> Any:
         ) from error
 
 
-def check_data(data: Mapping[str, Any], own_root: bool) -> None:
-    """Refuse saved data that would be downloaded into a new folder, or that would take much memory.
+def check_root(data: Mapping[str, Any]) -> None:
+    """Refuse a saved folder of data sets that does not exist, as data would be downloaded there.
 
     Args:
         data: the group `data` of a saved config.
-        own_root: True if the user gave `data.root`.
 
     Raises:
-        UserError: with the key.
+        UserError: if it is missing, and not the default.
     """
     root = data.get("root", DATA_ROOT)
-    if not own_root and root != DATA_ROOT and not Path(root).expanduser().is_dir():
+    if root != DATA_ROOT and not Path(root).expanduser().is_dir():
         raise UserError(
             f"data.root={root}: there is no such folder, and a saved config creates none: give data.root=DIR, "
             "or set LATENTLAB_DATA"
         )
-    for key, value in leaves(data.get("source", {}), "data.source"):
-        if isinstance(value, int) and value > LARGEST_SIMULATION and not key.endswith(".seed"):
-            raise UserError(
-                f"{key}={value}: a saved config simulates {LARGEST_SIMULATION:,} observations at most"
-            )
 
 
 def start_ranks(job: Any, trainer: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
 from latentlab.cli.bounds import within_checkpoint
-from latentlab.cli.build import build_saved, check_data, trusted
+from latentlab.cli.build import build_saved, check_root, trusted
 from latentlab.cli.checks import check_config, check_types
 from latentlab.cli.memory import check_evaluation
 from latentlab.cli.training import quieten_lightning
@@ -83,7 +83,8 @@ def rebuild(
     quieten_lightning()
     allowed = trusted(cfg.trust)
     moved: dict[str, Any] = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
-    check_data(config["data"], own_root=bool(moved))
+    if not moved:
+        check_root(config["data"])
     moved |= {"eval_batch_size": cfg.batch_size}
     with within_checkpoint("data", path):
         data = build_saved(config["data"], "data", allowed, DataModule, **moved)

@@ -33,7 +33,7 @@ from latentlab.callbacks import (
 from latentlab.callbacks.resuming import PLACE
 from latentlab.cli import resume
 from latentlab.cli.bounds import within_checkpoint
-from latentlab.cli.build import build, build_saved, check_data, trusted
+from latentlab.cli.build import build, build_saved, check_root, trusted
 from latentlab.cli.checks import check_config, check_types, check_underflow
 from latentlab.cli.command import handle
 from latentlab.cli.overrides import shell_word
@@ -130,7 +130,8 @@ def resumed(composed: Mapping[str, Any], overrides: Iterable[str]) -> Experiment
     check_types(config, SETTINGS)
     for part in PARTS:
         check_config(config[part], config[part], part)
-    check_data(config["data"], own_root=any(word.lstrip("+").startswith("data.root=") for word in overrides))
+    if not any(word.lstrip("+").startswith("data.root=") for word in overrides):
+        check_root(config["data"])
     return Experiment({**config, "ckpt_path": str(path)}, allowed)
 
 
@@ -206,29 +207,6 @@ def restore(module: LitModule, path: str | None) -> tuple[int, int | None]:
     state = read_checkpoint(path)
     load_state(module, state, path)
     return state["global_step"], state.get(PLACE, {}).get("rows")
-
-
-@contextmanager
-def restoring(trainer: pl.Trainer, path: str | None, steps: int) -> Iterator[None]:
-    """Explain the errors of a training that cannot be resumed because its checkpoint holds something else.
-
-    Args:
-        trainer: the trainer.
-        path: the checkpoint, None for a new run.
-        steps: the steps behind it.
-
-    Raises:
-        UserError: for an error before the first new step.
-    """
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        if path is None or trainer.global_step > steps:
-            raise
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"ckpt_path={path}: the training cannot be resumed from it ({reason}): take the run's other checkpoint"
-        ) from error
 
 
 def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, config: Mapping[str, Any]) -> None:
@@ -367,8 +345,7 @@ def _check_place(run: RunDirectory, config: Mapping[str, Any]) -> None:
             "or choose another hydra.run.dir"
         )
     if path is not None:
-        own = RunDirectory.of_checkpoint(path).config
-        state, known = read_checkpoint(path), read_config(own, needs={"names": dict, "trainer": dict})
+        state, known = read_checkpoint(path), read_config(RunDirectory.of_checkpoint(path).config)
         check_resumed(config, known, path)
         check_unfinished(run, config, known, state)
 

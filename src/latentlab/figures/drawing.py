@@ -153,11 +153,14 @@ def plain(axes: Axes) -> None:
 
 
 def save(drawn: Figure, path: Path, caption: str = "") -> Path:
-    """Write a figure as a PNG file with a small caption in its lower right corner."""
+    """Write a figure as a PNG, PDF or SVG file with a small caption in its lower right corner."""
     drawn.set_layout_engine(LAYOUT)
     FigureCanvasAgg(drawn)  # pyplot would keep every figure alive
     drawn.supxlabel(caption, x=0.99, ha="right", fontsize=7, color="0.4")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix != ".png":
+        drawn.savefig(path, facecolor="white")
+        return path
     pixels = BytesIO()
     drawn.savefig(pixels, dpi=DPI, facecolor="white")
     with replaced(path) as draft:

@@ -39,11 +39,26 @@ def differences(
         known: another config.
         free: keys that may differ, with all keys below them.
     """
-    one, other = _built_from(asked), _built_from(known)
+    one, other = built_from(asked), built_from(known)
     for key in {**one, **other}:
         values = one.get(key, ABSENT), other.get(key, ABSENT)
         if values[0] != values[1] and not is_among(key, free):
             yield (key, *values)
+
+
+def built_from(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a run is built from by dotted key, those of the module without `module.`."""
+    parts = BUILT_FROM if "module" in config else tuple(config)
+    values = {key: value for part in parts if part in config for key, value in leaves(config[part], part)}
+    if "module" in config and extends_cosine(config):
+        del values["module.scheduler.T_max"]
+    return {key.removeprefix("module."): value for key, value in values.items()}
+
+
+def users_key(key: str, config: Mapping[str, Any]) -> str:
+    """Return the key that a user gives for a setting of the module: prior.x instead of model.prior.x."""
+    inner = key.partition(".")[2]
+    return inner if inner.partition(".")[0] in config else key
 
 
 def is_among(key: str, keys: tuple[str, ...]) -> bool:
@@ -66,10 +81,7 @@ def check_resumed(config: Mapping[str, Any], known: Mapping[str, Any], ckpt_path
         if (before := known["names"].get(name, option)) != option:
             raise _refused(name, option, before, ckpt_path)
     for key, asked, before in differences(config, known, FREE):
-        inner = key.partition(".")[2]
-        # The user's key: prior.x instead of model.prior.x.
-        name = inner if inner.partition(".")[0] in config else key
-        raise _refused(name, asked, before, ckpt_path)
+        raise _refused(users_key(key, config), asked, before, ckpt_path)
 
 
 def extends_cosine(config: Mapping[str, Any]) -> bool:
@@ -100,17 +112,8 @@ def choose_checkpoint(place: Path) -> Path:
 
 
 def epochs_in(state: Mapping[str, Any]) -> int:
-    """Return the number of whole epochs behind a checkpoint.
-
-    Raises:
-        UserError: if the checkpoint does not say.
-    """
-    try:
-        return int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(
-            "the checkpoint does not hold the progress of its training: take another one"
-        ) from error
+    """Return the number of whole epochs behind a checkpoint."""
+    return int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
 def check_unfinished(
@@ -138,14 +141,6 @@ def check_unfinished(
             f"trainer.max_epochs={shown(most)}: {done} ({epochs} epochs): give a larger number to train on, such as "
             f"trainer.max_epochs={2 * epochs}"
         )
-
-
-def _built_from(config: Mapping[str, Any]) -> dict[str, Any]:
-    parts = BUILT_FROM if "module" in config else tuple(config)
-    values = {key: value for part in parts if part in config for key, value in leaves(config[part], part)}
-    if "module" in config and extends_cosine(config):
-        del values["module.scheduler.T_max"]
-    return {key.removeprefix("module."): value for key, value in values.items()}
 
 
 def _refused(name: str, asked: Any, known: Any, ckpt_path: str) -> UserError:

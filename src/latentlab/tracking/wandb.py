@@ -108,8 +108,6 @@ def add_results(directory: Path, settings: Mapping[str, Any], results: Mapping[s
     logger = wandb_logger(str(directory), **arguments)
     record_summary(logger, {name: value for name, value in results.items() if isinstance(value, int | float)})
     close(logger, 0)
-    if logger.failed:
-        raise UserError(f"wandb=true: W&B failed: repeat the command (the results are in {directory})")
 
 
 def _check_settings(given: Mapping[str, Any]) -> None:

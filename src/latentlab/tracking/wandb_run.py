@@ -45,9 +45,6 @@ class WandbRun(WandbLogger):
         given: arguments of `wandb.init`.
         keep_best: True to save the best checkpoint as an artifact.
         strict: True to end with an error if the run cannot be opened in this mode.
-
-    Attributes:
-        failed: True after a failure of W&B.
     """
 
     def __init__(
@@ -59,7 +56,7 @@ class WandbRun(WandbLogger):
         self._mode, self._given, self._strict = mode, given, strict
         self._summary: dict[str, Any] = {}
         self._sent: Counter[Row] = Counter()
-        self.failed = self._started = False
+        self._failed = False
 
     @property
     @rank_zero_experiment
@@ -70,33 +67,26 @@ class WandbRun(WandbLogger):
 
     def attempt(self, use: Callable[["Run"], Any]) -> None:
         """Use the run. If W&B fails, warn once and disable it."""
+        import wandb
+
         try:
             use(self.experiment)
         except UserError:
             raise
         except Exception as error:  # W&B raises errors of many kinds
-            self._fail(error)
+            if not self._failed:
+                log.warning("W&B failed (%s): the run continues, and metrics.csv is complete", _line(error))
+            self._failed = True
+            with suppress(Exception):
+                wandb.teardown()  # otherwise it prints a traceback when the process ends
+            self._experiment = wandb.init(mode="disabled")
 
     def start(self) -> None:
         """Open the run. Offline, its history is first made equal to metrics.csv. Online, W&B keeps the history."""
-        self._started = True
-        try:
-            missing = self._rewind() if self._mode == "offline" and self.directory.metrics.exists() else []
-        except OSError as error:
-            return self._fail(error)
+        missing = self._rewind() if self._mode == "offline" and self.directory.metrics.exists() else []
         self.attempt(lambda run: None)
         for metrics, step in missing:
             self.log_metrics(metrics, step)
-
-    def _fail(self, error: Exception) -> None:
-        import wandb
-
-        if not self.failed:
-            log.warning("W&B failed (%s): it is left out from here on", _line(error))
-        self.failed = True
-        with suppress(Exception):
-            wandb.teardown()  # otherwise it prints a traceback when the process ends
-        self._experiment = wandb.init(mode="disabled")
 
     def _rewind(self) -> list[tuple[dict[str, float], int]]:
         rows = logged(self.directory.metrics)
@@ -123,7 +113,7 @@ class WandbRun(WandbLogger):
         if self._experiment is None:
             return
         self._finish(exit_code)
-        if self.failed and self._started:
+        if self._failed:
             self._experiment = None
             self.start()
             self.summarise(self._summary)
@@ -147,11 +137,10 @@ class WandbRun(WandbLogger):
         try:
             return self._init(self._mode)
         except wandb.errors.Error as error:
-            if self._strict and not self.failed:
-                remedy = "logger.offline=true logs without the server"
-                raise UserError(f"logger=wandb: {_line(error)} ({remedy})") from error
-            if self._mode != "online":
-                raise
+            if self._strict or self._mode != "online":
+                raise UserError(
+                    f"logger=wandb: {_line(error)} (logger.offline=true logs without the server)"
+                ) from error
             log.warning("W&B: %s: logging offline instead", _line(error))
             self._mode = "offline"
             return self._init("offline")
@@ -186,7 +175,7 @@ class WandbRun(WandbLogger):
         if mode == "offline":
             # `wandb sync` replaces the summary by that of the latest record. Online, W&B restores it by itself.
             run.summary.update(_kept_summary(directory.wandb_summary))
-        if not self.failed:
+        if not self._failed:
             _announce(run, mode, directory)
         return run
 

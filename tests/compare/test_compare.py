@@ -1,18 +1,33 @@
-"""The figure that compares runs."""
+"""Figures and tables of several runs."""
 
+import json
 import runpy
 
 import pytest
 from matplotlib.image import imread
 from omegaconf import OmegaConf
 
-from latentlab.compare import bands, compare, main, read_run
+from latentlab.compare import curves, table
+from latentlab.compare.__main__ import main
+from latentlab.compare.curves import band
+from latentlab.compare.runs import collect
 from latentlab.errors import UserError
-from latentlab.run.directory import RunDirectory
+from latentlab.run.metrics import read_curve
+from latentlab.run.results import read_results
+
+PROTOCOL = "latentlab.protocols.Threshold"
 
 
-def write(folder, model="vae", seed=0, values=(-120.0, -110.0, -105.0), objective="elbo", components=1):
-    """Write a run with two training rows for each epoch and the test row at the end."""
+def write(
+    folder,
+    model="vae",
+    seed=0,
+    values=(-120.0, -110.0, -105.0),
+    objective="elbo",
+    components=1,
+    protocol=PROTOCOL,
+):
+    """Write a finished run with two training rows for each epoch and the test row at the end."""
     folder.mkdir(parents=True)
     config = {
         "seed": seed,
@@ -20,6 +35,7 @@ def write(folder, model="vae", seed=0, values=(-120.0, -110.0, -105.0), objectiv
         "data": {"seed": seed, "batch_size": 32},
         "logger": {"name": str(folder)},
         "prior": {"num_components": components},
+        "protocol": {"_target_": protocol},
     }
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     rows = ["epoch,step,train/elbo,val/elbo"]
@@ -30,11 +46,16 @@ def write(folder, model="vae", seed=0, values=(-120.0, -110.0, -105.0), objectiv
             f"{epoch},{10 * epoch + 5},,{value}",
         ]
     (folder / "metrics.csv").write_text("\n".join([*rows, f",99,,{values[-1]}"]) + "\n")
+    (folder / "summary.json").write_text(json.dumps({"test/elbo": values[-1], "model": model}))
     return folder
 
 
+def collected(folder, metric="val/elbo"):
+    return collect([folder], lambda run: read_curve(run.metrics, metric))[0]
+
+
 def found(folder, metric="val/elbo", first=1):
-    return bands([read_run(run, metric) for run in RunDirectory.find(folder)], first)
+    return [band(each, first) for each in collected(folder, metric)]
 
 
 def test_seeds_of_one_experiment_are_a_mean_with_a_band(tmp_path):
@@ -63,7 +84,7 @@ def test_a_label_has_only_the_differences(tmp_path):
     assert [band.label for band in found(tmp_path)] == ["vae, elbo", "vae, stl"]
     write(tmp_path / "c", objective="stl", components=9)
     assert [band.label for band in found(tmp_path)] == [
-        "vae, elbo",
+        "vae, elbo, prior.num_components=1",
         "vae, stl, prior.num_components=1",
         "vae, stl, prior.num_components=9",
     ]
@@ -78,9 +99,10 @@ def test_the_figure_has_a_line_and_a_band_for_each_experiment(tmp_path):
     for seed in (0, 1):
         write(tmp_path / f"a{seed}", seed=seed)
     write(tmp_path / "b", model="stl_vae")
-    (axes,) = compare([tmp_path]).axes
+    figure = curves(collected(tmp_path), "val/elbo")
+    (axes,) = figure.axes
     assert len(axes.lines) == len(axes.collections) == 2
-    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["vae: -105.00 ± 0.00 (2 seeds)", "stl_vae: -105.00"]
 
 
@@ -88,10 +110,13 @@ def test_the_figure_has_a_line_and_a_band_for_each_experiment(tmp_path):
     ("arguments", "words"),
     [
         ("none out=a.png", "no run here"),
+        ("unfinished out=a.png", "has not finished"),
         ("run out=a.png metric=val/elb", "choose metric= one of train/elbo, val/elbo"),
-        ("run", "--out"),
+        ("run", "out=FILE"),
+        ("run table=html", "markdown"),
+        ("run table=csv metric=test/nll", "choose of test/elbo"),
         ("out=a.png", "RUN"),
-        ("run out=a.pdf", "png"),
+        ("run out=a.txt", ".pdf"),
         ("run out=a.png first=x", "--first"),
         ("damaged out=a.png", "damaged"),
         ("empty out=a.png", "it lacks names"),
@@ -102,9 +127,54 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, arguments, words):
     write(tmp_path / "run")
     (write(tmp_path / "damaged") / "config.yaml").write_text("names: [")
     (write(tmp_path / "empty") / "config.yaml").write_text("{}")
+    (write(tmp_path / "unfinished") / "summary.json").unlink()
     with pytest.raises(UserError, match=words) as error:
         main(arguments.split())
     assert "\n" not in str(error.value)
+
+
+def test_runs_that_cannot_be_compared_are_named_and_left_out(tmp_path, capsys):
+    write(tmp_path / "whole")
+    (write(tmp_path / "running") / "summary.json").unlink()
+    (write(tmp_path / "cut") / "config.yaml").write_text("names: [")
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / "job.json").write_text("{}")
+    main([str(tmp_path), "table=csv"])
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 2
+    assert [
+        name in line for name, line in zip(("cut", "failed", "running"), shown.err.splitlines(), strict=True)
+    ]
+
+
+def test_bounds_of_different_protocols_are_drawn_with_a_remark(tmp_path, capsys):
+    write(tmp_path / "a")
+    write(tmp_path / "b", protocol="latentlab.protocols.Dynamic")
+    (axes,) = curves(collected(tmp_path), "val/elbo").axes
+    assert "digits dynamic" in axes.get_title() and "digits threshold" in axes.get_title()
+    assert [band.label for band in found(tmp_path)] == ["vae, threshold", "vae, dynamic"]
+    main([str(tmp_path), "table=csv"])
+    assert "cannot be compared" in capsys.readouterr().err
+
+
+def test_tables_have_mean_deviation_error_and_number(tmp_path):
+    for seed, value in enumerate((-105.0, -104.0, -103.0)):
+        write(tmp_path / f"model=vae,seed={seed}", seed=seed, values=[value])
+    write(tmp_path / "stl_50%", model="stl_vae", objective="stl")
+    experiments = collect([tmp_path], lambda run: read_results(run.summary))[0]
+    rows = table(experiments, (), "csv").splitlines()
+    assert rows[1] == f'"vae, elbo",3,-104.0,1.0,{1 / 3**0.5}'
+    assert rows[2] == '"stl_vae, stl",1,-105.0,,'
+    assert "| vae, elbo | 3 | −104.00 ± 1.00 (0.58) |" in table(experiments, (), "markdown")
+    latex = table(experiments, ["test/elbo"], "latex")
+    assert r"vae, elbo & 3 & $-$104.00 $\pm$ 1.00 (0.58) \\" in latex and r"stl\_vae" in latex
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "svg", "tex", "md", "csv"])
+def test_the_name_chooses_the_form(tmp_path, suffix):
+    out = tmp_path / "new" / f"elbo.{suffix}"
+    main([str(write(tmp_path / "run")), f"out={out}"])
+    assert out.stat().st_size > 0
 
 
 @pytest.mark.parametrize("out", [("out=figures/elbo.png",), ("--out", "figures/elbo.png", "--first", "2")])

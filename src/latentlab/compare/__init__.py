@@ -1,0 +1,6 @@
+"""Several runs in one figure or table: `python -m latentlab.compare RUN RUN ... out=FILE`."""
+
+from latentlab.compare.curves import curves
+from latentlab.compare.table import table
+
+__all__ = ["curves", "table"]

@@ -1,0 +1,97 @@
+"""`python -m latentlab.compare RUN RUN ... out=FILE`: a figure or a table of several runs.
+
+A RUN is a run directory, or a folder such as multirun/NAME with runs below it. Options may be given as `--out FILE` or
+`out=FILE`. Runs that cannot be compared are named on standard error and left out.
+"""
+
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from latentlab.cli.command import OneLineParser
+from latentlab.compare.curves import curves
+from latentlab.compare.runs import Experiment, collect, incomparable
+from latentlab.compare.table import FORMS, Results, table
+from latentlab.errors import UserError
+from latentlab.figures.drawing import save
+from latentlab.run.directory import RunDirectory
+from latentlab.run.metrics import read_curve
+from latentlab.run.results import read_results
+
+FIGURES = (".png", ".pdf", ".svg")
+TABLES = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
+
+
+def parse(words: Sequence[str]) -> Namespace:
+    """Parse the command line.
+
+    Raises:
+        UserError: for a mistake in it.
+    """
+    parser = OneLineParser(
+        prog="python -m latentlab.compare",
+        description="Draw a metric of several runs by epoch, or print a table of their results.",
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run directory, or a folder of runs"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="a figure (.png, .pdf, .svg) or a table (.csv, .md, .tex)"
+    )
+    parser.add_argument("--table", choices=FORMS, help="print a table")
+    parser.add_argument(
+        "--metric",
+        help="a column of metrics.csv (default val/elbo), or results for a table (test/elbo,test/nll)",
+    )
+    parser.add_argument("--first", type=int, default=1, metavar="EPOCH", help="the first epoch to draw")
+    given = parser.parse_args([re.sub(r"^(out|table|metric|first)=", r"--\1=", word) for word in words])
+    if given.out is None and given.table is None:
+        parser.error("give out=FILE or table=markdown")
+    if given.out is not None and given.out.suffix not in (*FIGURES, *TABLES):
+        parser.error(f"out={given.out}: the name must end in {', '.join((*FIGURES, *TABLES))}")
+    return given
+
+
+def main(words: Sequence[str]) -> None:
+    """Write the figure or the table, and print its path. Without a path, print the table.
+
+    Raises:
+        UserError: for a mistake in the command line, or if no run can be compared.
+    """
+    given = parse(words)
+    if given.out is not None and given.out.suffix in FIGURES:
+        metric = given.metric or "val/elbo"
+        drawn, left_out = collect(given.runs, lambda run: read_curve(run.metrics, metric))
+        _warn(drawn, left_out)
+        print(save(curves(drawn, metric, given.first), given.out))
+        return
+    found, left_out = collect(given.runs, _results)
+    _warn(found, left_out)
+    form = given.table or TABLES[given.out.suffix]
+    text = table(found, given.metric.split(",") if given.metric else (), form)
+    if given.out is None:
+        print(text, end="")
+    else:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(text)
+        print(given.out)
+
+
+def _results(run: RunDirectory) -> Results:
+    # The summary comes last: evaluate.py may have scored the same bound with other settings.
+    return {**read_results(run.evaluation), **read_results(run.summary)}
+
+
+def _warn(experiments: Sequence[Experiment[Any]], left_out: Sequence[str]) -> None:
+    for line in filter(None, [*left_out, incomparable(experiments)]):
+        print(line, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (UserError, OSError) as mistake:
+        sys.exit(f"error: {mistake}")

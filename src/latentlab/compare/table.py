@@ -1,0 +1,141 @@
+"""A table of results: mean, standard deviation and standard error over seeds, as text, CSV, Markdown or LaTeX."""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Any
+
+from latentlab.compare.runs import Experiment
+from latentlab.errors import UserError
+
+# The default columns are those of these that any run has.
+METRICS = ("test/elbo", "test/reconstruction", "test/kl", "test/nll", "test/bits_per_dim")
+
+Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    r"""A metric over the n seeds of an experiment.
+
+    Attributes:
+        n: the number of runs that have the metric.
+        mean: their mean.
+        deviation: the sample standard deviation s, None for one run.
+    """
+
+    n: int
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread | None":
+        """Return the spread of some values, or None without any."""
+        return cls(len(values), fmean(values), stdev(values) if len(values) > 1 else None) if values else None
+
+    @property
+    def error(self) -> float | None:
+        r"""The standard error $s / \sqrt n$ of the mean."""
+        return None if self.deviation is None else self.deviation / sqrt(self.n)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The metrics of an experiment, in the order of the columns."""
+
+    label: str
+    n: int
+    spreads: Sequence[Spread | None]
+
+
+def table(experiments: Sequence[Experiment[Results]], metrics: Sequence[str], form: str) -> str:
+    """Return a table with a row for each experiment.
+
+    Args:
+        experiments: the experiments, with their results by name.
+        metrics: names of results, or () for those of METRICS that any run has.
+        form: a key of FORMS.
+
+    Raises:
+        UserError: if no run has one of the metrics.
+    """
+    known = {name for each in experiments for run in each.runs for name in run.values}
+    chosen = metrics or [name for name in METRICS if name in known]
+    for name in chosen:
+        if name not in known:
+            raise UserError(
+                f"metric={name}: no run reports it; choose of {', '.join(sorted(_numbers(known)))}"
+            )
+    return FORMS[form](chosen, [_row(each, chosen) for each in experiments])
+
+
+def _numbers(names: Iterable[str]) -> list[str]:
+    return [name for name in names if "/" in name]
+
+
+def _row(experiment: Experiment[Results], metrics: Sequence[str]) -> Row:
+    found = [[run.values[name] for run in experiment.runs if name in run.values] for name in metrics]
+    return Row(experiment.label, len(experiment.runs), [Spread.of(values) for values in found])
+
+
+def _csv(metrics: Sequence[str], rows: Sequence[Row]) -> str:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    parts = ("n", "mean", "standard_deviation", "standard_error")
+    writer.writerow(["experiment", *(f"{name} {part}" for name in metrics for part in parts)])
+    writer.writerows([row.label, *(value for each in row.spreads for value in _values(each))] for row in rows)
+    return text.getvalue()
+
+
+def _values(spread: Spread | None) -> tuple[float | None, ...]:
+    return (
+        (0, None, None, None) if spread is None else (spread.n, spread.mean, spread.deviation, spread.error)
+    )
+
+
+def _markdown(metrics: Sequence[str], rows: Sequence[Row]) -> str:
+    body = [[row.label, str(row.n), *(_cell(each, "±") for each in row.spreads)] for row in rows]
+    lines = [["experiment", "n", *metrics], ["---", *["---:"] * (1 + len(metrics))], *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{LEGEND.format('±')}\n"
+
+
+def _latex(metrics: Sequence[str], rows: Sequence[Row]) -> str:
+    body = [
+        [_escaped(row.label), str(row.n), *(_cell(each, r"$\pm$") for each in row.spreads)] for row in rows
+    ]
+    lines = [["experiment", "$n$", *map(_escaped, metrics)], *body]
+    head, *rest = [" & ".join(line) + r" \\" for line in lines]
+    columns = "l" + "r" * (1 + len(metrics))
+    drawn = [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\hline",
+        head,
+        r"\hline",
+        *rest,
+        r"\hline",
+        r"\end{tabular}",
+    ]
+    return "\n".join([f"% {LEGEND.format('+-')}", *drawn]) + "\n"
+
+
+LEGEND = "mean {} standard deviation (standard error) over n seeds"
+FORMS: dict[str, Callable[[Sequence[str], Sequence[Row]], str]] = {
+    "csv": _csv,
+    "markdown": _markdown,
+    "latex": _latex,
+}
+
+
+def _cell(spread: Spread | None, sign: str) -> str:
+    if spread is None:
+        return "-"
+    mean = f"{spread.mean:.2f}".replace("-", "−" if sign == "±" else "$-$")
+    return mean if spread.error is None else f"{mean} {sign} {spread.deviation:.2f} ({spread.error:.2f})"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([_&%#$])", r"\\\1", text)
