@@ -165,12 +165,12 @@ def test_kills_of_a_trial(tmp_path):
     """The process of a search is killed within a trial, and the same command finishes the search."""
     arguments = ("-m", *SMALL, MLP, "figures=none", "sweep=optuna", "hydra.sweeper.n_trials=2", "logger=none")
     counted = Tally("trials of a search")
-    search(tmp_path, "uncut", arguments)
+    assert search(tmp_path, "uncut", arguments).status == 0
     for number in ("SIGKILL", "SIGTERM"):
         kill = f"number: {number}, event: batch, n: 25, to: 2, once: {tmp_path}/{number}"
         callback = f"+callbacks.kill={{_target_: tests.faults.killing.Kill, {kill}}}"
         assert search(tmp_path, number, (*arguments, callback)).status in (-9, 143)
-        search(tmp_path, number, (*arguments, callback))
+        assert search(tmp_path, number, (*arguments, callback)).status == 0
         for trial in trials(tmp_path / "uncut"):
             counted.count(number, differences(trial, tmp_path / number / trial.name))
     print(counted)
