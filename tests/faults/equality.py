@@ -19,8 +19,11 @@ COLUMNS = (*PARTS, "metrics.csv", "W&B")
 
 
 def differences(one: Path, other: Path) -> dict[str, list[str]]:
-    """Return what differs between two runs, by the column of the table. Times are left out."""
-    found: dict[str, list[str]] = {column: [] for column in COLUMNS}
+    """Return what differs between two runs, by the column of the table. Times are left out.
+
+    W&B is left out if it was not used.
+    """
+    found: dict[str, list[str]] = {column: [] for column in COLUMNS[:-1]}
     for name in ("best", "last"):
         a, b = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for run in (one, other))
         for column, parts in PARTS.items():

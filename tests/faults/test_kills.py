@@ -32,7 +32,7 @@ class Tally:
         self.found += [f"{kill}: {column}: {places[:3]}" for column, places in compared.items() if places]
 
     def __str__(self) -> str:
-        equal = "  ".join(f"{column} {self.equal[column]}" for column in COLUMNS)
+        equal = "  ".join(f"{column} {self.equal.get(column, '-')}" for column in COLUMNS)
         return f"{self.kind}: {self.kills} kills; equal to the uninterrupted run: {equal}"
 
 
@@ -167,7 +167,7 @@ def test_kills_of_a_trial(tmp_path):
     counted = Tally("trials of a search")
     assert search(tmp_path, "uncut", arguments).status == 0
     for number in ("SIGKILL", "SIGTERM"):
-        kill = f"number: {number}, event: batch, n: 8, to: 2, once: {tmp_path}/{number}"
+        kill = f"number: {number}, event: batch, n: 8, to: 2, once: {tmp_path}/{number}.once"
         callback = f"+callbacks.kill={{_target_: tests.faults.killing.Kill, {kill}}}"
         assert search(tmp_path, number, (*arguments, callback)).status in (-9, 143)
         assert search(tmp_path, number, (*arguments, callback)).status == 0
