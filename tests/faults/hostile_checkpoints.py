@@ -55,7 +55,7 @@ def raw(
     """Write a checkpoint with a pickle and more members."""
 
     def write(path: Path) -> None:
-        with zipfile.ZipFile(path, "w", compression) as archive:
+        with zipfile.ZipFile(path, "w", compression, compresslevel=1) as archive:
             archive.writestr("archive/data.pkl", content() if callable(content) else content)
             for name, value in {"version": b"3\n", "byteorder": b"little", **members}.items():
                 archive.writestr(f"archive/{name}", value)
