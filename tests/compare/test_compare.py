@@ -64,9 +64,9 @@ def test_seeds_of_one_experiment_are_a_mean_with_a_band(tmp_path):
         write(tmp_path / f"model=vae,seed={seed}", seed=seed, values=values)
     write(tmp_path / "stl", model="stl_vae", objective="stl")
     vae, stl = found(tmp_path)
-    assert (vae.label, vae.runs, vae.epochs) == ("vae", 3, [1, 2, 3])
+    assert (vae.label, vae.runs, vae.epochs) == ("vae, elbo", 3, [1, 2, 3])
     assert vae.means == [-119.0, -109.0, -104.0] and vae.errors == [1.0, 1.0, 1.0]
-    assert (stl.label, stl.runs, stl.errors) == ("stl_vae", 1, [0.0, 0.0, 0.0])
+    assert (stl.label, stl.runs, stl.errors) == ("stl_vae, stl", 1, [0.0, 0.0, 0.0])
 
 
 def test_a_band_has_the_epochs_that_all_seeds_reached(tmp_path):
