@@ -220,6 +220,11 @@ SWEPT = {
         "seed=1,x": "seed=x",
     },
     **{"model=vae,ppca": "protocol", "sed=1,2": "did you mean seed?", "chain=noising,noised_data": "chain"},
+    **{
+        "hydra.launcher.metric=nope": "hydra.launcher.metric=nope",
+        "data.val_size=5000,3": "data.val_size=5000",
+    },
+    **{"callbacks.best.monitor=val/elboo": "did you mean val/elbo?", "ckpt_path=nope.ckpt": "nope.ckpt"},
 }
 SEARCHED = {
     **{

@@ -1,5 +1,6 @@
 """The objects that a config describes, and the processes of a job on several devices."""
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -125,6 +126,7 @@ def start_ranks(job: Any, trainer: Mapping[str, Any]) -> bool:
     in_sweep = job.mode == RunMode.MULTIRUN and job.launcher._target_.endswith(".BasicLauncher")
     number = devices.ranks_to_start(trainer, in_sweep)
     if number:
+        os.chdir(job.runtime.cwd)  # hydra.job.chdir=true has left it
         ranks.run(rank_command(job), number)
     return number > 0
 

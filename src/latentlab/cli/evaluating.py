@@ -13,6 +13,7 @@ from latentlab.cli.bounds import within_checkpoint
 from latentlab.cli.build import build_saved, check_root, trusted
 from latentlab.cli.checks import check_config, check_types
 from latentlab.cli.memory import check_evaluation
+from latentlab.cli.paths import settle
 from latentlab.cli.training import quieten_lightning
 from latentlab.data.module import DataModule
 from latentlab.errors import UserError
@@ -45,6 +46,7 @@ def read(cfg: Any) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     Raises:
         UserError: for a setting out of range, or a checkpoint or config that cannot be read or is not trusted.
     """
+    settle(cfg)
     check_types(cfg, SETTINGS)
     if (cfg.run is None) == (cfg.ckpt_path is None):
         raise UserError("give one of run=RUN, a run directory, and ckpt_path=RUN/checkpoints/best.ckpt")
@@ -58,8 +60,8 @@ def read(cfg: Any) -> tuple[Path, dict[str, Any], dict[str, Any]]:
 
 def _checkpoints(cfg: Any) -> tuple[list[Path], str]:
     if cfg.run is None:
-        return [Path(cfg.ckpt_path).expanduser()], "ckpt_path"
-    path = Path(cfg.run).expanduser()
+        return [Path(cfg.ckpt_path)], "ckpt_path"
+    path = Path(cfg.run)
     if not path.exists():
         raise UserError(f"run={path}: there is no such run directory (it holds config.yaml and checkpoints/)")
     run = RunDirectory(path)

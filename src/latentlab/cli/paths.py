@@ -1,9 +1,10 @@
 """The settings that are paths. `~` is expanded in each, and a relative path starts where the command was started."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from latentlab.cli.overrides import quoted
 
@@ -21,21 +22,13 @@ def with_home(word: str) -> str:
     return quoted(found[1], Path(found[3]).expanduser()) if found else word
 
 
-def absolute(config: Mapping[str, Any], start: str | Path, keys: tuple[str, ...] = PATHS) -> dict[str, Any]:
-    """Return a copy of a resolved config with absolute paths.
+def settle(cfg: DictConfig) -> None:
+    """Expand `~` in every path of a composed config.
 
-    `hydra.job.chdir=true` runs a job in its run directory, where a relative path would mean another place.
-
-    Args:
-        config: the config.
-        start: the directory in which the command was started.
-        keys: the dotted keys of the paths.
+    `hydra.job.chdir=true` runs a job in its run directory, so relative paths become absolute too.
     """
-    return {key: _moved(key, value, Path(start), keys) for key, value in config.items()}
-
-
-def _moved(where: str, value: Any, start: Path, keys: tuple[str, ...]) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _moved(f"{where}.{key}", each, start, keys) for key, each in value.items()}
-    is_path = isinstance(value, str) and value and where in keys
-    return str(start / Path(value).expanduser()) if is_path else value
+    job = HydraConfig.get()
+    for key in PATHS:
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, str) and (job.job.chdir or value.startswith("~")):
+            OmegaConf.update(cfg, key, str(Path(job.runtime.cwd, Path(value).expanduser())))

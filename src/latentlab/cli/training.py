@@ -37,7 +37,7 @@ from latentlab.cli.build import build, build_saved, check_root, trusted
 from latentlab.cli.checks import check_config, check_types, check_underflow
 from latentlab.cli.command import handle
 from latentlab.cli.overrides import shell_word
-from latentlab.cli.paths import absolute
+from latentlab.cli.paths import settle
 from latentlab.cli.ranges import SETTINGS
 from latentlab.cli.rehearsal import rehearse
 from latentlab.cli.used import check_used
@@ -104,6 +104,7 @@ def compose(cfg: DictConfig, job: Any) -> Experiment:
     Raises:
         UserError: for the first mistake in it.
     """
+    settle(cfg)
     raw: Any = OmegaConf.to_container(cfg)
     if raw["resume"] is not None:
         return resumed(raw, job.overrides.task)
@@ -111,7 +112,7 @@ def compose(cfg: DictConfig, job: Any) -> Experiment:
     for key in ("resume", "trust"):
         del raw[key], config[key]
     check(raw, config, job.overrides.task)
-    return Experiment(absolute(config, job.runtime.cwd) if job.job.chdir else config)
+    return Experiment(config)
 
 
 def resumed(composed: Mapping[str, Any], overrides: Iterable[str]) -> Experiment:

@@ -16,6 +16,7 @@ from latentlab.cli.checks import check_call, check_config
 from latentlab.errors import UserError
 from latentlab.sweeps.jobs import directory, report
 from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status
+from latentlab.sweeps.jobs.rehearsal import check_reported, rehearse
 from latentlab.sweeps.jobs.runner import Runner
 
 # Overrides for the sweep itself, which its jobs do not get.
@@ -84,7 +85,18 @@ class Sweep:
         twice = [place for place, count in Counter(job.directory for job in jobs).items() if count > 1]
         if twice:
             raise UserError(f"{twice[0]}: two jobs of this sweep have this directory: give each value once")
+        self.rehearse(jobs, "hydra.launcher.metric", self.settings.metric)
         return jobs
+
+    def rehearse(self, jobs: Sequence[Job], key: str, metric: str | None) -> None:
+        """Check all that a run checks before it begins, and that some job reports the metric that `key` names.
+
+        Raises:
+            UserError: for the first mistake in any job.
+        """
+        metrics = rehearse(job.config for job in jobs)
+        if metric is not None and all(metrics):
+            check_reported(key, metric, frozenset().union(*metrics))
 
     def runner(self, total: int | None = None, metric: str | None = None) -> Runner:
         """Return a runner with the settings of this sweep.

@@ -156,6 +156,7 @@ class TrialJobs:
         corners = [self(self.space.overrides(params), place) for params in self.space.corners()]
         for job in corners:
             check_metric(metric, job.config)
+        self.sweep.rehearse(corners, "hydra.sweeper.metric", metric)
         return corners
 
 
