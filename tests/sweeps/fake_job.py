@@ -91,7 +91,7 @@ ENDS = {
     "once": once,
     "late": lambda folder: None,
     "early": lambda folder: os.kill(os.getpid(), signal.SIGKILL),
-    "nan": lambda folder: fail("the bound is nan at epoch 2", DIVERGED),
+    "diverge": lambda folder: fail("the bound is nan at epoch 2", DIVERGED),
     "raise": lambda folder: {}["key"],
     "hang": hang,
     "wait": lambda folder: time.sleep(100),

@@ -71,7 +71,7 @@ def test_outcomes_come_in_the_order_of_the_jobs(tmp_path):
     ("what", "status", "reason"),
     [
         ("crash", Status.FAILED, "training diverged/x is missing"),  # an exit status decides, not these words
-        ("nan", Status.DIVERGED, "the bound is nan at epoch 2"),
+        ("diverge", Status.DIVERGED, "the bound is nan at epoch 2"),
         ("raise", Status.FAILED, "KeyError: 'key'"),
         ("early", Status.FAILED, "signal 9"),
         ("empty", Status.FAILED, "summary.json"),

@@ -51,7 +51,7 @@ def test_the_plugins_are_light():
 
 def test_a_search_runs_each_trial_once_and_a_diverged_trial_counts(app, tmp_path):
     words = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=null")
-    words = (*words, "what=fine,nan", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep")
+    words = (*words, "what=fine,diverge", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep")
     done = run(app, *words)
     assert (done.status, done.err) == (0, ""), done.out
     assert "1 finished, 1 diverged" in done.out and "best: python train.py what=fine" in done.out
