@@ -17,6 +17,12 @@ QUICK = (
     "encoder.hidden=[16]",
 )
 PLAIN = ("logger=none",)
+# The models of the groups that a VAE lacks.
+MODELS = {
+    "denoiser": ["model=vdm"],
+    "noise_schedule": ["model=vdm"],
+    "step_size": ["model=bbvi_normal_gamma"],
+}
 
 # The words after QUICK, and the words that the line contains.
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -101,8 +107,16 @@ def generated() -> Iterator[Row]:
     for (kind, name), (chosen, _, where) in arguments().items():
         known = [spelled(value) for value in meaningful(kind, name)]
         for value in (word for word in map(spelled, VALUES) if word not in known):
-            words = (*PLAIN, *chosen, f"{where}.{name}={value}")
+            words = (*PLAIN, *relevant(chosen, where), f"{where}.{name}={value}")
             yield "number", "train.py", words, (name,)
+
+
+def relevant(chosen: tuple[str, ...], where: str) -> list[str]:
+    """The options that a key needs: that of its group, and a model that has the group."""
+    group = where.partition(".")[0]
+    models = [word for word in chosen if word.startswith("model=")] or MODELS.get(group, [])
+    others = [word for word in chosen if word.partition("=")[0] in (group, "chain") and word not in models]
+    return [word for word in (*models, *others) if not word.startswith("logger=")]
 
 
 def files(folder: Path) -> Iterator[Row]:
