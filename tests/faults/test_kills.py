@@ -63,8 +63,8 @@ def killed_and_resumed(
 
 def tally(home: Path, kind: str, arguments: tuple[str, ...], kills: str, to: int = 0) -> Tally:
     """Kill and resume a run at several places, separated by commas. Print the tally."""
-    uncut = train(home, "uncut", *arguments)
-    assert uncut.status == 0, uncut
+    if not (home / "uncut").exists():
+        assert train(home, "uncut", *arguments).status == 0
     counted = Tally(kind)
     for kill in kills.split(", "):
         counted.count(kill, killed_and_resumed(home, arguments, kill, to))
@@ -162,7 +162,7 @@ def test_kills_of_two_ranks(tmp_path):
 @pytest.mark.faults
 def test_kills_of_a_trial(tmp_path):
     """The process of a search is killed within a trial, and the same command finishes the search."""
-    arguments = ("-m", *SMALL, MLP, "figures=none", "sweep=optuna", "hydra.sweeper.n_trials=2", "logger=none")
+    arguments = ("-m", *SMALL, MLP, "figures=none", "sweep=optuna", "hydra.sweeper.n_trials=1", "logger=none")
     counted = Tally("trials of a search")
     assert search(tmp_path, "uncut", arguments).status == 0
     for number in ("SIGKILL", "SIGTERM"):
