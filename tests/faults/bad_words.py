@@ -85,7 +85,7 @@ QUOTES = {
     "hydra.run.dir=a&b": "'hydra.run.dir=\"a&b\"'",
     "hydra.run.dir=x~y": "'hydra.run.dir=\"x~y\"'",
     "hydra.run.dir=a=b": "'hydra.run.dir=\"a=b\"'",
-    "hydra.run.dir=it's": '"hydra.run.dir=',
+    "hydra.run.dir=it's": "quote the value",
     "hydra.run.dir=${": "'hydra.run.dir=\"${\"'",
     "hydra.run.dir='a": "'hydra.run.dir=\"a\"'",
     "hydra.run.dir=a!": "'hydra.run.dir=\"a!\"'",

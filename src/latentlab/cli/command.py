@@ -66,12 +66,12 @@ class MadeDirectories(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         # ${hydra:...} reads the current HydraConfig, which Hydra sets a moment later.
         HydraConfig.instance().set_config(config)
-        with suppress(OmegaConfBaseException):  # Hydra reports it
+        with suppress(OmegaConfBaseException, OSError):  # Hydra reports it
             self._note(config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config.copy())  # it makes the config read-only
-        with suppress(OmegaConfBaseException):
+        with suppress(OmegaConfBaseException, OSError):
             self._note(config.hydra.sweep.dir)
 
     @classmethod

@@ -1,7 +1,7 @@
 """Words that Hydra cannot read, and names that other programs use, each with the word to type instead."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -102,7 +102,7 @@ def unreadable(word: str, before: str = "", after: Sequence[str] = ()) -> str:
     return f"{word}: {_value_remedy(key, value)}"
 
 
-def dashed(word: str, after: Sequence[str], known: Iterable[str]) -> str:
+def dashed(word: str, after: Sequence[str], known: Sequence[str]) -> str:
     """Explain an option that Hydra does not have, such as `--epochs 10`."""
     key, equals, value = word.lstrip("-").partition("=")
     if not equals and after and not re.search(r"=|^-", after[0]):
@@ -111,7 +111,8 @@ def dashed(word: str, after: Sequence[str], known: Iterable[str]) -> str:
     target = ELSEWHERE.get(name.lower(), name)
     if "=" not in target:
         target = f"{target}={value or '...'}"
-    [close] = get_close_matches(word.partition("=")[0], list(known), n=1, cutoff=0.75) or [""]
+    is_setting = name.lower() in ELSEWHERE or "." in name or group_options(name)
+    close = "" if is_setting else "".join(get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.75))
     remedy = f"did you mean {close}?" if close else f"settings have no dashes: type {shell(target)}"
     return f"{word}: no such option; {remedy}"
 

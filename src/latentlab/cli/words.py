@@ -79,6 +79,8 @@ def read_words(words: Sequence[str], script: str) -> list[str]:
     overrides = [mistyped.read(word, before, rest[index + 1 :]) for index, (before, word) in enumerate(pairs)]
     found = Words(options, typed, overrides)
     check_values(found)
+    if script == "evaluate":
+        check_added(found)
     check_once(found)
     check_mode(found)
     return [*typed, *rest]
@@ -160,6 +162,17 @@ def check_values(words: Words) -> None:
     for each in words.overrides:
         _check_value(each)
         _check_hydra(each)
+
+
+def check_added(words: Words) -> None:
+    """Refuse further keys, which evaluate.py does not read.
+
+    Raises:
+        UserError: for the first one.
+    """
+    for each in words.overrides:
+        if str(each.input_line).startswith("+") and not _belongs(each.key_or_group, ("hydra",)):
+            raise UserError(f"{each.input_line}: evaluate.py has no such setting (--help lists them)")
 
 
 def check_once(words: Words) -> None:
