@@ -84,7 +84,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "callbacks.best.monitor=elbo": ("callbacks.best.monitor=elbo", "did you mean"),
     "+model.x_shape=[1,32,32]": ("model.x_shape=[1, 32, 32]", "+model.x_shape=[1,28,28]"),
     "+model.x_shape=[784]": ("model.x_shape=[784]",),
-    "likelihood=gaussian_fixed data=continuous_digits likelihood.variance=1e-300": (
+    "likelihood=gaussian_fixed data=continuous_digits protocol=dequantised likelihood.variance=1e-300": (
         "likelihood.variance",
         "extreme",
     ),
