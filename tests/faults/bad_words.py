@@ -380,21 +380,6 @@ OTHER_MODELS = {
         "model=vdm objective=iwae": "objective=vlb",
     },
 }
-TWICE = {
-    **{
-        "seed=1 seed=2": "seed is given twice",
-        "seed=1 seed=1": "seed is given twice",
-        "prior=mog prior=vamp": "prior is given twice",
-    },
-    **{
-        "seed=1 ++seed=2": "seed is given twice",
-        "optimizer.lr=1 optimizer.lr=2": "optimizer.lr is given twice",
-    },
-    **{
-        "~optimizer.lr optimizer.lr=2": "optimizer.lr is given twice",
-        "hydra.run.dir=a hydra.run.dir=b": "hydra.run.dir is given twice",
-    },
-}
 DELETED = (
     *(
         "~data",
@@ -481,7 +466,6 @@ EVALUATED = {
     },
     **{
         "ckpt_path=a=b.ckpt": 'ckpt_path="a=b.ckpt"',
-        "ckpt_path=x ckpt_path=y": "given twice",
         "x.ckpt": "ckpt_path",
         "run=nope": "nope",
     },
@@ -525,7 +509,6 @@ def rows() -> Iterator[Bad]:
     yield from _trained("setting of Hydra", HYDRA)
     yield from _trained("no effect", IDLE)
     yield from _trained("another model", OTHER_MODELS, split=True, common=("logger=none",))
-    yield from _trained("given twice", TWICE, split=True)
     yield from _trained("left out", {word: word.strip("~").partition("=")[0] for word in DELETED})
     yield from _trained("value of a group", GROUP_VALUES, common=QUICK[1:])
     yield from _trained("path", PATHS)

@@ -81,7 +81,6 @@ def read_words(words: Sequence[str], script: str) -> list[str]:
     check_values(found)
     if script == "evaluate":
         check_added(found)
-    check_once(found)
     check_mode(found)
     return [*typed, *rest]
 
@@ -190,6 +189,7 @@ def check_once(words: Words) -> None:
         first[place] = each
 
 
+=======
 def check_mode(words: Words) -> None:
     """Refuse a setting of a sweep in a single run, and the reverse.
 
