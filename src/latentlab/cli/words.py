@@ -174,22 +174,6 @@ def check_added(words: Words) -> None:
             raise UserError(f"{each.input_line}: evaluate.py has no such setting (--help lists them)")
 
 
-def check_once(words: Words) -> None:
-    """Refuse a key that is given twice.
-
-    Raises:
-        UserError: for the first one.
-    """
-    first: dict[tuple[str, str | None], Override] = {}
-    for each in words.overrides:
-        place = (each.key_or_group, each.package)
-        if place in first:
-            both = f"{first[place].input_line} and {each.input_line}"
-            raise UserError(f"{each.key_or_group} is given twice, as {both}: leave one out")
-        first[place] = each
-
-
-=======
 def check_mode(words: Words) -> None:
     """Refuse a setting of a sweep in a single run, and the reverse.
 
