@@ -145,7 +145,7 @@ def test_each_process_draws_different_latents():
     draws = []
     for rank in (0, 1, 2, 1):
         torch.manual_seed(5)  # as every process does, for the same weights
-        ResumeState().on_train_start(SimpleNamespace(global_rank=rank, world_size=3), None)
+        ResumeState().on_train_start(SimpleNamespace(global_rank=rank, world_size=3, should_stop=False), None)
         draws.append(torch.randn(()).item())
     torch.manual_seed(5)
     assert draws[0] == torch.randn(()).item()  # the first process, or the only one, does not change its seed

@@ -41,7 +41,7 @@ def full(tmp_path_factory):
                 "-m model=vae,mog_vae seed=",
             ],
         ),
-        ("evaluate.py", ["ckpt_path=RUN/checkpoints/best.ckpt", "nll.samples=5000", "output_dir=DIR"]),
+        ("evaluate.py", ["run=RUN", "ckpt_path=FILE", "nll.samples=5000", "output_dir=DIR"]),
     ],
 )
 def test_help_is_written_for_this_project_and_imports_no_torch(tmp_path, script, words, monkeypatch):

@@ -175,7 +175,8 @@ class FewDigits(Digits):
 def test_a_resumed_run_needs_the_pretrained_vae_no_more(tmp_path):
     whole = {"x_shape": (1, 28, 28)}
     vae = VAE(prior=StandardNormalPrior, **PARTS | whole)
-    torch.save({"state_dict": {f"model.{k}": v for k, v in vae.state_dict().items()}}, tmp_path / "vae.ckpt")
+    weights = {f"model.{k}": v for k, v in vae.state_dict().items()}
+    torch.save({"state_dict": weights, "global_step": 0, "epoch": 0}, tmp_path / "vae.ckpt")
     options = {"accelerator": "cpu", "devices": 1, "logger": False, "num_sanity_val_steps": 0}
     options |= {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from commands import QUICK, ROOT, Finished, call, command, environment, refusal, start
+from commands import QUICK, ROOT, Finished, call, command, environment, start
 from launchers import slurm, until
 from omegaconf import OmegaConf
 
@@ -146,7 +146,10 @@ def test_a_rank_that_is_killed_in_training_ends_the_job(tmp_path):
         assert time.monotonic() - begun < 60
     finally:
         job.kill()
-    assert refusal(done) == "error: rank 1 of 2 was killed by SIGKILL, and the job ended with it"
+    assert done.status == 1 and done.err.splitlines() == [
+        "error: rank 1 of 2 was killed by SIGKILL, and the job ended with it",
+        f"resume: python train.py resume={tmp_path}/run",
+    ]
 
 
 def children(pid):

@@ -8,13 +8,15 @@ from pytorch_lightning import Callback
 
 
 class Crash(Callback):
-    """Raises at the start of an epoch."""
+    """Raises at the start of an epoch, once in a run directory."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
 
     def on_train_epoch_start(self, trainer, pl_module):
-        if trainer.current_epoch == self.epoch:
+        crashed = Path(trainer.default_root_dir, "crashed")
+        if trainer.current_epoch == self.epoch and not crashed.exists():
+            crashed.touch()
             raise RuntimeError("on purpose")
 
 

@@ -81,10 +81,17 @@ def test_what_the_panels_name_is_logged(tmp_path, capsys):
     """A run that crashes in its second epoch is resumed and evaluated."""
     folder = tmp_path / "run"
     arguments = (*RUN, f"hydra.run.dir={folder}", "logger.log_model=best")
+    arguments += ("+callbacks.crash={_target_:failing.Crash,epoch:1}",)
     with pytest.raises(RuntimeError, match="on purpose"):
-        call("train.py", *arguments, "+callbacks.crash={_target_:failing.Crash,epoch:1}")
+        call("train.py", *arguments)
     assert call("train.py", *arguments, f"ckpt_path={folder}/checkpoints/last.ckpt").status == 0
-    scored = call("evaluate.py", f"ckpt_path={folder}/checkpoints/best.ckpt", "wandb=true", "nll.samples=2")
+    scored = call(
+        "evaluate.py",
+        f"ckpt_path={folder}/checkpoints/best.ckpt",
+        "wandb=true",
+        "nll.samples=2",
+        "trust=[failing]",
+    )
     assert scored.status == 0, scored.err
     crashed, resumed, evaluated = runs(folder)
     ends = logged([crashed, resumed, evaluated], capsys)

@@ -9,10 +9,9 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
-from latentlab.cli.bounds import within_checkpoint
 from latentlab.cli.build import build_saved, check_root, trusted
 from latentlab.cli.checks import check_config, check_types
-from latentlab.cli.memory import check_evaluation
+from latentlab.cli.memory import check_evaluation, within_checkpoint
 from latentlab.cli.paths import settle
 from latentlab.cli.training import quieten_lightning
 from latentlab.data.module import DataModule

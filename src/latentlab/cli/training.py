@@ -32,10 +32,10 @@ from latentlab.callbacks import (
 )
 from latentlab.callbacks.resuming import PLACE
 from latentlab.cli import resume
-from latentlab.cli.bounds import within_checkpoint
 from latentlab.cli.build import build, build_saved, check_root, trusted
 from latentlab.cli.checks import check_config, check_types, check_underflow
 from latentlab.cli.command import handle
+from latentlab.cli.memory import within_checkpoint
 from latentlab.cli.overrides import shell_word
 from latentlab.cli.paths import settle
 from latentlab.cli.ranges import SETTINGS
