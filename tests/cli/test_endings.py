@@ -1,7 +1,9 @@
 """Runs of a sweep, runs that resume, and runs that end early."""
 
 import csv
+import shlex
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -136,3 +138,40 @@ def test_a_crash_prints_its_traceback_and_then_how_to_resume(tmp_path, monkeypat
     # Python prints the notes of an exception after its traceback.
     monkeypatch.undo()
     assert call("train.py", f"resume={tmp_path}/run 1").status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("callbacks=mine", "python train.py --config-dir={home} resume={home}/run"),
+        (
+            "+callbacks.own._target_=of_a_user.Quiet",
+            "LATENTLAB_TRUST=of_a_user python train.py resume={home}/run",
+        ),
+        ("encoder.activation._target_=torch.nn.Hardsigmoid", "python train.py resume={home}/run"),
+        ("+callbacks.own._target_=pytorch_lightning.Callback", "ckpt_path={home}/run/checkpoints/last.ckpt"),
+    ],
+)
+def test_the_printed_command_resumes_a_run_with_other_classes(tmp_path, monkeypatch, words, expected):
+    """With classes of the user, listed ones of a library, and others of it."""
+    source = "from pytorch_lightning import Callback\n\n\nclass Quiet(Callback): ...\n"
+    (tmp_path / "of_a_user.py").write_text(source)
+    (tmp_path / "callbacks").mkdir()
+    (tmp_path / "callbacks" / "mine.yaml").write_text("defaults: [none]\nown:\n  _target_: of_a_user.Quiet\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = [f"--config-dir={tmp_path}"] if words == "callbacks=mine" else []
+
+    def crash(*arguments: object, **more: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError) as crashed:
+        patch.setattr("latentlab.cli.report.conclude", crash)
+        call("train.py", *own, *QUICK, words, f"hydra.run.dir={tmp_path}/run")
+    [note] = crashed.value.__notes__
+    assert expected.format(home=tmp_path) in note
+    variables, _, resumed = note.removeprefix("resume: ").partition("python train.py ")
+    for name, _, value in (each.partition("=") for each in variables.split()):
+        monkeypatch.setenv(name, value)
+    done = call("train.py", *shlex.split(resumed))
+    assert done.status == 0, done.err
+    sys.modules.pop("of_a_user", None)

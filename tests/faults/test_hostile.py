@@ -1,6 +1,7 @@
 """Runs from an attacker execute nothing, and are refused with one line in little memory and time."""
 
 import hostile
+import hostile_configs
 import pytest
 
 # The warm interpreter alone has about 700 MB, and a good run is evaluated within 100 MB more.
@@ -22,8 +23,9 @@ def test_a_hostile_run_is_refused(name):
 
 def test_the_canary_sings(tmp_path):
     """A case that executes something is found out."""
-    command = ("evaluate.py", "run={run}", "trust=[os,posix]")
-    attack = hostile.attack(hostile.CASES["posix.system in data.protocol"], command, tmp_path)
+    command = ("evaluate.py", "run={run}", "trust=tests.faults.singing")
+    spoil = hostile_configs.config(data__protocol={"_target_": "tests.faults.singing.sing"})
+    attack = hostile.attack(spoil, command, tmp_path)
     assert attack.executed != []
 
 

@@ -148,3 +148,9 @@ def test_file_system_without_locks_is_named(tmp_path, monkeypatch, caplog):
     with RunDirectory(tmp_path).lock():
         pass
     assert str(tmp_path) in caplog.text
+
+
+def test_a_checkpoint_in_the_working_directory_has_a_run(tmp_path, monkeypatch):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run" / "checkpoints")
+    assert RunDirectory.of_checkpoint("best.ckpt").path == tmp_path / "run"

@@ -19,9 +19,11 @@ TRUSTED = Trusted.of([CONF])
         "latentlab.models.vae.VAE",
         "latentlab.figures.samples",
         "torch.nn.ReLU",
+        "torch.nn.Hardsigmoid",
         "torch.optim.Adam",
         "torch.optim.lr_scheduler.StepLR",
         "pytorch_lightning.callbacks.EarlyStopping",
+        "pytorch_lightning.callbacks.RichModelSummary",
         "zuko.flows.NSF",
     ],
 )
@@ -62,7 +64,8 @@ def test_nothing_else_is(target, wrap):
     with pytest.raises(UserError) as caught:
         TRUSTED.check(wrap({"_target_": target, "_partial_": True}), "module")
     line = str(caught.value)
-    assert f"_target_={target}" in line and "trust=[" in line and f"{VARIABLE}=" in line
+    assert f"_target_={target}" in line and "must be listed" in line
+    assert "trust=[" not in line and VARIABLE not in line  # no advice to trust what an attacker names
 
 
 def test_untrusted_modules_are_not_imported():
@@ -95,16 +98,36 @@ def mine(tmp_path, monkeypatch):
 
 def test_a_user_trusts_a_module(mine, monkeypatch):
     node = {"_target_": "mine.Layer"}
-    with pytest.raises(UserError, match="mine"):
+    with pytest.raises(UserError, match=rf"trust=\[mine\].*{VARIABLE}=mine"):
         build_saved(node, "module", TRUSTED)
     assert "mine" not in sys.modules
-    by_option = Trusted.of([CONF], ["other", "mine"])
+    by_option = Trusted.of([CONF], ["mine"])
     monkeypatch.setenv(VARIABLE, " other, mine ")
     for trusted in (by_option, Trusted.of([CONF])):
         assert type(build_saved(node, "module", trusted)).__name__ == "Layer"
         for target in ("mine.system", "mine.Missing", "mineral.Layer"):
             with pytest.raises(UserError, match=target):
                 build_saved({"_target_": target}, "module", trusted)
+
+
+@pytest.mark.parametrize("name", ["torch", "torch.hub", "os", "builtins", "latentlab", "hydra.utils"])
+def test_libraries_are_not_trusted(name, monkeypatch):
+    with pytest.raises(UserError, match=f"^{name} cannot be trusted"):
+        Trusted.of([CONF], [name])
+    monkeypatch.setenv(VARIABLE, name)
+    with pytest.raises(UserError, match=f"^{name} cannot be trusted"):
+        Trusted.of([CONF])
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere.at_all", ".x", ""])
+def test_a_trusted_module_exists(name):
+    with pytest.raises(UserError, match="there is no module"):
+        Trusted.of([CONF], [name])
+
+
+def test_the_targets_that_need_trust():
+    nodes = {"a": {"_target_": "torch.nn.ReLU"}, "b": [{"_target_": "mine.Layer"}, {"_target_": None}]}
+    assert list(TRUSTED.unlisted(nodes, "module")) == ["mine.Layer"]
 
 
 def test_an_object_is_built_from_plain_data():

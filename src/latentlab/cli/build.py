@@ -32,7 +32,7 @@ def build(node: Any, **arguments: Any) -> Any:
         return instantiate(node, _convert_="all", **arguments)
 
 
-def trusted(modules: Iterable[str] = ()) -> Trusted:
+def trusted(modules: str | Iterable[str] = ()) -> Trusted:
     """Return the targets that a saved config may name in this command.
 
     These are the targets in the config folders of the command, the listed classes of libraries, and the modules that
@@ -42,7 +42,8 @@ def trusted(modules: Iterable[str] = ()) -> Trusted:
         modules: modules trusted on the command line, besides those of LATENTLAB_TRUST.
     """
     sources = HydraConfig.get().runtime.config_sources
-    return Trusted.of([Path(each.path) for each in sources if each.schema == "file"], modules)
+    folders = [Path(each.path) for each in sources if each.schema == "file"]
+    return Trusted.of(folders, [modules] if isinstance(modules, str) else modules)
 
 
 def build_saved(node: Any, where: str, trusted: Trusted, kind: type = object, **arguments: Any) -> Any:

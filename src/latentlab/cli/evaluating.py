@@ -33,7 +33,7 @@ SETTINGS = {
     "figures.draw": bool,
     "wandb": bool,
     "accelerator": Literal["auto", "cpu", "gpu"],
-    "trust": Sequence[str],
+    "trust": str | Sequence[str],
 }
 
 

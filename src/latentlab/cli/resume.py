@@ -9,16 +9,22 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from latentlab.cli.overrides import quoted
+from latentlab.cli.overrides import quoted, shell, shell_word
 from latentlab.errors import UserError, did_you_mean
+from latentlab.run.checkpoints import BUILT
 from latentlab.run.config import leaves, shown
 from latentlab.run.directory import RunDirectory
 from latentlab.run.resuming import DEVICES, FREE, extends_cosine, is_among
+from latentlab.run.trust import VARIABLE, Trusted, is_library, locate
 
 Config = dict[str, Any]
+# The parts of a config that are built.
+PARTS = (*BUILT, "trainer", "logger")
+RESUME = re.compile(r"[+]*resume=")
 # Keys of the command itself, which are not settings of the run.
 OWN = ("resume", "trust", "debug")
 NEW = "a resumed run keeps its own settings: leave it out, or start a new run"
@@ -32,7 +38,7 @@ def expand(words: Sequence[str]) -> list[str]:
     Raises:
         UserError: if there is no such run, or for words that a resumed run cannot have.
     """
-    places = [word.partition("=")[2] for word in words if re.match(r"[+]*resume=", word)]
+    places = [word.partition("=")[2] for word in words if RESUME.match(word)]
     if not places or places[-1] in ("", "null"):
         return list(words)
     place = Path(_text(places[-1])).expanduser().absolute()
@@ -43,7 +49,7 @@ def expand(words: Sequence[str]) -> list[str]:
         raise UserError(
             f"--cfg: the settings of a resumed run are in {run.config}: leave out --cfg or resume="
         )
-    others = [word for word in words if not re.match(r"[+]*resume=", word)]
+    others = [word for word in words if not RESUME.match(word)]
     kept = [each for word in others for each in _prepared(word, run)]
     return [*kept, quoted("resume", place), quoted("hydra.run.dir", run.path)]
 
@@ -71,6 +77,44 @@ def merge(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Iter
         for scheduler in (config["scheduler"], config["module"]["scheduler"]):
             scheduler["T_max"] = config["trainer"]["max_epochs"]
     return config
+
+
+def command(run: RunDirectory, config: Mapping[str, Any]) -> str:
+    """Return the command that resumes a run, for a shell.
+
+    A class of the user comes with its config folder or with the trust in its module. A run with another class of a
+    library is resumed by its first command, whose config is not a saved one.
+
+    Args:
+        run: the run directory.
+        config: the config of the run.
+    """
+    job = HydraConfig.get()
+    folders = {each.provider: Path(each.path) for each in job.runtime.config_sources if each.schema == "file"}
+    needed, words = _unlisted([folders["main"]], config), ["python train.py"]
+    if needed and "command-line" in folders:
+        needed = _unlisted(folders.values(), config)
+        words.append(shell(f"--config-dir={folders['command-line']}"))
+    if any(map(is_library, needed)) and not any(map(RESUME.match, job.overrides.task)):
+        return " ".join([*words, *_first_words(run, job.overrides.task)])
+    if needed:
+        words.insert(0, f"{VARIABLE}={','.join(needed)}")
+    return " ".join([*words, shell_word("resume", run.path)])
+
+
+def _unlisted(folders: Iterable[Path], config: Mapping[str, Any]) -> list[str]:
+    trusted = Trusted.listed(folders)
+    targets = {target for part in PARTS for target in trusted.unlisted(config[part], part)}
+    # A package may offer a class that one of its modules defines.
+    return sorted(
+        {name for each in targets for name in (each.rpartition(".")[0], locate(each, "").__module__)}
+    )
+
+
+def _first_words(run: RunDirectory, overrides: Iterable[str]) -> list[str]:
+    words = [shell(word) for word in overrides if not word.startswith("ckpt_path=")]
+    checkpoint = run.resumable_checkpoint() or run.last_checkpoint
+    return [*words, shell_word("ckpt_path", checkpoint), shell_word("hydra.run.dir", run.path)]
 
 
 def _text(value: str) -> str:

@@ -36,7 +36,6 @@ from latentlab.cli.build import build, build_saved, check_root, trusted
 from latentlab.cli.checks import check_config, check_types, check_underflow
 from latentlab.cli.command import handle
 from latentlab.cli.memory import within_checkpoint
-from latentlab.cli.overrides import shell_word
 from latentlab.cli.paths import settle
 from latentlab.cli.ranges import SETTINGS
 from latentlab.cli.rehearsal import rehearse
@@ -45,7 +44,7 @@ from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import LitModule
 from latentlab.processes import devices
-from latentlab.run.checkpoints import BUILT, config_of, load_state, read_checkpoint
+from latentlab.run.checkpoints import config_of, load_state, read_checkpoint
 from latentlab.run.config import read_config, write_config
 from latentlab.run.directory import RunDirectory
 from latentlab.run.files import write_text
@@ -55,9 +54,7 @@ from latentlab.run.trust import Trusted
 from latentlab.tracking.csv_logger import CSVMetrics
 from latentlab.tracking.record import finish, start
 
-# The parts of a config that are built.
-PARTS = (*BUILT, "trainer", "logger")
-KINDS = dict(zip(PARTS, (LitModule, DataModule, pl.Callback, pl.Trainer, Logger), strict=True))
+KINDS = dict(zip(resume.PARTS, (LitModule, DataModule, pl.Callback, pl.Trainer, Logger), strict=True))
 
 
 @dataclass(frozen=True)
@@ -125,11 +122,11 @@ def resumed(composed: Mapping[str, Any], overrides: Iterable[str]) -> Experiment
     Raises:
         UserError: for a run that cannot be resumed, or the first override that it cannot have.
     """
-    check_types(composed, {"trust": Sequence[str]})
+    check_types(composed, {"trust": str | Sequence[str]})
     allowed, path = trusted(composed["trust"]), choose_checkpoint(Path(composed["resume"]))
-    config = resume.merge(config_of(path, allowed, PARTS), composed, overrides)
+    config = resume.merge(config_of(path, allowed, resume.PARTS), composed, overrides)
     check_types(config, SETTINGS)
-    for part in PARTS:
+    for part in resume.PARTS:
         check_config(config[part], config[part], part)
     if not any(word.lstrip("+").startswith("data.root=") for word in overrides):
         check_root(config["data"])
@@ -163,14 +160,14 @@ def owned(directory: Path, config: Mapping[str, Any]) -> Iterator[None]:
     """
     run = RunDirectory(directory)
     alone = os.environ.get(devices.PARENT) is None and devices.rank(config["trainer"]) == 0
-    with run.lock() if alone else nullcontext(), resumable(run) if alone else nullcontext():
+    with run.lock() if alone else nullcontext(), resumable(run, config) if alone else nullcontext():
         if alone:
             _check_place(run, config)
         yield
 
 
 @contextmanager
-def resumable(run: RunDirectory) -> Iterator[None]:
+def resumable(run: RunDirectory, config: Mapping[str, Any]) -> Iterator[None]:
     """Add the command that resumes the run to an exception, if the run has begun and has a checkpoint."""
     before = _version(run.config)
     try:
@@ -179,7 +176,7 @@ def resumable(run: RunDirectory) -> Iterator[None]:
         raise
     except BaseException as error:
         if _version(run.config) != before and run.resumable_checkpoint():
-            error.add_note(f"resume: python train.py {shell_word('resume', run.path)}")
+            error.add_note(f"resume: {resume.command(run, config)}")
         raise
 
 
@@ -342,7 +339,7 @@ def _check_place(run: RunDirectory, config: Mapping[str, Any]) -> None:
     path = config["ckpt_path"]
     if run.last_checkpoint.exists() and (path is None or _other(run, path)):
         raise UserError(
-            f"{run.path} already holds a run: resume it with `python train.py {shell_word('resume', run.path)}`, "
+            f"{run.path} already holds a run: resume it with `{resume.command(run, config)}`, "
             "or choose another hydra.run.dir"
         )
     if path is not None:

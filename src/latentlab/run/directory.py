@@ -33,7 +33,7 @@ class RunDirectory:
     @classmethod
     def of_checkpoint(cls, checkpoint: str | Path) -> "RunDirectory":
         """Return the directory of the run that wrote RUN/checkpoints/NAME.ckpt."""
-        return cls(Path(checkpoint).parent.parent)
+        return cls(Path(checkpoint).absolute().parent.parent)
 
     @classmethod
     def find(cls, folder: Path) -> list["RunDirectory"]:

@@ -8,10 +8,13 @@ imported.
 import inspect
 import os
 import re
+import sys
+import sysconfig
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +24,23 @@ from latentlab.errors import UserError
 VARIABLE = "LATENTLAB_TRUST"
 # Classes that users choose without a file in conf/.
 LIBRARIES = {
-    "torch.nn": "BatchNorm1d BatchNorm2d CELU ELU GELU GroupNorm Hardswish Hardtanh Identity InstanceNorm2d LayerNorm "
-    "LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 SELU SiLU Sigmoid Softplus Softsign Tanh",
+    "torch.nn": "BatchNorm1d BatchNorm2d CELU ELU GELU GLU GroupNorm Hardshrink Hardsigmoid Hardswish Hardtanh "
+    "Identity InstanceNorm2d LayerNorm LeakyReLU LogSigmoid LogSoftmax Mish PReLU RReLU ReLU ReLU6 SELU SiLU Sigmoid "
+    "Softmax Softmax2d Softmin Softplus Softshrink Softsign Tanh Tanhshrink Threshold",
     "torch.optim": "ASGD Adadelta Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD",
     "torch.optim.lr_scheduler": "ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR "
     "LinearLR MultiStepLR OneCycleLR PolynomialLR StepLR",
-    "pytorch_lightning.callbacks": "EarlyStopping GradientAccumulationScheduler LearningRateMonitor "
-    "StochasticWeightAveraging Timer",
+    "pytorch_lightning.callbacks": "DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler LearningRateMonitor "
+    "ModelSummary RichModelSummary RichProgressBar StochasticWeightAveraging TQDMProgressBar ThroughputMonitor Timer",
     "zuko.flows": "BPF GF MAF NAF NCSF NICE NSF RealNVP SOSPF UNAF",
     "latentlab.nn.denoisers": "ShiftedMLPDenoiser",  # in runs of older versions
 }
+# No module of these may be trusted, because they hold functions that run commands and load files.
+DEPENDENCIES = re.compile(
+    "torch|torchvision|pytorch_lightning|lightning_fabric|torchmetrics|hydra|omegaconf|numpy|scipy|sklearn|joblib|"
+    "matplotlib|PIL|pydantic|rich|wandb|zuko|optuna|sqlalchemy|yaml|filelock|platformdirs|submitit|cloudpickle|fsspec|"
+    "tensorboard|setuptools|pip|pkg_resources"
+)
 # The targets that conf/ names in these groups may stand in the same group of a saved config only.
 PLACED = ("trainer", "logger", "data")
 APART = "hydra"  # the group of Hydra's own parts, which a run does not build
@@ -59,7 +69,22 @@ class Trusted:
         Args:
             folders: the folders, such as conf/.
             modules: more trusted modules than those of the environment variable LATENTLAB_TRUST.
+
+        Raises:
+            UserError: for a module that may not be trusted, or is missing.
         """
+        modules = list(modules)
+        for name in modules:
+            _check_exists(name)
+        named = os.environ.get(VARIABLE, "").split(",")
+        chosen = tuple(name.strip() for name in (*modules, *named) if name.strip())
+        for name in chosen:
+            _check_own(name)
+        return replace(cls.listed(folders), modules=chosen)
+
+    @classmethod
+    def listed(cls, folders: Iterable[Path]) -> "Trusted":
+        """Return the targets of some folders of configs and of the libraries, without modules of the user."""
         groups: dict[str, set[str]] = defaultdict(set)
         for folder in folders:
             for path in sorted(folder.rglob("*.yaml")):
@@ -67,9 +92,7 @@ class Trusted:
                 for target in TARGET.findall(path.read_text()) if group != APART else ():
                     groups[target].update({group} & set(PLACED))
         listed = [f"{module}.{name}" for module, names in LIBRARIES.items() for name in names.split()]
-        named = os.environ.get(VARIABLE, "").split(",")
-        chosen = tuple(name.strip() for name in (*modules, *named) if name.strip())
-        return cls({name: frozenset(groups.get(name, ())) for name in (*listed, *groups)}, chosen)
+        return cls({name: frozenset(groups.get(name, ())) for name in (*listed, *groups)})
 
     def find(self, target: Any, where: str) -> Callable[..., Any]:
         """Return the class or function of a `_target_`. Its name is checked before anything is imported.
@@ -81,8 +104,7 @@ class Trusted:
         Raises:
             UserError: if it is not trusted, or does not exist.
         """
-        groups = self.targets.get(target) if isinstance(target, str) else None
-        if groups is not None and (not groups or where.partition(".")[0] in groups):
+        if self._is_listed(target, where):
             return locate(target, where)
         if isinstance(target, str) and self._is_chosen(target):
             found = locate(target, where)
@@ -106,6 +128,22 @@ class Trusted:
         elif isinstance(node, list | tuple):
             for index, value in enumerate(node):
                 self.check(value, f"{where}[{index}]")
+
+    def unlisted(self, node: Any, where: str) -> Iterator[str]:
+        """Yield the targets in a part of a config that are trusted only if the user trusts their modules."""
+        if isinstance(node, Mapping):
+            target = node.get("_target_")
+            if target is not None and not self._is_listed(target, where):
+                yield target
+            for key, value in node.items():
+                yield from self.unlisted(value, f"{where}.{key}")
+        elif isinstance(node, list | tuple):
+            for value in node:
+                yield from self.unlisted(value, where)
+
+    def _is_listed(self, target: Any, where: str) -> bool:
+        groups = self.targets.get(target) if isinstance(target, str) else None
+        return groups is not None and (not groups or where.partition(".")[0] in groups)
 
     def _is_chosen(self, name: str) -> bool:
         return any(name == module or name.startswith(f"{module}.") for module in self.modules)
@@ -140,9 +178,52 @@ def check_names(node: Mapping[str, Any], where: str) -> None:
             )
 
 
+def is_library(name: str) -> bool:
+    """Return True for a name in the standard library, in an installed package, or in this project.
+
+    Nothing is imported.
+    """
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names or top == "latentlab" or DEPENDENCIES.fullmatch(top):
+        return True
+    installed = [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")]
+    return any(folder in path.parents for path in _files_of(top) for folder in installed)
+
+
+def _files_of(top: str) -> list[Path]:
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):
+        return []
+    files = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    return [Path(each) for each in files if each]
+
+
+def _check_exists(name: str) -> None:
+    top = name.strip().partition(".")[0]
+    if not _files_of(top):
+        raise UserError(
+            f"trust=[{name}]: there is no module {top}: give the name by which Python imports it (PYTHONPATH lists "
+            "the folders of modules)"
+        )
+
+
+def _check_own(name: str) -> None:
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names or DEPENDENCIES.fullmatch(top) or name == "latentlab":
+        raise UserError(
+            f"{name} cannot be trusted with trust= or {VARIABLE}: a library holds functions that run any command. "
+            "Name modules of your own"
+        )
+
+
 def _refused(target: Any, where: str) -> UserError:
     module, _, _ = str(target).rpartition(".")
-    return UserError(
-        f"{where}._target_={target}: a saved config may not build this. If you trust the module, name it: "
-        f"trust=[{module}] for evaluate.py, or {VARIABLE}={module} for every command"
-    )
+    if not isinstance(target, str) or not module or is_library(module):
+        reason = "a class of a library must be listed in latentlab/run/trust.py (SECURITY.md has more)"
+    else:
+        reason = (
+            f"if you trust the module, name it: trust=[{module}] for evaluate.py, or {VARIABLE}={module} for every "
+            "command"
+        )
+    return UserError(f"{where}._target_={target}: a saved config may not build this: {reason}")
