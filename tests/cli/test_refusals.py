@@ -158,3 +158,10 @@ def test_a_mistake_in_an_evaluation(small, arguments, words):
 
 def test_an_evaluation_needs_a_checkpoint():
     assert "ckpt_path=RUN" in refusal(call("evaluate.py"))
+
+
+def test_a_callback_without_its_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("pytorch_lightning.callbacks.device_stats_monitor._PSUTIL_AVAILABLE", False)
+    monitor = "+callbacks.d._target_=pytorch_lightning.callbacks.DeviceStatsMonitor"
+    line = refusal(call("train.py", *QUICK, monitor, "trainer=cpu", f"hydra.run.dir={tmp_path}/run"))
+    assert "DeviceStatsMonitor" in line and "psutil" in line and not (tmp_path / "run").exists()

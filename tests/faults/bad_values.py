@@ -50,6 +50,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "+trainer.limit_train_batches=0": ("trainer.limit_train_batches=0",),
     "+trainer.limit_train_batches=1.5": ("trainer.limit_train_batches=1.5",),
     "+trainer.limit_val_batches=2": ("trainer.limit_val_batches=2", "data.val_size"),
+    "+trainer.overfit_batches=1": ("trainer.overfit_batches=1", "trainer.limit_train_batches"),
+    "+trainer.strategy=ddp_fork": ("trainer.strategy=ddp_fork", "'ddp'"),
     "+trainer.limit_test_batches=2": ("trainer.limit_test_batches=2", "leave it out"),
     "+trainer.fast_dev_run=true": ("trainer.fast_dev_run", "debug=default"),
     "+trainer.barebones=true": ("trainer.barebones", "leave it out"),

@@ -240,3 +240,18 @@ def test_the_command_that_repeats_all_settings_compares_every_one(cut, tmp_path)
         call("train.py", *same, last, "trainer.gradient_clip_val=5.0", "trainer.accumulate_grad_batches=4")
     )
     assert tree(run) == before
+
+
+def test_a_run_that_stopped_early_trains_no_further(tmp_path):
+    words = ("callbacks=early_stopping", "callbacks.early_stopping.patience=0", "figures=none")
+    words = (*words, "callbacks.early_stopping.min_delta=1e6", "trainer.max_epochs=50")
+    run = train(tmp_path / "run", *words)
+    before = tree(run)
+    for more in ((), ("trainer.max_epochs=60",)):
+        line = refusal(call("train.py", f"resume={run}", *more))
+        assert "stopped early" in line and "after 2 epochs" in line
+        assert "callbacks.early_stopping.patience" in line
+    assert tree(run) == before
+    (run / "summary.json").unlink()  # a run that was killed before its test is tested
+    assert call("train.py", f"resume={run}").status == 0
+    assert load(run / "checkpoints" / "last.ckpt")["epoch"] == 1

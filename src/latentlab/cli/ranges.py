@@ -84,6 +84,7 @@ LIBRARY: dict[type, dict[str, Any]] = {
     },
     Trainer: {
         "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps"],
+        "strategy": Literal["auto", "ddp", "ddp_find_unused_parameters_true"],
         "num_nodes": PositiveInt,
         "max_epochs": Limit | None,
         "min_epochs": PositiveInt | None,
@@ -98,7 +99,9 @@ LIBRARY: dict[type, dict[str, Any]] = {
         "limit_train_batches": Batches,
         "limit_val_batches": only(1.0, "a mean needs every example: data.val_size sets their number"),
         "limit_test_batches": only(1.0, "a mean needs every test example: leave it out"),
-        "overfit_batches": NonNegativeInt | Annotated[float, Field(ge=0, le=1)],
+        "overfit_batches": only(
+            0, "it shortens validation, where a mean needs every example: use trainer.limit_train_batches"
+        ),
         "val_check_interval": Batches,
         "reload_dataloaders_every_n_epochs": NonNegativeInt,
         "num_sanity_val_steps": only(0, "a mean needs every validation example: leave it out"),

@@ -16,8 +16,10 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
 from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributions import Distribution
 
@@ -235,6 +237,22 @@ def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, config
             callback.setup(trainer, module, "fit")
         elif isinstance(callback, GradientSkip):
             callback.on_train_start(trainer, module)
+        elif type(callback).__module__.startswith("pytorch_lightning."):
+            _check_setup(callback, trainer, module)
+
+
+def _check_setup(callback: pl.Callback, trainer: pl.Trainer, module: LitModule) -> None:
+    # A callback of Lightning may need a package that is missing. Those of users may write files here.
+    trainer.loggers = [DummyLogger()]  # the loggers start after `begin`
+    try:
+        callback.setup(trainer, module, "fit")
+    except (ImportError, ValueError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"callbacks: {type(callback).__name__} cannot start ({reason}): leave it out"
+        ) from error
+    finally:
+        trainer.loggers = []
 
 
 def begin(

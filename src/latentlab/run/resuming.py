@@ -116,6 +116,19 @@ def epochs_in(state: Mapping[str, Any]) -> int:
     return int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
+def stopped_early(state: Mapping[str, Any]) -> bool:
+    """Return True if early stopping ended the training before a checkpoint was written."""
+    found = [value for key, value in state.get("callbacks", {}).items() if key.startswith("EarlyStopping")]
+    return any(isinstance(value, Mapping) and bool(value.get("stopping_reason")) for value in found)
+
+
+def _early_stopping(callbacks: Mapping[str, Any]) -> str:
+    names = [
+        name for name, node in callbacks.items() if node and "EarlyStopping" in str(node.get("_target_"))
+    ]
+    return f"callbacks.{(names or ['early_stopping'])[0]}"
+
+
 def check_unfinished(
     run: RunDirectory, config: Mapping[str, Any], known: Mapping[str, Any], state: Mapping[str, Any]
 ) -> None:
@@ -128,9 +141,15 @@ def check_unfinished(
         state: the checkpoint.
 
     Raises:
-        UserError: if the run is finished, or has passed the new limit.
+        UserError: if the run is finished, has stopped early, or has passed the new limit.
     """
     epochs, most = epochs_in(state), config["trainer"].get("max_epochs")
+    if RunDirectory.of_checkpoint(config["ckpt_path"]).summary.exists() and stopped_early(state):
+        name = _early_stopping(config["callbacks"])
+        raise UserError(
+            f"trainer.max_epochs={shown(most)}: {run.path} has stopped early (after {epochs} epochs) by {name}, so it "
+            f"trains no further: start a new run with a larger {name}.patience"
+        )
     passed = most is not None and 0 <= most < epochs
     changed = any(config["trainer"].get(key) != known["trainer"].get(key) for key in _names(LIMITS))
     finished = run.summary.exists() and (not changed or epochs == most)
@@ -139,7 +158,7 @@ def check_unfinished(
         done = f"{run.path} has finished" if finished else f"{run.path} has trained for more"
         raise UserError(
             f"trainer.max_epochs={shown(most)}: {done} ({epochs} epochs): give a larger number to train on, such as "
-            f"trainer.max_epochs={2 * epochs}"
+            f"trainer.max_epochs={max(2 * epochs, (most or 0) + 1)}"
         )
 
 
