@@ -18,7 +18,9 @@ def main(cfg: DictConfig) -> None:
     from latentlab.tracking.wandb import add_results, check_joinable
 
     checkpoint, state, config = evaluating.read(cfg)
-    run_directory = RunDirectory.of_checkpoint(checkpoint).path
+    found = RunDirectory.of_checkpoint(checkpoint)
+    found.check_links((found.evaluation, found.figures, found.wandb, found.wandb_id))
+    run_directory = found.path
     if cfg.wandb:
         check_joinable(run_directory, config["logger"])
     module, data = evaluating.rebuild(cfg, config, checkpoint, state)

@@ -1,6 +1,7 @@
-"""Foreign YAML is read as plain data, and the outline of a checkpoint without its tensors."""
+"""Foreign files: YAML is plain data, a checkpoint is read in outline, links and pipes are refused."""
 
 import math
+import os
 import pickle
 import zipfile
 
@@ -8,8 +9,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from latentlab.errors import UserError
 from latentlab.run.archive import Stored, outline
+from latentlab.run.directory import RunDirectory
+from latentlab.run.files import write_text
+from latentlab.run.metrics import read_rows
 from latentlab.run.plain import DEEPEST, LARGEST_FILE, MOST_VALUES, read_plain
+from latentlab.run.results import read_results
+from latentlab.sweeps.jobs.directory import Record, read_record
 
 PLAIN = {
     "text": [
@@ -116,3 +123,85 @@ def test_members_are_stored_as_they_are(tmp_path):
             bad.writestr(name, good.read(name))
     with pytest.raises(ValueError, match="compressed"):
         outline(tmp_path / "b.ckpt")
+
+
+# -- Links, pipes and damaged numbers
+
+
+@pytest.mark.parametrize(
+    "name", [".lock", "train.log", "metrics.csv", "checkpoints", "figures", "wandb/run-1", ".hydra"]
+)
+def test_a_run_whose_links_lead_elsewhere_is_refused(tmp_path, name):
+    victim, run = tmp_path / "victim", RunDirectory(tmp_path / "run")
+    victim.write_text("mine")
+    (run.path / name).parent.mkdir(parents=True)
+    (run.path / name).symlink_to(victim)
+    with pytest.raises(UserError, match=f"{name} is a link to"), run.lock():
+        pass
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.parent.parent / "victim")])
+def test_drafts_are_regular_files(tmp_path, make):
+    path = tmp_path / "run" / "evaluation.json"
+    path.parent.mkdir()
+    make(path.with_name("evaluation.json.part"))
+    with pytest.raises(UserError, match=r"evaluation\.json\.part is "):
+        write_text(path, "{}")
+    assert not (tmp_path / "victim").exists()
+
+
+def test_links_inside_a_run_and_to_a_run_are_fine(tmp_path):
+    (tmp_path / "real" / "wandb" / "run-1").mkdir(parents=True)
+    (tmp_path / "real" / "wandb" / "latest-run").symlink_to("run-1")
+    (tmp_path / "run").symlink_to("real")
+    with RunDirectory(tmp_path / "run").lock():
+        assert (tmp_path / "real" / ".lock").exists()
+
+
+RESULTS = [
+    "[" * 200_000,
+    '{"test/elbo": "12"}',
+    '{"test/elbo": [1]}',
+    '{"test/elbo": 1' + "0" * 400 + "}",
+    "[1]",
+    "1e",
+]
+
+
+@pytest.mark.parametrize("text", RESULTS, ids=range(len(RESULTS)))
+def test_results_that_are_no_numbers(tmp_path, text):
+    path = tmp_path / "summary.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="is damaged"):
+        read_results(path)
+
+
+METRICS = [
+    "epoch,step\n0,1e999\n",
+    "epoch,step\n0,1,2\n",
+    f"{'x' * 200_000}\n1\n",
+    "a\nb\n",
+    "epoch\n" + "9" * 101 + "\n",
+]
+
+
+@pytest.mark.parametrize("text", METRICS, ids=range(len(METRICS)))
+def test_metrics_that_are_no_numbers(tmp_path, text):
+    path = tmp_path / "metrics.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match="is damaged"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize("read", [read_results, read_rows])
+def test_a_pipe_is_not_read(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="not a regular file"):
+        read(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"seconds": "abc"}', "[]", '{"attempts": null}'])
+def test_a_damaged_record_of_a_job_counts_as_missing(tmp_path, text):
+    (tmp_path / "job.json").write_text(text)
+    assert read_record(tmp_path) == Record()

@@ -50,7 +50,7 @@ from latentlab.run.checkpoints import config_of, load_state, read_checkpoint
 from latentlab.run.config import read_config, write_config
 from latentlab.run.directory import RunDirectory
 from latentlab.run.files import write_text
-from latentlab.run.metrics import MetricsFile
+from latentlab.run.metrics import MetricsFile, read_rows
 from latentlab.run.resuming import check_resumed, check_unfinished, choose_checkpoint
 from latentlab.run.trust import Trusted
 from latentlab.tracking.csv_logger import CSVMetrics
@@ -361,6 +361,7 @@ def _check_place(run: RunDirectory, config: Mapping[str, Any]) -> None:
             "or choose another hydra.run.dir"
         )
     if path is not None:
+        read_rows(run.metrics)  # refused before anything is written
         state, known = read_checkpoint(path), read_config(RunDirectory.of_checkpoint(path).config)
         check_resumed(config, known, path)
         check_unfinished(run, config, known, state)

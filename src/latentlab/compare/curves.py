@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from latentlab.compare.runs import Experiment, incomparable
+from latentlab.compare.runs import Experiment, deviation, incomparable, mean
 from latentlab.errors import UserError
 
 WIDTH = 100  # characters in a line of the legend
@@ -69,8 +68,8 @@ def band(experiment: Experiment[Curve], first: int) -> Band:
             f"{experiment.label}: its {len(values)} runs have no common epoch from first={first} on"
         )
     found = [[each[epoch] for each in values] for epoch in epochs]
-    errors = [stdev(each) if len(each) > 1 else 0.0 for each in found]
-    return Band(experiment.label, epochs, [fmean(each) for each in found], errors, len(values))
+    errors = [deviation(each) if len(each) > 1 else 0.0 for each in found]
+    return Band(experiment.label, epochs, [mean(each) for each in found], errors, len(values))
 
 
 def _draw(axes: Axes, band: Band) -> None:

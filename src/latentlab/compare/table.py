@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from math import sqrt
-from statistics import fmean, stdev
 from typing import Any
 
-from latentlab.compare.runs import Experiment
+from latentlab.compare.runs import Experiment, deviation, mean
 from latentlab.errors import UserError
 
 # The default columns are those of these that any run has.
@@ -35,7 +34,9 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread | None":
         """Return the spread of some values, or None without any."""
-        return cls(len(values), fmean(values), stdev(values) if len(values) > 1 else None) if values else None
+        return (
+            cls(len(values), mean(values), deviation(values) if len(values) > 1 else None) if values else None
+        )
 
     @property
     def error(self) -> float | None:
@@ -138,4 +139,5 @@ def _cell(spread: Spread | None, sign: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([_&%#$])", r"\\\1", text)
+    # A name may come from somebody else, and LaTeX can read files.
+    return re.sub(r"([_&%#${}])", r"\\\1", re.sub(r"[\\^~]", " ", text))

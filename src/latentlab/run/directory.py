@@ -5,14 +5,14 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from latentlab.errors import UserError
-from latentlab.run.files import locked, naming, remove_drafts
+from latentlab.run.files import check_links, locked, naming, remove_drafts
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,15 @@ class RunDirectory:
     def hydra(self) -> Path:
         return self.path / ".hydra"
 
+    @property
+    def _files(self) -> tuple[Path, ...]:
+        written = (self.config, self.summary, self.evaluation, self.metrics, self.log, self.wandb_id)
+        return (*written, self.path / LOCK)
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return self.checkpoints, self.figures, self.wandb, self.tensorboard, self.hydra
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Lock the directory for this process, from its first write to its last.
@@ -112,10 +121,11 @@ class RunDirectory:
         process left are removed at the end.
 
         Raises:
-            UserError: if another process holds it.
+            UserError: if another process holds it, or a file of the run is a link to another place.
         """
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
+        self.check_links((*self._files, *self._folders))
         with _removed_if_empty(made), _held(self.path / LOCK) as descriptor:
             with naming(self.path):
                 os.ftruncate(descriptor, 0)
@@ -124,6 +134,14 @@ class RunDirectory:
             for folder in (self.path, self.checkpoints, self.figures):
                 remove_drafts(folder)
 
+    def check_links(self, paths: Iterable[Path]) -> None:
+        """Check that some files and folders of the run are in its directory, which may come from somebody else.
+
+        Raises:
+            UserError: for a link to another place, a pipe or a device.
+        """
+        check_links(self.path, paths)
+
     def resumable_checkpoint(self) -> Path | None:
         """Return last.ckpt, or the earlier best.ckpt if last.ckpt is missing or damaged, or None."""
         found = [path for path in (self.last_checkpoint, self.best_checkpoint) if path.exists()]
@@ -131,9 +149,7 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove everything that a run wrote, except the id of its W&B run."""
-        files = (self.config, self.summary, self.evaluation, self.metrics, self.log)
-        folders = (self.checkpoints, self.figures, self.wandb, self.tensorboard, self.hydra)
-        for path in (*files, *folders):
+        for path in {*self._files, *self._folders} - {self.wandb_id, self.path / LOCK}:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:

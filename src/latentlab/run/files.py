@@ -1,17 +1,23 @@
-"""Files that a reader sees whole, and locks between processes."""
+"""Files that a reader sees whole, files from somebody else, and locks between processes."""
 
 import errno
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from latentlab.errors import UserError
 
 log = logging.getLogger(__name__)
 
 DRAFT = ".part"
 IN_USE = (errno.EACCES, errno.EAGAIN)
+# W&B leaves this link to a log in the home, and never writes through it.
+WANDB_LINK = "debug-core.log"
+LARGEST_FILE = 2_000_000_000  # bytes
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -51,10 +57,58 @@ def append_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def read_text(path: Path, most: int = LARGEST_FILE) -> str:
+    """Return the text of a file that may come from somebody else.
+
+    Args:
+        path: the file.
+        most: the largest size, in bytes.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is a pipe or a device, is too large, or is not text.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(most + 1) if path.stat().st_size <= most else None
+    if content is None or len(content) > most:
+        raise ValueError(f"it is larger than {most:,} bytes")
+    return content.decode()
+
+
+def check_links(folder: Path, paths: Iterable[Path]) -> None:
+    """Check that writing some paths writes in a folder only. The folder itself may be a link.
+
+    Args:
+        folder: the folder.
+        paths: files and folders in it, which may be missing. All that is in these folders is checked too.
+
+    Raises:
+        UserError: for a link to another place, a pipe or a device.
+    """
+    home = os.path.realpath(folder)
+    for path in (each for start in paths for each in (start, *_irregular(start))):
+        place = os.path.realpath(path)
+        if not Path(place).is_relative_to(home):
+            raise UserError(
+                f"{path} is a link to {place}, outside of {folder}: delete it, or put a copy there"
+            )
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is not a regular file: delete it")
+
+
+def _irregular(start: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(start):
+        for path in (Path(folder, name) for name in {*folders, *files} - {WANDB_LINK}):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                yield path
+
+
 def remove_drafts(folder: Path) -> None:
     """Remove the drafts that killed processes left in a folder. Drafts in use stay."""
     for draft in folder.glob(f"*{DRAFT}"):
-        with suppress(OSError), locked(draft):
+        with suppress(OSError, UserError), locked(draft):
             pass
 
 
@@ -65,11 +119,12 @@ def locked(path: Path, wait: bool = False) -> Iterator[int]:
     The lock ends with the process, however it ends. A new program that this process starts does not inherit it.
 
     Args:
-        path: the lock file.
+        path: the lock file, which is never a link.
         wait: wait for the process that holds it.
 
     Raises:
         BlockingIOError: if another process holds it, without `wait`.
+        UserError: if it is a link, a pipe or a device, as in a run of an attacker.
     """
     descriptor = _acquire(path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     try:
@@ -84,7 +139,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[int]:
 
 def _acquire(path: Path, operation: int) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open(path)
         try:
             _lock(descriptor, operation, path)
         except BaseException:
@@ -93,6 +148,19 @@ def _acquire(path: Path, operation: int) -> int:
         if _is(path, descriptor):
             return descriptor
         os.close(descriptor)  # the process that held it has removed or renamed it
+
+
+def _open(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{path} is a link: delete it") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is not a regular file: delete it")
+    return descriptor
 
 
 def _lock(descriptor: int, operation: int, path: Path) -> None:
@@ -109,7 +177,7 @@ def _lock(descriptor: int, operation: int, path: Path) -> None:
 
 def _is(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 

@@ -10,7 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.run.files import append_text, write_text
+from latentlab.run.files import append_text, read_text, write_text
+from latentlab.run.results import is_real
 
 Row = Mapping[str, str]
 
@@ -78,11 +79,10 @@ class NewRows:
     def read(self) -> list[Row]:
         """Return the rows since the last call."""
         try:
-            text = self.path.read_text()
-        except FileNotFoundError:
+            # A new column rewrites the file, so rows are counted instead of bytes.
+            rows: list[Row] = list(read_rows(self.path))
+        except UserError:
             return []
-        # A new column rewrites the file, so rows are counted instead of bytes.
-        rows: list[Row] = list(csv.DictReader(StringIO(_whole_lines(text))))
         seen = self._seen if self._seen <= len(rows) else 0  # a resumed run rewinds the file
         self._seen = len(rows)
         return rows[seen:]
@@ -95,7 +95,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         UserError: if the file is damaged.
     """
     with _explained(path):
-        return list(csv.DictReader(StringIO(_text(path))))
+        rows = list(csv.DictReader(StringIO(_text(path)), restkey=""))
+        for row in rows:
+            _check(row)
+    return rows
 
 
 def read_curve(path: Path, metric: str) -> dict[int, float]:
@@ -116,6 +119,15 @@ def read_curve(path: Path, metric: str) -> dict[int, float]:
     return {epoch: fmean(found) for epoch, found in sorted(values.items())}
 
 
+def _check(row: Row) -> None:
+    # The last row of a killed run may be short.
+    if "" in row:
+        raise ValueError("a row has more values than there are columns")
+    for name, value in row.items():
+        if value and not is_real((int if name in ("epoch", "step") else float)(value)):
+            raise ValueError(f"{name} is {value[:20]}")
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
@@ -125,7 +137,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _text(path: Path) -> str:
-    return _whole_lines(path.read_text()) if path.exists() else ""
+    return _whole_lines(read_text(path)) if path.exists() else ""
 
 
 def _whole_lines(text: str) -> str:
@@ -134,7 +146,8 @@ def _whole_lines(text: str) -> str:
 
 
 def _read_columns(path: Path) -> list[str]:
-    return next(csv.reader(StringIO(_text(path))), [])
+    with _explained(path):
+        return next(csv.reader(StringIO(_text(path))), [])
 
 
 def _replace(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

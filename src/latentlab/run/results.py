@@ -1,31 +1,57 @@
 """summary.json and evaluation.json: the numbers and names that a run or an evaluation reports."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.run.files import write_text
+from latentlab.run.files import read_text, write_text
+
+LARGEST_FILE = 10_000_000  # bytes. That of a run has 1,000.
+LARGEST = 1e100
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Return the results in a file, {} if there is no file.
+    """Return the results in a file, {} if there is no file. A name with a slash has a number.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    results = read_mapping(path)
+    for name, value in results.items():
+        if "/" in name and not is_real(value):
+            raise _damaged(path, f"{name} is not a number")
+    return results
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the mapping in a JSON file, which may come from somebody else. Return {} if there is no file.
 
     Raises:
         UserError: if the file is damaged.
     """
     try:
-        results = json.loads(path.read_text())
+        found = json.loads(read_text(path, LARGEST_FILE))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and run the command again") from error
-    if not isinstance(results, dict):
-        raise UserError(
-            f"{path} is damaged (it is not a mapping of names to results): delete it and run the command again"
-        )
-    return results
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, "it is not a mapping of names to results")
+    return found
+
+
+def _damaged(path: Path, reason: object) -> UserError:
+    return UserError(f"{path} is damaged ({reason}): delete it and run the command again")
+
+
+def is_real(value: Any) -> bool:
+    """Return True for a number whose square is a number too, for infinity and for NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < LARGEST or value in (math.inf, -math.inf) or value != value
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:

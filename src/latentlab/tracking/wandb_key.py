@@ -3,6 +3,9 @@
 import logging
 import netrc
 import os
+from configparser import ConfigParser
+from configparser import Error as ConfigError
+from contextlib import AbstractContextManager, chdir, suppress
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.error import HTTPError
@@ -23,12 +26,30 @@ MODES: dict[str, Mode] = {
     "disabled": "disabled",
 }
 REMEDY = "run `wandb login` or set WANDB_API_KEY"
+SERVER = "https://api.wandb.ai"
 PATIENCE = 10  # seconds until the server counts as unreachable
+
+
+def server() -> str:
+    """Return the address of the W&B server: WANDB_BASE_URL, or that of `wandb login`, or W&B's own."""
+    settings = ConfigParser(interpolation=None)
+    with suppress(ConfigError, UnicodeDecodeError):
+        settings.read(Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser() / "settings")
+    known = settings.get("default", "base_url", fallback=SERVER)
+    return os.environ.get("WANDB_BASE_URL", known)
+
+
+def own_settings() -> AbstractContextManager[None]:
+    """Leave the working directory, so that W&B loads its settings from the environment and the home only.
+
+    W&B would also read ./wandb/settings. In a run of an attacker, that file can send the key to another server.
+    """
+    return chdir("/")
 
 
 def has_key() -> bool:
     """Return True if WANDB_API_KEY or the netrc file holds a key for the W&B server."""
-    host = urlsplit(_server()).hostname or ""
+    host = urlsplit(server()).hostname or ""
     chosen = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else []
     files = chosen or [Path.home() / ".netrc", Path.home() / "_netrc"]
     return bool(os.environ.get("WANDB_API_KEY")) or any(_names_host(file, host) for file in files)
@@ -64,25 +85,21 @@ def choose_mode(offline: bool | None) -> Mode:
         return mode
     if offline is False:
         raise UserError(
-            f"logger.offline=false: the W&B server {_server()} does not answer; try again, or use logger.offline=true"
+            f"logger.offline=false: the W&B server {server()} does not answer; try again, or use logger.offline=true"
         )
-    log.warning("W&B: the server %s does not answer: logging offline", _server())
+    log.warning("W&B: the server %s does not answer: logging offline", server())
     return "offline"
 
 
 def answers() -> bool:
     """Return True if the W&B server can be reached."""
     try:
-        urlopen(_server(), timeout=PATIENCE).close()
+        urlopen(server(), timeout=PATIENCE).close()
     except HTTPError:  # an answer too
         return True
     except (OSError, ValueError):
         return False
     return True
-
-
-def _server() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
 
 
 def _names_host(file: Path, host: str) -> bool:

@@ -42,9 +42,9 @@ def entries(data: bytes) -> Iterator[tuple[int, Row | None]]:
     for end, entry in _joined(data):
         try:
             history = Record.FromString(entry).history
-        except DecodeError:
+            values = {".".join(item.nested_key) or item.key: _value(item) for item in history.item}
+        except (DecodeError, ValueError, TypeError, RecursionError):  # the record may come from somebody else
             return
-        values = {".".join(item.nested_key) or item.key: _value(item) for item in history.item}
         metrics = {name: value for name, value in values.items() if not name.startswith("_")}
         # Figures and tables hold more than numbers.
         is_row = metrics and all(isinstance(value, int | float) for value in metrics.values())

@@ -18,10 +18,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from latentlab.errors import UserError
 from latentlab.run.directory import RunDirectory
-from latentlab.run.files import write_text
-from latentlab.run.results import read_results
+from latentlab.run.files import read_text, write_text
+from latentlab.run.results import read_mapping
 from latentlab.tracking.rewind import logged, rewind, take
-from latentlab.tracking.wandb_key import Mode, has_key
+from latentlab.tracking.wandb_key import Mode, has_key, own_settings, server
 from latentlab.tracking.wandb_records import Row, as_row, entries, is_sent, offline_records
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 STEP = "trainer/global_step"
 DATA_DIR = "WANDB_DATA_DIR"
+LONGEST_ID = 1000  # bytes
 
 
 class WandbRun(WandbLogger):
@@ -79,7 +80,8 @@ class WandbRun(WandbLogger):
             self._failed = True
             with suppress(Exception):
                 wandb.teardown()  # otherwise it prints a traceback when the process ends
-            self._experiment = wandb.init(mode="disabled")
+            with own_settings():
+                self._experiment = wandb.init(mode="disabled")
 
     def start(self) -> None:
         """Open the run. Offline, its history is first made equal to metrics.csv. Online, W&B keeps the history."""
@@ -153,6 +155,7 @@ class WandbRun(WandbLogger):
         os.environ.setdefault(DATA_DIR, str(directory.wandb))
         # train.py prints messages and writes a log by itself. The commit is that of this code, wherever it is called.
         settings = wandb.Settings(
+            base_url=server(),
             console="off",
             silent=True,
             init_timeout=60,
@@ -160,6 +163,8 @@ class WandbRun(WandbLogger):
             x_transaction_log_flush_interval=0.1,  # seconds, in which a kill loses figures
         )
         with _without_stderr():
+            with own_settings():
+                wandb.setup()
             # The offline record keeps `resume`: `wandb sync` then appends to the run instead of replacing it.
             run = wandb.init(
                 dir=str(directory.path),
@@ -190,14 +195,19 @@ def _row(metrics: Mapping[str, Any], step: int | None) -> dict[str, Any]:
 
 def _known_id(directory: RunDirectory) -> str | None:
     """Return the id of the directory's W&B run, from its records if the file is missing or empty."""
-    kept = directory.wandb_id.read_text().strip() if directory.wandb_id.exists() else ""
+    try:
+        kept = read_text(directory.wandb_id, LONGEST_ID).strip() if directory.wandb_id.exists() else ""
+    except ValueError as error:
+        raise UserError(
+            f"{directory.wandb_id} is damaged ({error}): delete it to start another W&B run"
+        ) from error
     records = sorted(directory.wandb.glob("*run-*/run-*.wandb"))
     return kept or (records[-1].stem.removeprefix("run-") if records else None)
 
 
 def _kept_summary(path: Path) -> dict[str, Any]:
     try:
-        return read_results(path)
+        return read_mapping(path)
     except UserError as error:
         log.warning("W&B: the summary starts anew, because %s", error)
         return {}

@@ -393,3 +393,20 @@ def test_a_grid_visits_every_point_once(tmp_path):
     run(owned := Trials(study, tmp_path, space, optuna.samplers.BruteForceSampler, 6, 1))
     points = [tuple(trial.params.values()) for trial in owned.of(TrialState.COMPLETE)]
     assert len(points) == len(set(points)) == 6
+
+
+# -- A storage from somebody else
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("directory", "/tmp"), ("directory", "../../x"), ("worker", "../../poetry")]
+)
+def test_a_trial_names_no_other_place(tmp_path, key, value):
+    owned = trials(tmp_path / "sweep", 2)
+    trial = owned.study.ask(dict(SPACE.distributions))
+    for each, given in {"directory": "0000", "worker": "0" * 12, key: value}.items():
+        trial.set_user_attr(each, given)
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.storage"):
+        owned.claim()
+        owned.run_directory(trial)
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep"}

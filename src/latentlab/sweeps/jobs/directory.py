@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from latentlab.errors import UserError
 from latentlab.run.config import read_config, shown
 from latentlab.run.directory import RunDirectory
-from latentlab.run.files import write_text
+from latentlab.run.files import check_links, read_text, write_text
 from latentlab.run.results import read_results
 from latentlab.run.resuming import ABSENT, HARMLESS, differences
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 RECORD, LOG, JOB_LOCK, SWEEP_LOCK = "job.json", "job.log", ".job.lock", ".lock"
 RUNNING = "running"
+LARGEST_RECORD = 1_000_000  # bytes
 # Files that a sweep writes before its first job starts.
 INITIAL = {SWEEP_LOCK, "multirun.yaml"}
 
@@ -56,10 +58,10 @@ class Record:
 def read_record(directory: Path) -> Record:
     """Return the record of a job, or an empty one before its first attempt. A damaged one counts as missing."""
     try:
-        return Record(**json.loads((directory / RECORD).read_text()))
+        return TypeAdapter(Record).validate_json(read_text(directory / RECORD, LARGEST_RECORD))
     except FileNotFoundError:
         return Record()
-    except (ValueError, TypeError):
+    except ValueError:
         _pass_over(directory / RECORD)
         return Record()
 
@@ -126,9 +128,10 @@ def lock(directory: Path, patience: float) -> int:
         patience: seconds to wait for another job.
 
     Raises:
-        UserError: if another job still runs there.
+        UserError: if another job still runs there, or a file of the job is a link to another place.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    check_links(directory.parent, [directory / name for name in (RECORD, LOG, JOB_LOCK)])
     descriptor = os.open(directory / JOB_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + patience
     while not _locks(descriptor):
@@ -145,8 +148,9 @@ def make_sweep(folder: Path) -> None:
     """Make the directory of a sweep.
 
     Raises:
-        UserError: if it cannot be made or is not writable.
+        UserError: if it cannot be made or is not writable, or a file of it is a link to another place.
     """
+    check_links(folder, [folder / name for name in INITIAL])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SWEEP_LOCK).touch()

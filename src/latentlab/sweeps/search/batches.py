@@ -12,6 +12,7 @@ from hydra.plugins.launcher import Launcher
 from latentlab.cli.overrides import quoted
 from latentlab.errors import Diverged
 from latentlab.run.directory import RunDirectory
+from latentlab.run.files import check_links
 from latentlab.sweeps.jobs import directory
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
 
@@ -42,6 +43,7 @@ class Batches:
         return [_line(each._return_value) if each.status == JobStatus.FAILED else "" for each in returned]
 
     def _words(self, job: Job) -> list[str]:
+        check_links(job.directory.parent, [job.directory])
         (job.directory / directory.RECORD).unlink(missing_ok=True)
         last = directory.checkpoint(job)
         if last is None:

@@ -5,6 +5,7 @@ system releases that lock when the worker dies. Other workers then run its trial
 the same run directories.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from latentlab.errors import UserError
+from latentlab.run.files import check_links
 from latentlab.sweeps.search.space import Space
 
 Direction = Literal["minimize", "maximize"]
@@ -35,13 +37,13 @@ PATIENCE = 60
 
 def sqlite(path: str) -> BaseStorage:
     """Open an SQLite file, for workers on one machine."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(Path(path))
     return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": PATIENCE}})
 
 
 def journal(path: str) -> BaseStorage:
     """Open a journal file, for workers that share a file system."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(Path(path))
     return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
 
 
@@ -100,8 +102,12 @@ class Trials:
         return self.study.get_trials(deepcopy=False, states=states)
 
     def run_directory(self, trial: Trial | FrozenTrial) -> Path:
-        """Return the run directory of a trial. A repeated trial keeps its directory."""
-        return self.directory / "trials" / trial.user_attrs[DIRECTORY]
+        """Return the run directory of a trial. A repeated trial keeps its directory.
+
+        Raises:
+            UserError: if the storage, which may come from somebody else, names another place.
+        """
+        return self.directory / "trials" / _matched(r"\d{4,9}", trial.user_attrs[DIRECTORY])
 
     @property
     def done(self) -> int:
@@ -160,6 +166,8 @@ class Trials:
     def _requeue_lost(self) -> None:
         for trial in self.of(TrialState.RUNNING):
             owner = trial.user_attrs.get(WORKER)
+            if owner is not None:
+                _matched(r"[0-9a-f]{12}", owner)
             if owner == self.worker or (owner and _is_held(_lock(self.directory, owner))):
                 continue
             if set(trial.params) == set(self.space.distributions):
@@ -200,6 +208,8 @@ def open_study(
         UserError: if the storage cannot be read, or holds another search.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    # A trial's own files are checked when it starts.
+    check_links(directory, [directory / name for name in (".locks", "trials/0000/config.yaml", "figures")])
     make = partial(
         optuna.create_study, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
     )
@@ -229,6 +239,11 @@ def storage_errors() -> Iterator[None]:
 def claiming(directory: Path) -> FileLock:
     """Return the lock for claiming trials and making the storage."""
     return FileLock(_lock(directory, "claim"))
+
+
+def _make_parent(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_links(path.parent, path.parent.glob(f"{path.name}*"))  # and the files that SQLite writes with it
 
 
 def _open(storage: Callable[[], BaseStorage]) -> BaseStorage:
@@ -266,6 +281,14 @@ def _check_same(study: optuna.Study, description: Mapping[str, str], directory: 
         raise UserError(
             f"hydra.sweeper.storage: holds the search in {before}: use hydra.sweep.dir={before}, or another storage"
         )
+
+
+def _matched(pattern: str, name: object) -> str:
+    if isinstance(name, str) and re.fullmatch(pattern, name):
+        return name
+    raise UserError(
+        f"hydra.sweeper.storage: a trial names the file {name!r}, which no search does: choose another file"
+    )
 
 
 def _shown(text: str | None) -> str:
