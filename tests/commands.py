@@ -7,7 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,17 +46,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
 
 
-def once(arguments: Sequence[str]) -> list[str]:
-    """Keep the last value of each key, so that tests can add settings to QUICK."""
-    keys = [word.partition("=")[0] for word in arguments]
-    pairs = enumerate(zip(arguments, keys, strict=True), 1)
-    return [word for after, (word, key) in pairs if key not in keys[after:]]
-
-
 def start(script: str, *arguments: str, home: Path) -> subprocess.Popen[str]:
     """Start a script in a new process."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *once(arguments)],
+        [sys.executable, str(ROOT / script), *arguments],
         cwd=home,
         env=environment(home),
         stdin=subprocess.DEVNULL,
@@ -74,12 +67,7 @@ def command(script: str, *arguments: str, home: Path) -> Finished:
 
 
 def call(script: str, *arguments: str) -> Finished:
-    """Run a script in this process, where the libraries are imported already. The last value of each key counts."""
-    return typed(script, *once(arguments))
-
-
-def typed(script: str, *arguments: str) -> Finished:
-    """Run a script in this process with exactly these words."""
+    """Run a script in this process, where the libraries are imported already."""
     out, err = io.StringIO(), io.StringIO()
     with untouched(), pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", [str(ROOT / script), *arguments])

@@ -9,7 +9,7 @@ import bad_values
 import bad_words
 import pytest
 from bad_words import Bad
-from commands import typed
+from commands import call
 from forks import forked
 
 # Seconds after the imports, for each process that wants a core. A busy machine may need another try.
@@ -53,7 +53,7 @@ def fault(row: Bad, status: int, out: str, err: str, home: Path) -> str:
 )
 def test_a_bad_input_is_refused_in_one_line(tmp_path, monkeypatch, row):
     monkeypatch.chdir(tmp_path)
-    done = typed(row.script, *row.words)
+    done = call(row.script, *row.words)
     assert fault(row, done.status, done.out, done.err, tmp_path) == "", done.err
 
 
