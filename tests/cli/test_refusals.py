@@ -5,7 +5,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from commands import DATA, OFFLINE, QUICK, call, command, needs_mnist, refusal
+from commands import DATA, OFFLINE, QUICK, call, command, needs_mnist, refusal, typed
 from runs import summary
 
 from latentlab.errors import UserError
@@ -63,6 +63,13 @@ REFUSED = {
         ["data.dataset=MNST", "did you mean MNIST?"],
     ),
     "no key for W&B": ("logger=wandb logger.offline=false", ["logger.offline=false", "wandb login"]),
+    "settings of no logger": ("logger.name=x", ["logger.name", "no settings", "logger=wandb"]),
+    "folder of other data": ("data.root=there", ["data.root", "not read from a folder"]),
+    "left out and set": ("~optimizer.lr optimizer.lr=2", ["optimizer.lr", "leave out ~optimizer.lr"]),
+    "no progress bar": ("+trainer.enable_progress_bar=false", ["callbacks.progress=null"]),
+    "no run to resume": ("resume=", ["resume=PATH"]),
+    "key of evaluate.py": ("run=there", ["run", "did you mean resume?"]),
+    "word of a path": ("resume there", ["type resume=there"]),
     "nothing to resume": ("ckpt_path=none.ckpt", ["ckpt_path=none.ckpt", "no such file"]),
 }
 
@@ -154,6 +161,12 @@ def test_a_directory_that_holds_a_run_is_not_overwritten(small):
 def test_a_mistake_in_an_evaluation(small, arguments, words):
     line = refusal(call("evaluate.py", f"ckpt_path={small}/checkpoints/best.ckpt", *arguments.split()))
     assert words in line
+
+
+def test_a_run_without_its_key_is_one_line(small):
+    assert f"type run={small}" in refusal(typed("evaluate.py", str(small)))
+    assert f"type resume={small}" in refusal(typed("train.py", str(small)))
+    assert "did you mean run?" in refusal(call("evaluate.py", f"resume={small}"))
 
 
 def test_an_evaluation_needs_a_checkpoint():

@@ -81,6 +81,7 @@ def test_one_word_resumes_the_run_that_was_not_cut_off(cut, monkeypatch):
         ("optimizer.lr=0.1", "this run has 0.001"),
         ("callbacks=ema trainer.max_epochs=9", "callbacks=ema"),
         ("hydra.run.dir=elsewhere", "leave it out"),
+        ("experiment=cnn", "this run has no experiment, and a resumed run"),
     ],
 )
 def test_other_settings_are_refused_by_name_and_nothing_is_written(
@@ -117,6 +118,8 @@ def test_the_words_of_a_resume_for_hydra(small, monkeypatch):
     expected = ["++figures.every_n_epochs=2", "logger=none", f"resume='{place}'", f"hydra.run.dir='{small}'"]
     assert words == expected
     assert resume.expand(words) == expected  # a rank reads the words of its parent
+    expected = [f"resume='{small}'", f"hydra.run.dir='{small}'"]
+    assert resume.expand([f"resume={small}/checkpoints"]) == expected
     assert resume.expand(["model=vae", "resume=null"]) == ["model=vae", "resume=null"]
 
 

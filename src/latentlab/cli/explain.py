@@ -90,7 +90,15 @@ def _no_such_key(key: str, error: Any) -> str:
         return f"{key}: the chosen hydra/{found[1]} has no such setting{close} (a search needs sweep=optuna)"
     if (conf_folder() / key).is_dir() and config_name() == "train":
         return f"{key}: the chosen model has no {key}, so this would change nothing: leave it out"
+    if f"~{key}" in sys.argv:
+        return f"{key}: ~{key} leaves it out: leave out ~{key}"
     known = _known_keys()
+    if key == "data.root":
+        return f"{key}: the chosen data are not read from a folder: leave it out"
+    if key.startswith("logger.") and not any(each.startswith("logger.") for each in known):
+        return (
+            f"{key}: the chosen logger has no settings: leave it out, or choose another, such as logger=wandb"
+        )
     parent = key.rpartition(".")[0]
     extra = f"; +{key}=... passes an argument that the config does not list" if parent in known else ""
     return f"{key}: no such key or group{mistyped.suggestion(key, known)} (--help lists the groups{extra})"
@@ -119,7 +127,13 @@ def _instantiation(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(cause, UserError):
         return str(cause)
-    where = str(error).rpartition("full_key: ")[2]
+    _, nested, where = str(error).rpartition("full_key: ")
+    if not nested:  # a part itself, such as the trainer
+        where = re.sub(r"^Error in call to target '[\w.]*?(\w+)'.*", r"\1", str(error), flags=re.DOTALL)
+    if "enable_progress_bar=False" in str(cause):
+        return (
+            "trainer.enable_progress_bar=false: leave out the progress as well: add callbacks.progress=null"
+        )
     if "gpu backend" in str(cause):
         return f"{where}: {NO_GPU}"
     return f"{where}: {cause} (debug=traceback shows the traceback)"

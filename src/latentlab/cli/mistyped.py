@@ -3,13 +3,15 @@
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from latentlab.cli.overrides import as_text, quoted, shell
-from latentlab.cli.script import group_options, groups_with
+from latentlab.cli.overrides import as_text, quoted, shell, shell_word
+from latentlab.cli.paths import PATHS
+from latentlab.cli.script import config_name, group_options, groups_with
 from latentlab.errors import UserError, did_you_mean
 
 # The names of other programs, and the settings here.
@@ -56,6 +58,8 @@ ELSEWHERE = {
     **dict.fromkeys(("config", "exp"), "experiment"),
     **dict.fromkeys(("components", "num_components", "n_components"), "prior.num_components"),
 }
+# Keys of train.py and evaluate.py that the other script has under another name.
+OTHER_SCRIPT = {"run": "resume", "resume": "run"}
 # Characters that text editors and slides put in place of plain ones.
 TYPESET = str.maketrans(
     dict.fromkeys("“”„‟«»", '"')
@@ -119,7 +123,7 @@ def dashed(word: str, after: Sequence[str], known: Sequence[str]) -> str:
 
 def suggestion(key: str, known: Sequence[str]) -> str:
     """Return "; did you mean X?" for the key that is probably meant, "" if none is close."""
-    meant = ELSEWHERE.get(key.lower())
+    meant = ELSEWHERE.get(key.lower(), OTHER_SCRIPT.get(key))
     if meant and meant.partition("=")[0] in known:
         return f"; did you mean {meant}?"
     known = [each for each in known if key.startswith("hydra") or not each.startswith("hydra.")]
@@ -141,6 +145,11 @@ def _without_value(word: str, before: str, after: Sequence[str]) -> str:
         return f"{word!r} and its value are apart: type {shell(f'{word}={value}')}"
     if found := re.fullmatch(r"([\w./]+)(?:\s*:\s*|\s+)(\S+)", word):
         return f"{word!r}: {_FORM}: type {shell(f'{found[1]}={found[2]}')}"
+    if word in PATHS and after and "=" not in after[0]:
+        return f"{word!r} and its value are apart: type {shell_word(word, after[0])}"
+    if (Path(word) / "config.yaml").is_file():
+        run = "run" if config_name() == "evaluate" else "resume"
+        return f"{word!r}: {_FORM}: type {shell_word(run, word)}"
     if word.endswith(".ckpt"):
         return f"{word!r}: {_FORM}: type {as_text('ckpt_path', word)}"
     meant = [f"{group}={word}" for group in groups_with(word.lower())] if word.isidentifier() else []

@@ -42,6 +42,8 @@ def expand(words: Sequence[str]) -> list[str]:
     if not places or places[-1] in ("", "null"):
         return list(words)
     place = Path(_text(places[-1])).expanduser().absolute()
+    if place == RunDirectory(place.parent).checkpoints and place.is_dir():
+        place = place.parent
     run = RunDirectory(place) if place.is_dir() else RunDirectory.of_checkpoint(place)
     if not run.config.exists() or not place.exists():
         raise UserError(f"resume={place}: there is no run here (a run directory holds config.yaml)")
@@ -188,7 +190,8 @@ def _check_same(config: Config, composed: Mapping[str, Any], key: str, word: str
     """Check that an override repeats the run's own setting."""
     known = _find(config, key)
     if known is _MISSING:
-        keys = [each for each, _ in leaves(config)]
+        # A single name is a group, not a key within one.
+        keys = [each for each, _ in leaves(config) if ("." in each) == ("." in key)]
         raise UserError(f"{word}: this run has no {key}{did_you_mean(key, keys)}, and {NEW}")
     option = config.get("names", {}).get(key)
     asked = _find(composed, key)

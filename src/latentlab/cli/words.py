@@ -198,6 +198,8 @@ def _check_value(override: Override) -> None:
         raise UserError(f"{word}: {key} cannot be left out: choose {choose}")
     if word.endswith("=") and options:
         raise UserError(f"{word} has no value: choose {choose}")
+    if word.endswith("=") and key in PATHS:
+        raise UserError(f"{word} has no value: type {key}=PATH, or leave it out")
     if word.endswith("="):
         empty = shell(f'{key}=""')
         raise UserError(f"{word} has no value: type {key}=VALUE, or {empty} for an empty text")

@@ -113,7 +113,7 @@ def check_same(job: Job) -> None:
     for key, asked, before in differences(job.config, known, HARMLESS):
         raise UserError(
             f"{job.directory} holds a run with {key}={_shown(before)}, but this job has {_shown(asked)}: "
-            "choose another hydra.sweep.dir, or delete that directory"
+            "choose another hydra.sweep.dir, or move that directory elsewhere (a copy of it can be trained for longer)"
         )
 
 
