@@ -27,7 +27,7 @@ from latentlab.figures import latents
 from latentlab.tracking import wandb_key
 from latentlab.tracking.record import finish, log_figure, log_summary, start
 from latentlab.tracking.wandb import STEP, add_results, wandb_logger
-from latentlab.tracking.wandb_key import choose_mode, has_key
+from latentlab.tracking.wandb_key import SERVER, choose_mode, has_key, server
 
 CONFIG = {"model": {"latent_dim": 2, "prior": {"name": "standard_normal"}}, "seed": 1, "tags": ["a", "b"]}
 
@@ -280,3 +280,26 @@ def picture(folder):
     path = folder / "x.png"
     Image.new("P", (8, 8)).save(path)
     return path
+
+
+def test_the_working_directory_cannot_choose_the_server(tmp_path, monkeypatch):
+    """A run of an attacker may hold wandb/settings, and may be the working directory."""
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text(
+        "[default]\nbase_url = http://127.0.0.1:1\nproject = theirs\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    wandb.teardown()
+    run = wandb_logger(str(tmp_path), offline=True)
+    start(run)
+    assert run.experiment.settings.base_url == server() == SERVER
+    assert wandb.setup().settings.project != "theirs"
+    finish([run])
+
+
+def test_the_server_of_wandb_login_is_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "settings").write_text("[default]\nbase_url = https://wandb.example.org\n")
+    assert server() == "https://wandb.example.org"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://other.example.org")
+    assert server() == "https://other.example.org"
