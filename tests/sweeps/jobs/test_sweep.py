@@ -13,7 +13,11 @@ from fake_job import save
 from fakes import begin, end, epochs, run, starts, wait_for
 from rich.console import Console
 
+from latentlab.errors import UserError
+from latentlab.run.config import read_config
 from latentlab.sweeps.jobs import directory
+from latentlab.sweeps.jobs.directory import check_same
+from latentlab.sweeps.jobs.job import Job
 from latentlab.sweeps.jobs.sweep import CachedLoader
 
 ALL = ["0", "1", "2", "3"]
@@ -182,3 +186,11 @@ def terminate_after(path: Path) -> None:
     while not path.exists():
         time.sleep(0.005)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_job_that_was_trained_for_longer_is_refused_with_the_remedy(small):
+    config = read_config(small / "config.yaml")
+    check_same(Job(small, (), config=config))
+    config["trainer"]["max_epochs"] = 3
+    with pytest.raises(UserError, match=r"trainer\.max_epochs=1, but this job has 3.*move that directory"):
+        check_same(Job(small, (), config=config))
