@@ -11,12 +11,13 @@ from pathlib import Path
 
 import hostile_checkpoints
 import hostile_configs
+import hostile_files
 import numpy as np
 from canary import CODE, GOOD, OWNED, Spoil
 from forks import Ended, forked
 from hostile_checkpoints import Call
 
-CASES = hostile_configs.CASES | hostile_checkpoints.CASES
+CASES = hostile_configs.CASES | hostile_checkpoints.CASES | hostile_files.CASES
 
 
 def evil(run: Path) -> None:
