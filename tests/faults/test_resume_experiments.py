@@ -68,7 +68,7 @@ def cut_and_resume(home: Path, words: tuple[str, ...], batches: int, seed: int) 
     kill = f"{{_target_: {KILL}.Kill, number: {number}, event: batch, n: {batch}, once: '{home}/sent'}}"
     ended = run(home, *words, "hydra.run.dir=cut", f"+callbacks.kill={kill}")
     assert ended.status == SIGNALS[number], ended
-    command = f"resume: python train.py resume={home}/cut"
+    command = f"resume: LATENTLAB_TRUST={KILL} python train.py resume={home}/cut"
     assert number == "SIGKILL" or ended.err.splitlines()[-1] == command, ended
     assert (done := run(home, "resume=cut")).status == 0, done
     print(f"{number} at batch {batch} of {batches}; python train.py resume=RUN")
