@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
@@ -25,7 +25,7 @@ from latentlab.tracking.wandb_key import Mode, has_key, own_settings, server
 from latentlab.tracking.wandb_records import Row, as_row, entries, is_sent, offline_records
 
 if TYPE_CHECKING:
-    from wandb import Run
+    from wandb import Run, Settings
 
 log = logging.getLogger(__name__)
 
@@ -148,32 +148,10 @@ class WandbRun(WandbLogger):
             return self._init("offline")
 
     def _init(self, mode: Mode) -> "Run":
-        import wandb
-
-        directory, known = self.directory, _known_id(self.directory)
+        directory = self.directory
         # W&B's default for tables and artifacts that wait for `wandb sync` is the user's home.
         os.environ.setdefault(DATA_DIR, str(directory.wandb))
-        # train.py prints messages and writes a log by itself. The commit is that of this code, wherever it is called.
-        settings = wandb.Settings(
-            base_url=server(),
-            console="off",
-            silent=True,
-            init_timeout=60,
-            git_root=str(Path(__file__).resolve().parent),
-            x_transaction_log_flush_interval=0.1,  # seconds, in which a kill loses figures
-        )
-        with _without_stderr():
-            with own_settings():
-                wandb.setup()
-            # The offline record keeps `resume`: `wandb sync` then appends to the run instead of replacing it.
-            run = wandb.init(
-                dir=str(directory.path),
-                mode=mode,
-                id=known,
-                resume="allow" if known else None,
-                settings=settings,
-                **self._given,
-            )
+        run = self._start(mode, _known_id(directory))
         write_text(directory.wandb_id, f"{run.id}\n")
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
@@ -183,6 +161,33 @@ class WandbRun(WandbLogger):
         if not self._failed:
             _announce(run, mode, directory)
         return run
+
+    def _start(self, mode: Mode, known: str | None) -> "Run":
+        import wandb
+
+        folder = str(self.directory.path)
+        with _without_stderr():
+            with own_settings():
+                wandb.setup()
+            # The offline record keeps `resume`: `wandb sync` then appends to the run instead of replacing it.
+            resume: Literal["allow"] | None = "allow" if known else None
+            return wandb.init(
+                dir=folder, mode=mode, id=known, resume=resume, settings=_settings(), **self._given
+            )
+
+
+def _settings() -> "Settings":
+    import wandb
+
+    # train.py prints messages and writes a log by itself. The commit is that of this code, wherever it is called.
+    return wandb.Settings(
+        base_url=server(),
+        console="off",
+        silent=True,
+        init_timeout=60,
+        git_root=str(Path(__file__).resolve().parent),
+        x_transaction_log_flush_interval=0.1,  # seconds, in which a kill loses figures
+    )
 
 
 def _key(metrics: Mapping[str, Any], step: int | None) -> Row:
