@@ -5,7 +5,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from commands import DATA, OFFLINE, QUICK, call, command, needs_mnist, refusal, typed
+from commands import DATA, OFFLINE, QUICK, call, command, needs_mnist, refusal
 from runs import summary
 
 from latentlab.errors import UserError
@@ -164,8 +164,8 @@ def test_a_mistake_in_an_evaluation(small, arguments, words):
 
 
 def test_a_run_without_its_key_is_one_line(small):
-    assert f"type run={small}" in refusal(typed("evaluate.py", str(small)))
-    assert f"type resume={small}" in refusal(typed("train.py", str(small)))
+    assert f"type run={small}" in refusal(call("evaluate.py", str(small)))
+    assert f"type resume={small}" in refusal(call("train.py", str(small)))
     assert "did you mean run?" in refusal(call("evaluate.py", f"resume={small}"))
 
 
