@@ -10,7 +10,7 @@ SHORT = (
     *("oc.create in data.seed", "os.system in module.model.prior", "functools.partial in module.objective"),
     *("a figure whose name is a path", "a latent of gigabytes", "billion laughs", "a list in itself"),
     *("os.system in a checkpoint", "a zip bomb", "a tensor larger than its numbers", "no global_step"),
-    *("NaN as weights", "module=None"),
+    *("NaN as weights", "another version of Lightning", "module=None"),
 )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packaging.version import Version
+
 from latentlab.errors import UserError
 from latentlab.run import legacy
 from latentlab.run.archive import outline
@@ -118,6 +120,8 @@ def _check_kinds(state: Any) -> None:
             raise ValueError(f"its {key} holds something else than {of.__name__}")
     if state["global_step"] < 0 or state["epoch"] < 0:
         raise ValueError("its global_step or epoch is negative")
+    if version := state.get("pytorch-lightning_version"):
+        Version(version)  # Lightning parses it when a run resumes
 
 
 def _check_weight(name: str, value: Any) -> None:
