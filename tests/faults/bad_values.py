@@ -6,16 +6,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from commands import QUICK
 from ranges import VALUES, arguments, meaningful, spelled
 
 Row = tuple[str, str, tuple[str, ...], tuple[str, ...]]
-QUICK = (
-    "data=binarised_digits",
-    "logger=none",
-    "callbacks=none",
-    "trainer.max_epochs=1",
-    "encoder.hidden=[16]",
-)
 PLAIN = ("logger=none",)
 # The models of the groups that a VAE lacks.
 MODELS = {
