@@ -17,21 +17,20 @@ def main(cfg: DictConfig) -> None:
     from latentlab.run.directory import RunDirectory
     from latentlab.tracking.wandb import add_results, check_joinable
 
-    checkpoint, state, config = evaluating.read(cfg)
-    found = RunDirectory.of_checkpoint(checkpoint)
-    found.check_links((found.evaluation, found.figures, found.wandb, found.wandb_id))
-    run_directory = found.path
+    trained = evaluating.read(cfg)
+    config, place = trained.config, RunDirectory.of_checkpoint(trained.checkpoint)
+    place.check_links((place.evaluation, place.figures, place.wandb, place.wandb_id))
     if cfg.wandb:
-        check_joinable(run_directory, config["logger"])
-    module, data = evaluating.rebuild(cfg, config, checkpoint, state)
-    directory = Path(cfg.output_dir or run_directory)
-    trainer = evaluating.trainer(cfg, config["callbacks"], directory)
+        check_joinable(place.path, config["logger"])
+    module, data = evaluating.rebuild(cfg, trained)
+    directory = Path(cfg.output_dir or place.path)
+    trainer = evaluating.trainer(cfg, trained, directory)
     trainer.test(module, data, verbose=False)
     estimates = evaluating.estimates(cfg, trainer, module, data)
     names = {**config["names"], "seed": config["seed"]}
     results = report.conclude_evaluation(trainer, directory, names, estimates)
     if cfg.wandb:
-        add_results(run_directory, config["logger"], results)
+        add_results(place.path, config["logger"], results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The evaluation of a run: rebuild its model and data, test the model, estimate the NLL."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +38,25 @@ SETTINGS = {
 }
 
 
-def read(cfg: Any) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """Check the settings of evaluate.py, and return the checkpoint, its state and the config of its run.
+@dataclass(frozen=True)
+class Trained:
+    """A trained run.
+
+    Attributes:
+        checkpoint: the path of its checkpoint.
+        state: the state in the checkpoint.
+        config: the config of the run.
+        trusted: the targets that the config may name.
+    """
+
+    checkpoint: Path
+    state: Mapping[str, Any]
+    config: Mapping[str, Any]
+    trusted: Trusted
+
+
+def read(cfg: Any) -> Trained:
+    """Check the settings of evaluate.py, and return the run.
 
     `run=RUN` means RUN/checkpoints/best.ckpt, or last.ckpt with a warning if that is missing or damaged.
 
@@ -51,10 +69,11 @@ def read(cfg: Any) -> tuple[Path, dict[str, Any], dict[str, Any]]:
         raise UserError("give one of run=RUN, a run directory, and ckpt_path=RUN/checkpoints/best.ckpt")
     path, state = read_first(*_checkpoints(cfg))
     parts = (*BUILT, "logger") if cfg.wandb else BUILT
-    config = config_of(path, trusted(cfg.trust), parts)
+    allowed = trusted(cfg.trust)
+    config = config_of(path, allowed, parts)
     for part in parts:
         check_config(config[part], config[part], part)
-    return path, state, config
+    return Trained(path, state, config, allowed)
 
 
 def _checkpoints(cfg: Any) -> tuple[list[Path], str]:
@@ -67,41 +86,33 @@ def _checkpoints(cfg: Any) -> tuple[list[Path], str]:
     return ([run.best_checkpoint, run.last_checkpoint] if path.is_dir() else [path]), "run"
 
 
-def rebuild(
-    cfg: Any, config: Mapping[str, Any], path: Path, state: Mapping[str, Any]
-) -> tuple[LitModule, DataModule]:
+def rebuild(cfg: Any, run: Trained) -> tuple[LitModule, DataModule]:
     """Build the trained model and the data of a run.
-
-    Args:
-        cfg: the settings of evaluate.py.
-        config: the config of the run.
-        path: its checkpoint.
-        state: the state in the checkpoint.
 
     Raises:
         UserError: if the weights do not fit, or `nll.samples` is asked of a model without an NLL.
     """
     quieten_lightning()
-    allowed = trusted(cfg.trust)
+    config = run.config
     moved: dict[str, Any] = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
     if not moved:
         check_root(config["data"])
     moved |= {"eval_batch_size": cfg.batch_size}
-    with within_checkpoint("data", path):
-        data = build_saved(config["data"], "data", allowed, DataModule, **moved)
-    with within_checkpoint("module", path):
-        module = build_saved(config["module"], "module", allowed, LitModule, eval_samples=cfg.samples)
+    with within_checkpoint("data", run.checkpoint):
+        data = build_saved(config["data"], "data", run.trusted, DataModule, **moved)
+    with within_checkpoint("module", run.checkpoint):
+        module = build_saved(config["module"], "module", run.trusted, LitModule, eval_samples=cfg.samples)
     nll_samples = choose_nll_samples(module.model, cfg.nll.samples)
-    load_state(module, state, str(path))
+    load_state(module, run.state, str(run.checkpoint))
     if isinstance(module.model, GenerativeModel):
         draws = {"samples": cfg.samples, "nll.chunk": min(cfg.nll.chunk, nll_samples)}
         check_evaluation(module.model, data, draws, config["module"])
     return module, data
 
 
-def trainer(cfg: Any, callbacks: Mapping[str, Any], directory: Any) -> pl.Trainer:
+def trainer(cfg: Any, run: Trained, directory: Any) -> pl.Trainer:
     """Return a trainer on one device that draws the run's figures into `directory`, if they are asked for."""
-    figures = _figures(callbacks, trusted(cfg.trust)) if cfg.figures.draw else []
+    figures = _figures(run.config["callbacks"], run.trusted) if cfg.figures.draw else []
     return pl.Trainer(
         accelerator=cfg.accelerator,
         devices=1,

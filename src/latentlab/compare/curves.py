@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from latentlab.compare.runs import Experiment, deviation, incomparable, mean
+from latentlab.compare.runs import Experiment, incomparable
 from latentlab.errors import UserError
+from latentlab.run.results import Spread
 
 WIDTH = 100  # characters in a line of the legend
 # A metric by epoch, from 1.
@@ -67,9 +68,9 @@ def band(experiment: Experiment[Curve], first: int) -> Band:
         raise UserError(
             f"{experiment.label}: its {len(values)} runs have no common epoch from first={first} on"
         )
-    found = [[each[epoch] for each in values] for epoch in epochs]
-    errors = [deviation(each) if len(each) > 1 else 0.0 for each in found]
-    return Band(experiment.label, epochs, [mean(each) for each in found], errors, len(values))
+    spreads = [Spread.of([each[epoch] for each in values]) for epoch in epochs]
+    means, errors = [each.mean for each in spreads], [each.deviation or 0.0 for each in spreads]
+    return Band(experiment.label, epochs, means, errors, len(values))
 
 
 def _draw(axes: Axes, band: Band) -> None:

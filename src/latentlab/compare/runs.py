@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, nan
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, Generic, TypeVar
 
 from latentlab.errors import UserError
@@ -81,16 +79,6 @@ def incomparable(experiments: Iterable[Experiment[Any]]) -> str:
         return ""
     named = ", ".join(sorted(" ".join(filter(None, pair)) for pair in scored))
     return f"bounds of different data cannot be compared: {named}"
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean, NaN if a value is not finite."""
-    return fmean(values) if all(map(isfinite, values)) else nan
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Return the sample standard deviation of two values or more, NaN if one is not finite."""
-    return stdev(values) if all(map(isfinite, values)) else nan
 
 
 def label(runs: Sequence[Run[Any]]) -> list[str]:

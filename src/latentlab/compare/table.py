@@ -5,43 +5,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from math import sqrt
 from typing import Any
 
-from latentlab.compare.runs import Experiment, deviation, mean
+from latentlab.compare.runs import Experiment
 from latentlab.errors import UserError
+from latentlab.run.results import Spread
 
 # The default columns are those of these that any run has.
 METRICS = ("test/elbo", "test/reconstruction", "test/kl", "test/nll", "test/bits_per_dim")
 
 Results = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Spread:
-    r"""A metric over the n seeds of an experiment.
-
-    Attributes:
-        n: the number of runs that have the metric.
-        mean: their mean.
-        deviation: the sample standard deviation s, None for one run.
-    """
-
-    n: int
-    mean: float
-    deviation: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread | None":
-        """Return the spread of some values, or None without any."""
-        return (
-            cls(len(values), mean(values), deviation(values) if len(values) > 1 else None) if values else None
-        )
-
-    @property
-    def error(self) -> float | None:
-        r"""The standard error $s / \sqrt n$ of the mean."""
-        return None if self.deviation is None else self.deviation / sqrt(self.n)
 
 
 @dataclass(frozen=True)
@@ -80,7 +53,9 @@ def _numbers(names: Iterable[str]) -> list[str]:
 
 def _row(experiment: Experiment[Results], metrics: Sequence[str]) -> Row:
     found = [[run.values[name] for run in experiment.runs if name in run.values] for name in metrics]
-    return Row(experiment.label, len(experiment.runs), [Spread.of(values) for values in found])
+    return Row(
+        experiment.label, len(experiment.runs), [Spread.of(values) if values else None for values in found]
+    )
 
 
 def _csv(metrics: Sequence[str], rows: Sequence[Row]) -> str:

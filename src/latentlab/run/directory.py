@@ -35,19 +35,6 @@ class RunDirectory:
         """Return the directory of the run that wrote RUN/checkpoints/NAME.ckpt."""
         return cls(Path(checkpoint).absolute().parent.parent)
 
-    @classmethod
-    def find(cls, folder: Path) -> list["RunDirectory"]:
-        """Return all run directories at or below `folder`, sorted.
-
-        Raises:
-            UserError: if no run is found.
-        """
-        name = cls(folder).metrics.name
-        found = [cls(path.parent) for path in sorted(folder.rglob(name)) if cls(path.parent).config.exists()]
-        if not found:
-            raise UserError(f"{folder}: no run here (a run directory holds config.yaml and metrics.csv)")
-        return found
-
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"

@@ -2,8 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from latentlab.errors import UserError
@@ -58,3 +60,31 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write results, in a new folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(dict(results), indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Spread:
+    r"""A metric over the n seeds of an experiment.
+
+    Attributes:
+        n: the number of runs that have the metric.
+        mean: their mean, NaN if a value is not finite.
+        deviation: the sample standard deviation s, None for one run.
+    """
+
+    n: int
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Return the spread of at least one value."""
+        n = len(values)
+        if not all(map(math.isfinite, values)):
+            return cls(n, math.nan, math.nan if n > 1 else None)
+        return cls(n, fmean(values), stdev(values) if n > 1 else None)
+
+    @property
+    def error(self) -> float | None:
+        r"""The standard error $s / \sqrt n$ of the mean."""
+        return None if self.deviation is None else self.deviation / math.sqrt(self.n)

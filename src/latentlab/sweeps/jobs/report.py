@@ -5,9 +5,8 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from latentlab.run.directory import RunDirectory
 from latentlab.run.files import replaced
+from latentlab.run.results import Spread
 from latentlab.sweeps.jobs import directory
 from latentlab.sweeps.jobs.job import Job, Outcome, Status, duration
 
@@ -137,10 +137,11 @@ def scores(outcomes: Iterable[Outcome], metric: str) -> list[Score]:
         value = metric_of(outcome.summary, metric)[1]
         if value is not None and outcome.status.succeeded:
             groups.setdefault(_without_seed(outcome.job.label), []).append(value)
+    spreads = {label: Spread.of(values) for label, values in groups.items()}
     return [
-        Score(label or "all", len(values), fmean(values), stdev(values) / sqrt(len(values)))
-        for label, values in groups.items()
-        if len(values) > 1
+        Score(label or "all", spread.n, spread.mean, spread.error)
+        for label, spread in spreads.items()
+        if spread.error is not None
     ]
 
 
