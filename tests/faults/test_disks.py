@@ -164,16 +164,18 @@ def read_only(home: Path) -> Row:
         return ends("read-only disk", place / "run", train(home, place=place / "run"))
 
 
+def on_disk(home: Path, variable: str, mode: str = "rw") -> Ended:
+    """Train with a variable that names a small file system."""
+    with disk(home / "disk", 100_000, mode) as place:
+        return in_new_process(home, "trainer.max_epochs=1", env={variable: str(place)})
+
+
 def tiny_tmpdir(home: Path) -> Row:
-    with disk(home / "tmp", 100_000) as place:
-        ended = in_new_process(home, "trainer.max_epochs=1", env={"TMPDIR": str(place)})
-        return survives("TMPDIR of 100 kB", home / "run", ended)
+    return survives("TMPDIR of 100 kB", home / "run", on_disk(home, "TMPDIR"))
 
 
 def read_only_tmpdir(home: Path) -> Row:
-    with disk(home / "tmp", 100_000, "ro") as place:
-        ended = in_new_process(home, "trainer.max_epochs=1", env={"TMPDIR": str(place)})
-        return survives("read-only TMPDIR", home / "run", ended)
+    return survives("read-only TMPDIR", home / "run", on_disk(home, "TMPDIR", "ro"))
 
 
 def missing_tmpdir(home: Path) -> Row:
@@ -192,9 +194,7 @@ def no_home(home: Path) -> Row:
 
 
 def read_only_home(home: Path) -> Row:
-    with disk(home / "home", 100_000, "ro") as place:
-        ended = in_new_process(home, "trainer.max_epochs=1", env={"HOME": str(place)})
-        return survives("read-only HOME", home / "run", ended)
+    return survives("read-only HOME", home / "run", on_disk(home, "HOME", "ro"))
 
 
 def link(home: Path) -> Row:

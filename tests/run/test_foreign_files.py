@@ -169,14 +169,6 @@ RESULTS = [
 ]
 
 
-@pytest.mark.parametrize("text", RESULTS, ids=range(len(RESULTS)))
-def test_results_that_are_no_numbers(tmp_path, text):
-    path = tmp_path / "summary.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match="is damaged"):
-        read_results(path)
-
-
 METRICS = [
     "epoch,step\n0,1e999\n",
     "epoch,step\n0,1,2\n",
@@ -186,12 +178,15 @@ METRICS = [
 ]
 
 
-@pytest.mark.parametrize("text", METRICS, ids=range(len(METRICS)))
-def test_metrics_that_are_no_numbers(tmp_path, text):
-    path = tmp_path / "metrics.csv"
+DAMAGED = [(read_results, text) for text in RESULTS] + [(read_rows, text) for text in METRICS]
+
+
+@pytest.mark.parametrize(("read", "text"), DAMAGED, ids=range(len(DAMAGED)))
+def test_results_and_metrics_that_are_no_numbers(tmp_path, read, text):
+    path = tmp_path / "file"
     path.write_text(text)
     with pytest.raises(UserError, match="is damaged"):
-        read_rows(path)
+        read(path)
 
 
 @pytest.mark.parametrize("read", [read_results, read_rows])
