@@ -1,37 +1,6 @@
 """Evaluate a checkpoint over the whole test set: `python evaluate.py --help` lists the options."""
 
-from pathlib import Path
-
-import hydra
-from omegaconf import DictConfig
-
-from latentlab.cli.command import one_line_errors, run
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
-@one_line_errors()
-def main(cfg: DictConfig) -> None:
-    """Rebuild the model of a run, evaluate it on the test set and write evaluation.json."""
-    # Lightning takes seconds to import, and --help answers at once.
-    from latentlab.cli import evaluating, report
-    from latentlab.run.directory import RunDirectory
-    from latentlab.tracking.wandb import add_results, check_joinable
-
-    trained = evaluating.read(cfg)
-    config, place = trained.config, RunDirectory.of_checkpoint(trained.checkpoint)
-    place.check_links((place.evaluation, place.figures, place.wandb, place.wandb_id))
-    if cfg.wandb:
-        check_joinable(place.path, config["logger"])
-    module, data = evaluating.rebuild(cfg, trained)
-    directory = Path(cfg.output_dir or place.path)
-    trainer = evaluating.trainer(cfg, trained, directory)
-    trainer.test(module, data, verbose=False)
-    estimates = evaluating.estimates(cfg, trainer, module, data)
-    names = {**config["names"], "seed": config["seed"]}
-    results = report.conclude_evaluation(trainer, directory, names, estimates)
-    if cfg.wandb:
-        add_results(place.path, config["logger"], results)
-
+from latentlab.cli.evaluate import main
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -13,8 +13,10 @@ def config_name() -> str:
 
 
 def conf_folder() -> Path:
-    """Return the folder `conf` of this project."""
-    return Path(sys.argv[0]).resolve().parent / "conf"
+    """Return the folder `conf` of this project: in the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    folders = package / "conf", package.parent.parent / "conf"
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def user_folders() -> list[Path]:

@@ -54,10 +54,11 @@ def _rehearsed(config: Mapping[str, Any]) -> frozenset[str]:
     if config.get("trainer", {}).get("accelerator") != "cpu":
         return frozenset()
     from latentlab.cli import training  # imports Lightning, which takes seconds
+    from latentlab.cli.experiment import Experiment
 
     training.quieten_lightning()
     trainer = {key: value for key, value in config["trainer"].items() if key != "strategy"}
-    experiment = training.Experiment({**config, "trainer": {**trainer, **HERE}})
+    experiment = Experiment({**config, "trainer": {**trainer, **HERE}})
     data, module = experiment.build("data"), experiment.build("module")
     training.restore(module, config["ckpt_path"])
     callbacks = experiment.callbacks()

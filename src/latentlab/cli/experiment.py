@@ -1,0 +1,121 @@
+"""The checked experiment of a command, and the builder of its parts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
+
+from latentlab.cli import resume
+from latentlab.cli.build import build, build_saved, check_root, trusted
+from latentlab.cli.checks import check_config, check_types, check_underflow
+from latentlab.cli.memory import within_checkpoint
+from latentlab.cli.paths import settle
+from latentlab.cli.ranges import SETTINGS
+from latentlab.cli.used import check_used
+from latentlab.data.module import DataModule
+from latentlab.lit.base import LitModule
+from latentlab.run.checkpoints import config_of
+from latentlab.run.resuming import choose_checkpoint
+from latentlab.run.trust import Trusted
+from latentlab.tracking.csv_logger import CSVMetrics
+
+KINDS = dict(zip(resume.PARTS, (LitModule, DataModule, pl.Callback, pl.Trainer, Logger), strict=True))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The checked config of a run, and the builder of its parts.
+
+    Attributes:
+        config: plain values, without interpolations.
+        trusted: the targets that a resumed run's config may name, None for a config of this command line.
+    """
+
+    config: dict[str, Any]
+    trusted: Trusted | None = None
+
+    def build(self, key: str, **arguments: Any) -> Any:
+        """Build the part at a dotted key, with further arguments."""
+        node = reduce(getitem, key.split("."), self.config)
+        if self.trusted is None:
+            return build(node, **arguments)
+        with within_checkpoint(key, self.config["ckpt_path"]):
+            return build_saved(node, key, self.trusted, KINDS[key.partition(".")[0]], **arguments)
+
+    def callbacks(self) -> list[pl.Callback]:
+        """Build every callback. An entry without a `_target_` changes another entry, which is left out here."""
+        nodes = self.config["callbacks"]
+        return [
+            self.build(f"callbacks.{name}") for name, node in nodes.items() if node and "_target_" in node
+        ]
+
+    def loggers(self, directory: Path) -> list[Logger]:
+        """Build the loggers of the run, metrics.csv first. They write nothing before they are started."""
+        chosen = self.config["logger"]["_target_"]
+        others = [self.build("logger", save_dir=directory)] if chosen else []
+        return [CSVMetrics(str(directory)), *others]
+
+
+def compose(cfg: DictConfig, job: Any) -> Experiment:
+    """Return the checked experiment of a command, or of the run that it resumes.
+
+    Args:
+        cfg: the composed config.
+        job: Hydra's own config of the job.
+
+    Raises:
+        UserError: for the first mistake in it.
+    """
+    settle(cfg)
+    raw: Any = OmegaConf.to_container(cfg)
+    if raw["resume"] is not None:
+        return resumed(raw, job.overrides.task)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    for key in ("resume", "trust"):
+        del raw[key], config[key]
+    check(raw, config, job.overrides.task)
+    return Experiment(config)
+
+
+def resumed(composed: Mapping[str, Any], overrides: Iterable[str]) -> Experiment:
+    """Return the experiment of a run that is resumed with `resume=RUN`.
+
+    Args:
+        composed: the config that Hydra composed of the overrides, with interpolations.
+        overrides: the overrides.
+
+    Raises:
+        UserError: for a run that cannot be resumed, or the first override that it cannot have.
+    """
+    check_types(composed, {"trust": str | Sequence[str]})
+    allowed, path = trusted(composed["trust"]), choose_checkpoint(Path(composed["resume"]))
+    config = resume.merge(config_of(path, allowed, resume.PARTS), composed, overrides)
+    check_types(config, SETTINGS)
+    for part in resume.PARTS:
+        check_config(config[part], config[part], part)
+    if not any(word.lstrip("+").startswith("data.root=") for word in overrides):
+        check_root(config["data"])
+    return Experiment({**config, "ckpt_path": str(path)}, allowed)
+
+
+def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str]) -> None:
+    """Check a composed experiment before anything is built.
+
+    Args:
+        raw: the config with interpolations.
+        config: the config without interpolations.
+        overrides: the arguments of the command line.
+
+    Raises:
+        UserError: for a setting out of range, a group without an effect, or an unknown or ill-typed argument.
+    """
+    check_underflow(overrides)
+    check_types(config, SETTINGS)
+    check_used(raw, overrides, config["names"]["model"])
+    check_config(raw, config)
