@@ -65,7 +65,6 @@ class ImageData(DataModule):
     on_device: bool = True
     batch_size_per_device: PositiveInt | None = None
 
-    shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
     binary: ClassVar[bool] = False
     labelled = True
 
@@ -77,6 +76,11 @@ class ImageData(DataModule):
             raise UserError(
                 f"protocol={self.protocol.name} does not fit {self.name}, stored as {stored}: use {options}"
             )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of an image, known before `read`: a model is built for it."""
+        return (1, 28, 28)
 
     @abstractmethod
     def read(self) -> Splits:
