@@ -4,10 +4,23 @@ import math
 
 import pytest
 import torch
-from oracles import Z_MAX, all_binary_images, exact_log_likelihood, largest_z, tiny_vae
+from oracles import Z_MAX, all_binary_images, exact_log_likelihood, gauss_hermite, largest_z, tiny_vae
+from parts import assembled, built, examples
+from torch.distributions import Independent, Normal, kl_divergence
 
+from latentlab.batch import BLOCK
 from latentlab.errors import UserError
-from latentlab.evaluation import Tally, active_units, bits_per_dim, log_likelihood, reproducible
+from latentlab.evaluation import (
+    EVALUATION_SEED,
+    Tally,
+    active_units,
+    bits_per_dim,
+    identification,
+    information,
+    log_likelihood,
+    reproducible,
+)
+from latentlab.protocols import Threshold
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 1003])
@@ -94,3 +107,90 @@ def test_active_units():
         [torch.linspace(-1, 1, 100), 0.05 * torch.linspace(-1, 1, 100), torch.ones(100)], dim=1
     )
     assert active_units(means) == 1
+
+
+def normals(locs, scale):
+    return Independent(Normal(locs, torch.full_like(locs, scale)), 1)
+
+
+def test_mutual_information_against_quadrature():
+    vae, x = tiny_vae(), all_binary_images((1, 2, 2))
+    q = vae.posterior(x)
+    nodes, weights = gauss_hermite()
+    z = q.mean + q.stddev * nodes[:, None, None]  # (points, N, 1)
+    marginal = q.log_prob(z[:, :, None]).logsumexp(-1) - math.log(len(x))
+    exact = (weights[:, None] * (q.log_prob(z) - marginal)).sum(0).mean()
+    torch.manual_seed(0)
+    draws = torch.stack([identification(z, [q]) for z in q.sample((1000,))]).mean(1)
+    assert largest_z(draws, exact) < Z_MAX
+    blocks = [vae.posterior(part) for part in x.split(3)]
+    torch.testing.assert_close(identification(z[0], blocks), identification(z[0], [q]))
+
+
+def test_mutual_information_of_linear_normals():
+    # For x ~ N(0, 1) and q(z|x) = N(w x + b, s^2), q(z) = N(b, w^2 + s^2) and I(x; z) = log(1 + w^2 / s^2) / 2.
+    torch.manual_seed(0)
+    w, b, s, n = 0.9, 0.3, 0.5, 1500
+    q = normals(w * torch.randn(n, 1).double() + b, s)
+    found = identification(q.sample(), [q]).mean().item()
+    assert found == pytest.approx(0.5 * math.log(1 + (w / s) ** 2), abs=0.04)
+    aggregate = Normal(torch.tensor(b), math.sqrt(w**2 + s**2))
+    exact = kl_divergence(aggregate, Normal(torch.zeros(()), torch.ones(()))).item()
+    kl = kl_divergence(q.base_dist, Normal(torch.zeros(1), torch.ones(1))).mean().item()
+    assert kl - found == pytest.approx(exact, abs=0.04)
+
+
+def test_latents_that_tell_nothing_or_everything():
+    torch.manual_seed(0)
+    same, apart = normals(torch.zeros(60, 2), 1.0), normals(torch.arange(60.0)[:, None], 1e-3)
+    torch.testing.assert_close(identification(same.sample(), [same]), torch.zeros(60).double())
+    everything = torch.full((60,), math.log(60)).double()
+    torch.testing.assert_close(identification(apart.sample(), [apart]), everything)
+
+
+MODELS = {
+    "vae": {},
+    "mog_vae": {},
+    "vae, full rank": {"posterior": "full_rank_normal"},
+    "conditional_vae": {},
+    "categorical_vae": {},
+    "hierarchical_vae": {},
+    "ladder_vae": {},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_parts_of_the_kl_add_up_to_the_reported_kl(name):
+    torch.manual_seed(0)
+    config = assembled(name.partition(",")[0], **MODELS[name])
+    model = built(config).model.eval()
+    xs = [model.observe(examples(Threshold(), n)) for n in (BLOCK, 9)]
+    reported = Tally()
+    for index, x in enumerate(xs):
+        with torch.no_grad(), reproducible(EVALUATION_SEED + index * BLOCK, x.device):
+            reported.add(model.terms(x, samples=2))
+    found = information(model, xs, BLOCK + 9, samples=2)
+    end = f"_{len(model.z_shapes)}" if name == "ladder_vae" else ""
+    parts = found[f"mutual_information{end}"], found[f"aggregate_kl{end}"]
+    assert sum(parts) == pytest.approx(reported.means(BLOCK + 9)[f"kl{end}"], abs=1e-12)
+    assert 0 <= parts[0] <= found["mutual_information_limit"] == math.log(BLOCK + 9)
+    assert found[f"aggregate_kl{end}_stderr"] > 0
+
+
+def test_layers_above_the_first_tell_nothing_more():
+    torch.manual_seed(0)
+    model = built(assembled("hierarchical_vae")).model.eval()
+    x = examples(Threshold(), 5).x
+    with torch.no_grad():
+        trace = model(x)
+        zs = [layer.z[0][:, None].expand(5, 5, -1) for layer in trace.layers]
+        joint = model(x, zs=zs).log_qz_x.double()  # log q(z|x_n), a row for each draw
+    exact = math.log(5) + (joint.softmax(1) * joint.log_softmax(1)).sum(1)
+    torch.testing.assert_close(identification(trace.z[0][0], [trace.layers[0].q]), exact, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("most", "n"), [(300, 300), (299, 150), (150, 150), (149, 100), (1, 50)])
+def test_a_large_test_set_is_thinned(most, n):
+    model = built(assembled("vae")).model.eval()
+    found = information(model, [examples(Threshold(), BLOCK).x] * 6, 300, examples=most)
+    assert found["mutual_information_limit"] == math.log(n)

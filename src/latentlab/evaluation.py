@@ -1,20 +1,21 @@
-"""Estimates of a trained model: exact means, importance-weighted NLL, bits per dimension, active units."""
+"""Estimates of a trained model: exact means, NLL, bits per dimension, active units, mutual information."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from itertools import chain
-from math import log, prod, sqrt
+from math import ceil, log, prod, sqrt
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from latentlab.batch import Batch, blocks
+from latentlab.batch import BLOCK, Batch, blocks
 from latentlab.errors import UserError
 from latentlab.models.base import GenerativeModel
 from latentlab.protocols import Protocol
-from latentlab.trace import Trace
+from latentlab.trace import Layer, Trace, Traced
 
 # Draws of the latents per example, for the NLL of a model that has one.
 NLL_SAMPLES = 100
@@ -22,6 +23,8 @@ NLL_SAMPLES = 100
 EVALUATION_SEED = 2**20
 # A latent is active if its posterior mean has a larger variance (Burda et al. 2016, section 5).
 ACTIVE_VARIANCE = 0.01
+# The default number of examples in the mixture q(z). The time grows with its square.
+MIXTURE_EXAMPLES = 10_000
 
 
 class Tally:
@@ -153,6 +156,65 @@ def active_units(means: Tensor, threshold: float = ACTIVE_VARIANCE) -> int:
     return int((means.double().var(0) > threshold).sum())
 
 
+def information(
+    model: Traced, xs: Iterable[Any], num_examples: int, samples: int = 1, examples: int = MIXTURE_EXAMPLES
+) -> dict[str, float]:
+    r"""The parts of the KL to the prior, $E_x[KL(q(z|x)\,\|\,p(z))] = I(x; z) + KL(q(z)\,\|\,p(z))$, in nats.
+
+    Hoffman and Johnson 2016, "ELBO surgery". The data are N test examples, so that $q(z) = \frac1N \sum_n q(z|x_n)$ and
+    $I(x; z) = E_{q(z)}[\sum_n q(n|z) \log N q(n|z)]$, with one draw z ~ q(z|x) for each example. The estimate is
+    unbiased for these examples. For all data it is too small, because it is at most log N, and `aggregate_kl` is too
+    large.
+
+    A hierarchy that draws z_1 first has I(x; z) = I(x; z_1), because x reaches the other layers through z_1 alone. If
+    the top layer L is drawn first, the parts are those of `kl_L`, and their names end in _L.
+
+    Args:
+        model: the model.
+        xs: the observations of the test set in blocks.
+        num_examples: the number of examples in the test set.
+        samples: the draws of the latents per example in the test. With these draws, the parts add up to `kl`.
+        examples: the largest N. Of a larger test set, every second, third, ... block is used.
+
+    Returns:
+        `mutual_information` and `aggregate_kl` with their standard errors over examples, and
+        `mutual_information_limit` = log N.
+    """
+    every = ceil(num_examples / examples)
+    scored = [_first_layer(model, x, samples, index) for index, x in enumerate(xs) if index % every == 0]
+    qs, tally = [layer.q for layer, _, _ in scored], Tally()
+    for layer, kl, suffix in scored:
+        known = identification(layer.z[0], qs)
+        tally.add({f"mutual_information{suffix}": known, f"aggregate_kl{suffix}": kl.double() - known})
+    parts = [tally.means(tally.count, name) for name in tally.totals]
+    found = {name: value for means in parts for name, value in means.items() if name != "num_examples"}
+    return found | {"mutual_information_limit": log(tally.count)}
+
+
+def _first_layer(model: Traced, x: Any, samples: int, block: int) -> tuple[Layer, Tensor, str]:
+    # The layer drawn first, and the KL of all layers that know x through it alone, with the end of that KL's name.
+    with torch.inference_mode(), reproducible(EVALUATION_SEED + block * BLOCK, x.device):
+        trace = model(x, samples=samples)
+        level = range(len(trace.layers))[model.first_drawn]
+        suffix = f"_{level + 1}" if level else ""
+        return trace.layers[level], trace.terms()[f"kl{suffix}"], suffix
+
+
+@torch.inference_mode()
+def identification(z: Tensor, qs: Sequence[Distribution]) -> Tensor:
+    r"""The information of z about the example n that it was drawn for, $\sum_n q(n|z) \log N q(n|z)$, in [0, log N].
+
+    Args:
+        z: the draws, (B, ...).
+        qs: q(z|x_n) of all N examples in blocks.
+
+    Returns:
+        the information of each draw in nats, (B,).
+    """
+    log_q = torch.cat([q.log_prob(z[:, None]).double() for q in qs], dim=1)  # (B, N)
+    return log(log_q.shape[1]) - torch.special.entr(log_q.softmax(1)).sum(1)
+
+
 def bits_per_dim(nats: float, dimensions: int, offset: float) -> float:
     r"""Bits per dimension of a bound or log-likelihood b in nats per example, $-\frac{b}{D \ln 2} + \mathrm{offset}$.
 
@@ -169,8 +231,10 @@ def estimate(
     bound: float | None = None,
     nll_samples: int = 0,
     chunk: int = 50,
+    samples: int = 1,
+    mixture_examples: int = 0,
 ) -> dict[str, float]:
-    """Estimate `active_units`, `nll` and `bits_per_dim` over a data set, each if the model has it.
+    """Estimate `active_units`, `mutual_information`, `nll` and `bits_per_dim`, each if the model has it.
 
     A classical inference that brings its own data has none of them.
 
@@ -182,6 +246,8 @@ def estimate(
         bound: the bound in nats per example over the same data set, for the bits per dimension.
         nll_samples: the draws of the latents per example for the NLL, or 0 for no NLL.
         chunk: the draws held in memory at a time.
+        samples: the draws of the latents per example for the bound.
+        mixture_examples: the most examples for the mutual information, or 0 for none.
     """
     if not isinstance(model, GenerativeModel):
         return {}
@@ -190,6 +256,9 @@ def estimate(
         with torch.inference_mode():
             means = torch.cat([model.posterior_mean(x).cpu() for x in observations(model, batches)])
         found["active_units"] = active_units(means)
+        found["collapsed_units"] = means.shape[1] - found["active_units"]
+    if mixture_examples and model.learned_inference and isinstance(model, Traced):
+        found |= information(model, observations(model, batches), num_examples, samples, mixture_examples)
     if nll_samples > 0:
         found |= nll(model, observations(model, batches), nll_samples, chunk, num_examples)
     offset = model.scored_as(protocol).bits_offset

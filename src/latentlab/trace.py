@@ -127,7 +127,14 @@ class Scored(nn.Module, ABC):
 
 
 class Traced(Scored, ABC):
-    """A model whose call returns a trace."""
+    """A model whose call returns a trace.
+
+    Attributes:
+        first_drawn: the index of the layer that is drawn first, given x. It is 0 if x reaches all other layers through
+            z_1 alone.
+    """
+
+    first_drawn: ClassVar[int] = 0
 
     @abstractmethod
     def forward(self, x: Any, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:

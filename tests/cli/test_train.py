@@ -118,6 +118,9 @@ def test_scoring_again_gives_the_same_bound_whatever_the_batch(full, batch_size)
         assert found[name] == pytest.approx(known[name], abs=1e-4)
     assert found["test/num_examples"] == 270
     assert found["test/bits_per_dim"] == pytest.approx(-found["test/elbo"] / (784 * math.log(2)))
+    parts = found["test/mutual_information"], found["test/aggregate_kl"]
+    assert sum(parts) == pytest.approx(found["test/kl"], abs=1e-12)
+    assert found["test/mutual_information_limit"] == math.log(270)
 
 
 def test_small_batches_differ_by_monte_carlo_error_only(full, tmp_path):
@@ -128,6 +131,7 @@ def test_small_batches_differ_by_monte_carlo_error_only(full, tmp_path):
     found = json.loads((place / "evaluation.json").read_text())
     assert found["test/num_examples"] == 270
     assert 0 < abs(found["test/elbo"] - summary(run)["test/elbo"]) < 1
+    assert found["test/mutual_information"] + found["test/aggregate_kl"] == pytest.approx(found["test/kl"])
 
 
 def test_an_evaluation_with_nll_and_figures(full, tmp_path):

@@ -1,5 +1,7 @@
 """The evaluation of a run: rebuild its model and data, test the model, estimate the NLL."""
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from latentlab.run.checkpoints import BUILT, config_of, load_state, read_first
 from latentlab.run.directory import RunDirectory
 from latentlab.run.trust import Trusted
 
+log = logging.getLogger(__name__)
+
 SETTINGS = {
     "run": str | None,
     "ckpt_path": str | None,
@@ -31,6 +35,7 @@ SETTINGS = {
     "samples": PositiveInt,
     "nll.samples": NonNegativeInt | None,
     "nll.chunk": PositiveInt,
+    "mutual_information.examples": NonNegativeInt,
     "figures.draw": bool,
     "wandb": bool,
     "accelerator": Literal["auto", "cpu", "gpu"],
@@ -146,5 +151,23 @@ def estimates(cfg: Any, trainer: pl.Trainer, module: LitModule, data: DataModule
         module.results.get("test/elbo"),
         choose_nll_samples(module.model, cfg.nll.samples),
         cfg.nll.chunk,
+        cfg.samples,
+        cfg.mutual_information.examples,
     )
+    if remark := _near_limit(found):
+        log.warning(remark)
     return {f"test/{name}": value for name, value in found.items()}
+
+
+def _near_limit(found: Mapping[str, float]) -> str:
+    # An estimate from N examples within 1 nat of log N is too small for the data that they are a sample of.
+    near = [
+        name
+        for name, value in found.items()
+        if re.fullmatch(r"mutual_information(_\d+)?", name) and value > found["mutual_information_limit"] - 1
+    ]
+    return "".join(
+        f"test/{name} is close to its limit log N of the test set's N examples: for more data, it is larger, and "
+        f"test/{name.replace('mutual_information', 'aggregate_kl')} smaller"
+        for name in near
+    )

@@ -121,6 +121,7 @@ class LadderVAE(Hierarchy):
         UserError: for a posterior of one-hot latents.
     """
 
+    first_drawn = -1
     zero: Tensor
 
     def __init__(
