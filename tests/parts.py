@@ -120,7 +120,7 @@ def step(module: GradientModule, batch: Batch) -> dict[str, Tensor]:
     x = module.model.observe(batch)
     module.model.initialise(x)
     module.model.anneal(0)
-    (optimizer,), _ = module.configure_optimizers()
+    optimizer = module.make_optimizer(module.parameters())
     bound = module.objective(module.model, x)
     assert bound.shape == (len(batch.x),) and bound.isfinite().all()
     optimizer.zero_grad()

@@ -57,10 +57,14 @@ REFUSED = {
         ["model.x_shape=[1, 14, 14]", "+model.x_shape=[1,28,28]"],
     ),
     "scheduler that needs a metric": (
-        "scheduler=cosine ~scheduler.T_max ~scheduler.eta_min "
-        "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
-        ["optimizer or scheduler", "metrics", "choose another"],
+        "~scheduler.factor ~scheduler.total_iters scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+        ["optimizer or scheduler", "metrics", "scheduler=plateau"],
     ),
+    "plateau of an unknown metric": (
+        "scheduler=plateau scheduler.monitor=val/elboo",
+        ["scheduler.monitor=val/elboo", "did you mean val/elbo?"],
+    ),
+    "plateau without validation": ("scheduler=plateau data.val_size=0", ["scheduler", "data.val_size"]),
     "more clusters than earthquakes": (
         "model=cavi_earthquakes model.num_components=9 data.source.size=5",
         ["num_components=9", "5 earthquakes"],

@@ -1,21 +1,17 @@
 """`resume=RUN`: the run goes on with its own settings, and everything else is refused by name."""
 
 import csv
-from math import cos, pi
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from commands import QUICK, call, refusal
 from omegaconf import OmegaConf
 from runs import load, same_weights, summary, train
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from latentlab.callbacks import Timing
 from latentlab.cli import resume
 from latentlab.errors import UserError
-from latentlab.lit.schedulers import extend_cosine
 from latentlab.run.directory import RunDirectory
 
 # Settings that a resumed run once lost unless they were typed again.
@@ -196,31 +192,6 @@ def test_devices_figures_and_data_change(saved):
     assert config["trainer"] == {"max_epochs": 3, "accelerator": "gpu", "devices": 1, "precision": "32-true"}
     assert config["callbacks"]["figures"] == config["figures"] == {"_target_": "new"}
     assert config["data"]["root"] == "there"
-
-
-@pytest.mark.parametrize("done", [1, 3])
-def test_the_extended_cosine_is_the_closed_form(done):
-    """From the epoch of the resume on, also after the old cosine has ended at its least rate."""
-    from functools import partial
-
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
-    scheduler = CosineAnnealingLR(optimizer, T_max=3, eta_min=0.01)
-    for _ in range(done):
-        optimizer.step()
-        scheduler.step()
-    state = {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": [scheduler.state_dict()]}
-    longer = partial(CosineAnnealingLR, T_max=8, eta_min=0.01)
-    assert f"from epoch {done + 1} on" in extend_cosine(state, longer)
-    fresh = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
-    again = longer(fresh)
-    fresh.load_state_dict(state["optimizer_states"][0])
-    again.load_state_dict(state["lr_schedulers"][0])
-    for epoch in range(done, 9):
-        closed = 0.01 + 0.19 * (1 + cos(pi * epoch / 8)) / 2
-        assert fresh.param_groups[0]["lr"] == pytest.approx(closed, abs=1e-15)
-        fresh.step()
-        again.step()
-    assert extend_cosine(state, longer) == ""
 
 
 def test_a_checkpoint_of_a_run_and_a_longer_training(small):

@@ -1,6 +1,7 @@
 """The Lightning module of every model that is trained by gradients."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,17 +11,18 @@ from typing import Any
 import torch
 from pydantic import PositiveInt
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from latentlab.batch import Batch
 from latentlab.data.loader import TrainingLoader
 from latentlab.data.module import DataModule
-from latentlab.errors import Diverged, UserError
+from latentlab.errors import Diverged, UserError, did_you_mean
 from latentlab.lit.base import ScoringModule
 from latentlab.lit.rehearsal import Rehearsal, measure
-from latentlab.lit.schedulers import extend_cosine
+from latentlab.lit.schedulers import Schedule, extend, schedule, training_length
 from latentlab.models.base import GenerativeModel
 from latentlab.objectives import Clock, Objective
 from latentlab.run.checkpoints import read_checkpoint
@@ -40,7 +42,7 @@ class GradientModule(ScoringModule):
         model: the generative model with its inference network.
         objective: the bound to maximise.
         optimizer: makes the optimiser of the given parameters.
-        scheduler: makes the learning-rate scheduler of the given optimiser, stepped once an epoch.
+        scheduler: the schedule of the learning rate, or makes a scheduler that is stepped once an epoch.
         eval_samples: the number of draws of the latents per example in evaluation.
 
     Raises:
@@ -52,14 +54,14 @@ class GradientModule(ScoringModule):
         model: GenerativeModel,
         objective: Objective,
         optimizer: Callable[[Iterable[Tensor]], Optimizer],
-        scheduler: Callable[[Optimizer], LRScheduler],
+        scheduler: Schedule | Callable[[Optimizer], LRScheduler],
         eval_samples: PositiveInt = 1,
     ) -> None:
         super().__init__(model, eval_samples)
         objective.check(model)
         self.objective = objective
         self.make_optimizer = optimizer
-        self.make_scheduler = scheduler
+        self.schedule = schedule(scheduler)
 
     def check(self, data: DataModule) -> None:
         super().check(data)
@@ -76,23 +78,28 @@ class GradientModule(ScoringModule):
     def check_training(self, new: bool) -> None:
         self._check_scheduler()
         # Optimisers that are made only to be checked. Lightning makes those of the run.
-        self.trainer.optimizers, _ = self.configure_optimizers()
+        self.trainer.optimizers = [self.configure_optimizers()["optimizer"]]
         self._check_clipping()
         if new:
             self._adopt()
 
     def _check_scheduler(self) -> None:
+        if self.schedule.monitored and not (self.data.val_size and self.trainer.limit_val_batches):
+            raise UserError(
+                f"scheduler: {type(self.schedule).__name__} watches {self._watched}, but there is no validation: set "
+                "data.val_size, or choose another scheduler, such as scheduler=cosine"
+            )
         # Two epochs of a single weight show the errors that a scheduler raises in its steps.
         try:
             optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
-            scheduler = self.make_scheduler(optimizer)
+            scheduler: Any = self._scheduler(optimizer)
             for _ in range(2):
                 optimizer.step(lambda: 0.0)
-                scheduler.step()
+                scheduler.step(*([0.0] if self.schedule.monitored else []))
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(
-                f"optimizer or scheduler: {reason}: choose another, such as scheduler=cosine"
+                f"optimizer or scheduler: {reason}: choose another, such as scheduler=cosine or scheduler=plateau"
             ) from error
 
     def rehearse(self) -> Rehearsal:
@@ -112,7 +119,16 @@ class GradientModule(ScoringModule):
         with self._one_line():
             cost = measure(score, self.state_dict().values(), max(self.objective.samples, self.eval_samples))
             names |= self.scored_metrics(self.model, self.model.observe(batch))
+        self._check_plateau(names)
         return Rehearsal(frozenset(names), cost, self.objective.samples, sum(bounds))
+
+    def _check_plateau(self, names: set[str]) -> None:
+        if self.schedule.monitored and self._watched not in names:
+            validated = sorted(name for name in names if name.startswith("val/"))
+            raise UserError(
+                f"scheduler.monitor={self._watched}: no such metric{did_you_mean(self._watched, validated)} "
+                f"(validation has {', '.join(validated)})"
+            )
 
     def _check_shape(self, batch: Batch) -> None:
         shape = tuple(batch.x.shape[1:])
@@ -133,12 +149,28 @@ class GradientModule(ScoringModule):
                 "(debug=traceback shows the traceback)"
             ) from error
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         try:
             optimizer = self.make_optimizer(self.parameters())
-            return [optimizer], [self.make_scheduler(optimizer)]
+            scheduler = self._scheduler(optimizer)
         except ValueError as error:
             raise UserError(f"optimizer or scheduler: {error}") from error
+        # A plateau steps after its validation. Lightning would step it after the checkpoint of the epoch.
+        frequency = sys.maxsize if self.schedule.monitored else 1
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": self.schedule.interval,
+                "frequency": frequency,
+                "monitor": self._watched,
+            },
+        }
+
+    def _scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        return self.schedule.scheduler(
+            optimizer, training_length(self.trainer, self.data, self.schedule.interval)
+        )
 
     def on_fit_start(self) -> None:
         shared = shares(
@@ -151,7 +183,8 @@ class GradientModule(ScoringModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == TrainerFn.FITTING:
-            line = extend_cosine(checkpoint, self.make_scheduler)
+            optimizer = self.make_optimizer(self.parameters())
+            line = extend(checkpoint, optimizer, self._scheduler(optimizer), self.schedule.interval)
             if line and self.trainer.is_global_zero:
                 log.info(line)
 
@@ -192,6 +225,22 @@ class GradientModule(ScoringModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with self._valid_parameters():
             super().validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        if (
+            self.schedule.monitored
+            and self.trainer.state.fn == TrainerFn.FITTING
+            and not self.trainer.sanity_checking
+        ):
+            [config] = self.trainer.lr_scheduler_configs
+            assert isinstance(config.scheduler, ReduceLROnPlateau)
+            config.scheduler.step(self.results[self._watched])
+
+    @property
+    def _watched(self) -> str:
+        # The metric of a plateau.
+        return getattr(self.schedule, "monitor", None) or f"val/{self.model.bound}"
 
     @property
     def clock(self) -> Clock:
