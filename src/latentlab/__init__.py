@@ -1,1 +1,25 @@
-"""latentlab: an experiment framework for latent-variable models."""
+"""Experiments with latent-variable models.
+
+From Python: `latentlab.train(["model=vae"])` trains as the command does, `latentlab.load(RUN)` returns a trained model,
+`latentlab.compose([...])` the checked config, and `latentlab.evaluate(RUN)` the results of an evaluation.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentlab.api import Trained, compose, evaluate, load, train
+
+__all__ = ["Trained", "compose", "evaluate", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # Torch and Lightning take seconds to import, and most modules of the package do not need them.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from latentlab import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

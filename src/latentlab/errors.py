@@ -13,6 +13,10 @@ class UserError(Exception):
 
     status: int = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """IPython and Jupyter show these lines in place of a traceback."""
+        return [f"error: {self}", *getattr(self, "__notes__", ())]
+
 
 class Diverged(UserError):
     """The bound became NaN or infinite during training."""

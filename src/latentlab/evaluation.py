@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from itertools import chain
+from itertools import chain, count
 from math import ceil, log, prod, sqrt
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from latentlab.trace import Layer, Trace, Traced
 NLL_SAMPLES = 100
 # Evaluation seeds start here, far from the small seeds that users choose for training.
 EVALUATION_SEED = 2**20
+T = TypeVar("T")
 # A latent is active if its posterior mean has a larger variance (Burda et al. 2016, section 5).
 ACTIVE_VARIANCE = 0.01
 # The default number of examples in the mixture q(z). The time grows with its square.
@@ -94,6 +95,20 @@ def observations(model: GenerativeModel, batches: Iterable[Batch]) -> Iterator[A
             yield model.observe(block.to(device))
 
 
+def seeded(xs: Iterable[Any], draw: Callable[[Any], T], seeds: Iterable[int] | None = None) -> Iterator[T]:
+    """Apply a function to each block of observations, whose random draws depend on the position of the block alone.
+
+    Args:
+        xs: the observations in blocks.
+        draw: the function.
+        seeds: the seed of each block, by default its index.
+    """
+    for seed, x in zip(count() if seeds is None else seeds, xs, strict=False):
+        with torch.inference_mode(), reproducible(seed, x.device):
+            found = draw(x)
+        yield found
+
+
 def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int = 50) -> Tensor:
     r"""The importance-weighted estimate of log p(x), $\log \frac{1}{K}\sum_k w_k$ (Burda et al. 2016, eq. 8), (B,).
 
@@ -103,6 +118,28 @@ def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int
     # A running sum: a list of results, allocated between the chunks, would keep the allocator from reusing their space.
     parts = (model(x, samples=size).log_w.double().logsumexp(0) for size in sizes)
     return reduce(torch.logaddexp, parts) - log(samples)
+
+
+def log_likelihoods(
+    model: Callable[..., Trace], xs: Iterable[Any], samples: int, chunk: int = 50
+) -> Iterator[Tensor]:
+    """Yield the importance-weighted estimates of log p(x) of each block, (B,), in nats. `nll` is minus their mean."""
+    return seeded(xs, lambda x: log_likelihood(model, x, samples, chunk))
+
+
+def terms(
+    model: GenerativeModel, xs: Iterable[Any], samples: int = 1, test: bool = True
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the terms of each block, each (B,), in nats. Their means over the test set are a run's test results.
+
+    Args:
+        model: the model.
+        xs: the observations in blocks.
+        samples: the draws of the latents per example.
+        test: True for the terms of a test, False for those of a validation.
+    """
+    score = model.test_terms if test else model.terms
+    return seeded(xs, lambda x: score(x, samples=samples), count(EVALUATION_SEED, BLOCK))
 
 
 def nll(
@@ -118,9 +155,8 @@ def nll(
         expected: the number of examples in the data set.
     """
     tally = Tally()
-    for index, x in enumerate(xs):
-        with torch.inference_mode(), reproducible(index, x.device):
-            tally.add({"log_px": log_likelihood(model, x, samples, chunk)})
+    for log_px in log_likelihoods(model, xs, samples, chunk):
+        tally.add({"log_px": log_px})
     means = tally.means(expected, bound="log_px")
     return {"nll": -means["log_px"], "nll_stderr": means["log_px_stderr"], "nll_samples": samples}
 

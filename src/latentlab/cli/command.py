@@ -5,9 +5,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 from argparse import ArgumentParser
-from collections.abc import Callable
-from contextlib import ContextDecorator, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ContextDecorator, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -19,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from latentlab.cli import resume
 from latentlab.cli.explain import explain, of_hydra
-from latentlab.cli.script import config_name
+from latentlab.cli.script import config_name, words
 from latentlab.cli.words import read_words
 from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
@@ -143,17 +144,38 @@ def run(main: Callable[[], None]) -> None:
 def _run(main: Callable[[], None]) -> None:
     script = config_name()
     sys.argv[1:] = WORDS[script](read_words(sys.argv[1:], script))
-    try:
+    with _hydra_explained():
         main()
+
+
+@contextmanager
+def _hydra_explained() -> Iterator[None]:
+    try:
+        yield
     except (ValueError, AssertionError) as error:
-        if (line := of_hydra(error, sys.argv[1:])) is None:
+        if (line := of_hydra(error, words())) is None:
             raise
         raise UserError(line) from error
 
 
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise every mistake of the user as a UserError, whose one line names the remedy."""
+    try:
+        with _hydra_explained():
+            yield
+    except UserError:
+        raise
+    except _mistakes() as error:
+        raise UserError(explain(error)) from error
+
+
 def handle(*signals: signal.Signals) -> None:
-    """End the process with SystemExit at these signals. One that is ignored, as under nohup, stays ignored."""
-    for signum in signals:
+    """End the process with SystemExit at these signals. One that is ignored, as under nohup, stays ignored.
+
+    Only the main thread can handle signals.
+    """
+    for signum in signals if threading.current_thread() is threading.main_thread() else ():
         if signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, terminate)
 

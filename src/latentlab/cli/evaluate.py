@@ -1,6 +1,7 @@
 """The command that evaluates a run."""
 
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -12,8 +13,22 @@ from latentlab.cli.script import conf_folder
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="evaluate")
 @one_line_errors()
 def command(cfg: DictConfig) -> None:
-    """Rebuild the model of a run, evaluate it on the test set and write evaluation.json."""
+    """Evaluate a run, and print its report."""
     # Lightning takes seconds to import, and --help answers at once.
+    from latentlab.cli import report
+
+    report.show(*evaluate(cfg))
+
+
+def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
+    """Rebuild the model of a run, evaluate it on the test set and write evaluation.json.
+
+    Args:
+        cfg: the composed config.
+
+    Returns:
+        The results, and the folder of evaluation.json.
+    """
     from latentlab.cli import evaluating, report
     from latentlab.run.directory import RunDirectory
     from latentlab.tracking.wandb import add_results, check_joinable
@@ -32,6 +47,7 @@ def command(cfg: DictConfig) -> None:
     results = report.conclude_evaluation(trainer, directory, names, estimates)
     if cfg.wandb:
         add_results(place.path, config["logger"], results)
+    return results, directory
 
 
 def main() -> None:

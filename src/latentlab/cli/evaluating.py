@@ -44,8 +44,8 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained run.
+class Saved:
+    """A checkpoint with the config of its run.
 
     Attributes:
         checkpoint: the path of its checkpoint.
@@ -60,7 +60,7 @@ class Trained:
     trusted: Trusted
 
 
-def read(cfg: Any) -> Trained:
+def read(cfg: Any) -> Saved:
     """Check the settings of evaluate.py, and return the run.
 
     `run=RUN` means RUN/checkpoints/best.ckpt, or last.ckpt with a warning if that is missing or damaged.
@@ -72,50 +72,89 @@ def read(cfg: Any) -> Trained:
     check_types(cfg, SETTINGS)
     if (cfg.run is None) == (cfg.ckpt_path is None):
         raise UserError("give one of run=RUN, a run directory, and ckpt_path=RUN/checkpoints/best.ckpt")
-    path, state = read_first(*_checkpoints(cfg))
+    paths = [Path(cfg.ckpt_path)] if cfg.run is None else checkpoints(Path(cfg.run))
     parts = (*BUILT, "logger") if cfg.wandb else BUILT
-    allowed = trusted(cfg.trust)
+    return read_saved(paths, "ckpt_path" if cfg.run is None else "run", trusted(cfg.trust), parts)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Return the checkpoints of a run directory in the order in which they are tried, or `run` if it is a file.
+
+    Raises:
+        UserError: if there is no such place.
+    """
+    if not run.exists():
+        raise UserError(f"run={run}: there is no such run directory (it holds config.yaml and checkpoints/)")
+    if run == RunDirectory(run.parent).checkpoints:
+        run = run.parent
+    place = RunDirectory(run)
+    return [place.best_checkpoint, place.last_checkpoint] if run.is_dir() else [run]
+
+
+def read_saved(paths: Sequence[Path], key: str, allowed: Trusted, parts: Sequence[str] = BUILT) -> Saved:
+    """Return the first of some checkpoints that can be read, with the config of its run.
+
+    Args:
+        paths: the checkpoints.
+        key: the key under which the user gave them.
+        allowed: the targets that the config may name.
+        parts: the groups of the config that will be built.
+
+    Raises:
+        UserError: for a checkpoint or config that cannot be read or is not trusted.
+    """
+    path, state = read_first(paths, key)
     config = config_of(path, allowed, parts)
     for part in parts:
         check_config(config[part], config[part], part)
-    return Trained(path, state, config, allowed)
+    return Saved(path, state, config, allowed)
 
 
-def _checkpoints(cfg: Any) -> tuple[list[Path], str]:
-    if cfg.run is None:
-        return [Path(cfg.ckpt_path)], "ckpt_path"
-    path = Path(cfg.run)
-    if not path.exists():
-        raise UserError(f"run={path}: there is no such run directory (it holds config.yaml and checkpoints/)")
-    run = RunDirectory(path)
-    return ([run.best_checkpoint, run.last_checkpoint] if path.is_dir() else [path]), "run"
-
-
-def rebuild(cfg: Any, run: Trained) -> tuple[LitModule, DataModule]:
+def rebuild(cfg: Any, run: Saved) -> tuple[LitModule, DataModule]:
     """Build the trained model and the data of a run.
 
     Raises:
         UserError: if the weights do not fit, or `nll.samples` is asked of a model without an NLL.
     """
     quieten_lightning()
-    config = run.config
-    moved: dict[str, Any] = {"root": cfg.data.root} if cfg.data.root and "root" in config["data"] else {}
-    if not moved:
-        check_root(config["data"])
-    moved |= {"eval_batch_size": cfg.batch_size}
-    with within_checkpoint("data", run.checkpoint):
-        data = build_saved(config["data"], "data", run.trusted, DataModule, **moved)
-    with within_checkpoint("module", run.checkpoint):
-        module = build_saved(config["module"], "module", run.trusted, LitModule, eval_samples=cfg.samples)
+    data = rebuild_data(run, cfg.data.root, eval_batch_size=cfg.batch_size)
+    module = rebuild_module(run, eval_samples=cfg.samples)
     nll_samples = choose_nll_samples(module.model, cfg.nll.samples)
     load_state(module, run.state, str(run.checkpoint))
     if isinstance(module.model, GenerativeModel):
         draws = {"samples": cfg.samples, "nll.chunk": min(cfg.nll.chunk, nll_samples)}
-        check_evaluation(module.model, data, draws, config["module"])
+        check_evaluation(module.model, data, draws, run.config["module"])
     return module, data
 
 
-def trainer(cfg: Any, run: Trained, directory: Any) -> pl.Trainer:
+def rebuild_data(run: Saved, root: str | None, **moved: Any) -> DataModule:
+    """Build the data of a run, from another folder of data sets if `root` is given.
+
+    Raises:
+        UserError: if they cannot be built from this config.
+    """
+    node = run.config["data"]
+    if root and "root" in node:
+        moved["root"] = root
+    else:
+        check_root(node)
+    with within_checkpoint("data", run.checkpoint):
+        data: DataModule = build_saved(node, "data", run.trusted, DataModule, **moved)
+    return data
+
+
+def rebuild_module(run: Saved, **moved: Any) -> LitModule:
+    """Build the module of a run, without its weights.
+
+    Raises:
+        UserError: if it cannot be built from this config.
+    """
+    with within_checkpoint("module", run.checkpoint):
+        module: LitModule = build_saved(run.config["module"], "module", run.trusted, LitModule, **moved)
+    return module
+
+
+def trainer(cfg: Any, run: Saved, directory: Any) -> pl.Trainer:
     """Return a trainer on one device that draws the run's figures into `directory`, if they are asked for."""
     figures = _figures(run.config["callbacks"], run.trusted) if cfg.figures.draw else []
     return pl.Trainer(

@@ -2,7 +2,6 @@
 
 import errno
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue
 
 from latentlab.cli import mistyped
-from latentlab.cli.script import conf_folder, config_name, group_options, user_folders
+from latentlab.cli.script import conf_folder, config_name, group_options, user_folders, words
 from latentlab.errors import UserError, did_you_mean
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -35,7 +34,7 @@ LONG = 300
 
 def explain(error: BaseException) -> str:
     """Return one line that names the mistake and the remedy."""
-    found = [words(error) for kind, words in EXPLANATIONS.items() if isinstance(error, kind)]
+    found = [put(error) for kind, put in EXPLANATIONS.items() if isinstance(error, kind)]
     line = " ".join((found[0] if found else str(error)).split())
     return re.sub(rf"\S{{{LONG},}}", lambda word: f"{word[0][:80]}...{word[0][-20:]}", line)
 
@@ -77,9 +76,9 @@ def _missing_option(error: Any) -> str:
 
 def _composition(error: Any) -> str:
     said = " ".join(str(error).split())
-    for pattern, words in COMPOSITIONS.items():
+    for pattern, put in COMPOSITIONS.items():
         if found := re.search(pattern, said):
-            return words(found[1], error)
+            return put(found[1], error)
     return said
 
 
@@ -90,7 +89,7 @@ def _no_such_key(key: str, error: Any) -> str:
         return f"{key}: the chosen hydra/{found[1]} has no such setting{close} (a search needs sweep=optuna)"
     if (conf_folder() / key).is_dir() and config_name() == "train":
         return f"{key}: the chosen model has no {key}, so this would change nothing: leave it out"
-    if f"~{key}" in sys.argv:
+    if f"~{key}" in words():
         return f"{key}: ~{key} leaves it out: leave out ~{key}"
     known = _known_keys()
     if key == "data.root":
@@ -186,7 +185,7 @@ EXPLANATIONS: dict[type[BaseException], Callable[[Any], str]] = {
 def _known_keys() -> list[str]:
     GlobalHydra.instance().clear()
     name = config_name()
-    plain = [argument.partition(",")[0] for argument in sys.argv[1:]]  # a sweep's first option
+    plain = [argument.partition(",")[0] for argument in words()]  # a sweep's first option
     found = [re.fullmatch(r"([\w/]+)(@[\w.:]*)?=([\w./-]+)", word) for word in plain]
     grouped = [word[0] for word in found if word and word[3] in group_options(word[1])]
     chosen = grouped if name == "train" else []  # evaluate.py has no groups of an experiment

@@ -35,10 +35,9 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
 def conclude_evaluation(
     trainer: pl.Trainer, directory: Path, names: Mapping[str, Any], estimates: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Write evaluation.json, print it as a table, and return it."""
+    """Write evaluation.json, and return it."""
     results = {**_described(trainer, names), **estimates}
     write_results(RunDirectory(directory).evaluation, results)
-    show(results, directory)
     return results
 
 

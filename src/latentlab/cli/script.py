@@ -2,12 +2,24 @@
 
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from itertools import pairwise
 from pathlib import Path
+
+# A call from Python has a config and words of its own, which are not those of the process.
+CALLED: ContextVar[tuple[str, list[str]] | None] = ContextVar("CALLED", default=None)
+
+
+def words() -> list[str]:
+    """Return the words of this command line, or of the current call from Python."""
+    called = CALLED.get()
+    return sys.argv[1:] if called is None else called[1]
 
 
 def config_name() -> str:
     """Return the name of this script's primary config, "train" or "evaluate"."""
+    if called := CALLED.get():
+        return called[0]
     # A launcher for clusters runs train.py's jobs from another script.
     return "evaluate" if Path(sys.argv[0]).stem == "evaluate" else "train"
 
@@ -21,9 +33,9 @@ def conf_folder() -> Path:
 
 def user_folders() -> list[Path]:
     """Return the folders of `--config-dir`."""
-    words = sys.argv[1:]
-    apart = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
-    joined = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
+    typed = words()
+    apart = [after for word, after in pairwise(typed) if word in ("--config-dir", "-cd")]
+    joined = [word.partition("=")[2] for word in typed if word.startswith(("--config-dir=", "-cd="))]
     return [Path(folder).absolute() for folder in (*apart, *joined)]
 
 

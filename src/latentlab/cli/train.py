@@ -1,7 +1,7 @@
 """The command that trains an experiment, from its config to its report."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
@@ -9,6 +9,9 @@ from omegaconf import DictConfig
 from latentlab.cli.build import start_ranks
 from latentlab.cli.command import one_line_errors, run
 from latentlab.cli.script import conf_folder
+
+if TYPE_CHECKING:
+    from latentlab.cli.experiment import Experiment
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")
@@ -34,12 +37,18 @@ def train(cfg: DictConfig, job: Any) -> dict[str, Any]:
     Returns:
         The summary of the run on the first rank, {} elsewhere.
     """
+    from latentlab.cli import experiment
+
+    return fit(experiment.compose(cfg, job), cfg, job)
+
+
+def fit(chosen: "Experiment", cfg: DictConfig, job: Any) -> dict[str, Any]:
+    """Train a checked experiment, see `train`."""
     from latentlab.callbacks import Signals
-    from latentlab.cli import experiment, report, training
+    from latentlab.cli import report, training
     from latentlab.nn.compiled import compile_networks
 
     directory = Path(job.runtime.output_dir)
-    chosen = experiment.compose(cfg, job)
     config = chosen.config
     with training.owned(directory, config):
         if start_ranks(job, config["trainer"]):

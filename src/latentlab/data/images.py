@@ -11,11 +11,12 @@ from torch import Tensor
 
 from latentlab.batch import Batch
 from latentlab.data.loader import FIRST, FIXED, EvaluationLoader, TrainingLoader, seeded
-from latentlab.data.module import DataModule
+from latentlab.data.module import DataModule, Split
 from latentlab.errors import UserError
 from latentlab.protocols import Protocol
 
-VAL, TEST = range(2)
+# The seeds of the draws of each split.
+NUMBERS: dict[Split, int] = {"val": 0, "test": 1, "train": 2}
 
 
 class Images(NamedTuple):
@@ -171,17 +172,29 @@ class ImageData(DataModule):
         )
 
     def val_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:
-        return self._evaluation(VAL, self.val, self._rank_world) if self.val_size else []
+        return self._evaluation("val", self._rank_world) if self.val_size else []
 
     def test_dataloader(self) -> EvaluationLoader:
-        return self._evaluation(TEST, self.test, self._rank_world)
+        return self._evaluation("test", self._rank_world)
 
     def whole_test_set(self) -> EvaluationLoader:
-        return self._evaluation(TEST, self.test, (0, 1))
+        return self._evaluation("test", (0, 1))
 
-    def _evaluation(self, split: int, images: Images, rank_world: tuple[int, int]) -> EvaluationLoader:
+    def whole_set(self, split: Split) -> EvaluationLoader:
+        """Return a whole split in batches, in the order of the data set, with a fixed draw of its noise.
+
+        Raises:
+            UserError: for another name, or an empty split.
+        """
+        if not self.num_examples.get(split):
+            there = ", ".join(name for name, number in self.num_examples.items() if number)
+            raise UserError(f"{self.name} has no split {split!r}: choose one of {there}")
+        return self._evaluation(split, (0, 1))
+
+    def _evaluation(self, split: Split, rank_world: tuple[int, int]) -> EvaluationLoader:
+        images: Images = getattr(self, split)
         # The noise is drawn on the CPU, so that it is the same on every device.
-        x = self.protocol(images.x, seeded(FIXED, self.draw_seed, split))
+        x = self.protocol(images.x, seeded(FIXED, self.draw_seed, NUMBERS[split]))
         return EvaluationLoader(
             x.to(self._device), images.y.to(self._device), self.eval_batch_size, *rank_world
         )

@@ -2,12 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import pytorch_lightning as pl
 
 from latentlab.batch import Batch
 from latentlab.classical.base import Source
+from latentlab.errors import UserError
 from latentlab.protocols import Protocol
+
+Split = Literal["train", "val", "test"]
 
 
 class DataModule(pl.LightningDataModule, ABC):
@@ -51,3 +55,11 @@ class DataModule(pl.LightningDataModule, ABC):
     @abstractmethod
     def whole_test_set(self) -> Iterable[Batch]:
         """Return the whole test set in batches, on every rank."""
+
+    def whole_set(self, split: Split) -> Iterable[Batch]:
+        """Return a whole split in batches, in the order of the data set.
+
+        Raises:
+            UserError: if there is no such split.
+        """
+        raise UserError(f"{self.name} has no {split} split in batches: training_set() has all observations")
