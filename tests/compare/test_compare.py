@@ -7,9 +7,10 @@ import pytest
 from matplotlib.image import imread
 from omegaconf import OmegaConf
 
-from latentlab.compare import curves, table
+from latentlab.compare import curves, rate_distortion, table
 from latentlab.compare.__main__ import main
 from latentlab.compare.curves import band
+from latentlab.compare.rate_distortion import point, read_rate, short
 from latentlab.compare.runs import collect
 from latentlab.errors import UserError
 from latentlab.run.metrics import read_curve
@@ -26,6 +27,7 @@ def write(
     objective="elbo",
     components=1,
     protocol=PROTOCOL,
+    **more,
 ):
     """Write a finished run with two training rows for each epoch and the test row at the end."""
     folder.mkdir(parents=True)
@@ -46,7 +48,8 @@ def write(
             f"{epoch},{10 * epoch + 5},,{value}",
         ]
     (folder / "metrics.csv").write_text("\n".join([*rows, f",99,,{values[-1]}"]) + "\n")
-    (folder / "summary.json").write_text(json.dumps({"test/elbo": values[-1], "model": model}))
+    results = {"test/elbo": values[-1], "model": model, **more}
+    (folder / "summary.json").write_text(json.dumps(results))
     return folder
 
 
@@ -113,6 +116,10 @@ def test_the_figure_has_a_line_and_a_band_for_each_experiment(tmp_path):
         ("unfinished out=a.png", "has not finished"),
         ("run out=a.png metric=val/elb", "choose metric= one of train/elbo, val/elbo"),
         ("run", "out=FILE"),
+        ("run figure=rate_distortion", "out=FILE"),
+        ("run figure=rate_distortion out=a.tex", ".svg"),
+        ("run figure=rate_distortion out=a.png metric=test/elbo", "no metric"),
+        ("run figure=rate_distortion out=a.png", "test/kl"),
         ("run table=html", "markdown"),
         ("run table=csv metric=test/nll", "choose of test/elbo"),
         ("out=a.png", "RUN"),
@@ -168,6 +175,34 @@ def test_tables_have_mean_deviation_error_and_number(tmp_path):
     assert "| vae, elbo | 3 | −104.00 ± 1.00 (0.58) |" in table(experiments, (), "markdown")
     latex = table(experiments, ["test/elbo"], "latex")
     assert r"vae, elbo & 3 & $-$104.00 $\pm$ 1.00 (0.58) \\" in latex and r"stl\_vae" in latex
+
+
+def test_the_points_of_the_rate_distortion_plane_are_means_over_seeds(tmp_path, capsys):
+    for seed, kl in enumerate((20.0, 22.0)):
+        write(tmp_path / f"a{seed}", seed=seed, **{"test/kl": kl, "test/reconstruction": -100.0})
+    write(tmp_path / "b", components=9, **{"test/kl": 1.0, "test/reconstruction": -150.0})
+    experiments = collect([tmp_path], read_rate)[0]
+    both = point(experiments[0])
+    assert (both.rate.mean, both.rate.deviation) == (21.0, 2**0.5)
+    assert (both.distortion.mean, both.distortion.deviation) == (100.0, 0.0)
+    (axes,) = rate_distortion(experiments).axes
+    assert axes.get_xscale() == "linear"
+    (joined,) = [line for line in axes.lines if line.get_linewidth() == 0.8]
+    assert joined.get_xydata().tolist() == [[1.0, 150.0], [21.0, 100.0]]  # by rate
+    for line in axes.lines:
+        if line.get_linestyle() == "--":  # rate and distortion add up to one ELBO
+            elbos = line.get_xydata().sum(1)
+            assert max(elbos) - min(elbos) < 1e-9
+    write(tmp_path / "c", model="autoencoder")
+    main([str(tmp_path), "figure=rate_distortion", f"out={tmp_path}/rd.png"])
+    assert min(imread(tmp_path / "rd.png").shape[:2]) > 500
+    assert f"left out {tmp_path}/c" in capsys.readouterr().err
+
+
+def test_labels_of_points_are_what_differs():
+    labels = ["vae, objective.beta=0.1, prior.k=2", "vae, objective.beta=1e-06, prior.k=2"]
+    assert short(labels) == ["beta=0.1", "beta=1e-06"]
+    assert short(labels[:1]) == ["vae, beta=0.1, k=2"]
 
 
 @pytest.mark.parametrize("suffix", ["pdf", "svg", "tex", "md", "csv"])

@@ -13,6 +13,7 @@ from typing import Any
 
 from latentlab.cli.command import OneLineParser
 from latentlab.compare.curves import curves
+from latentlab.compare.rate_distortion import rate_distortion, read_rate
 from latentlab.compare.runs import Experiment, collect, incomparable
 from latentlab.compare.table import FORMS, Results, table
 from latentlab.errors import UserError
@@ -22,6 +23,8 @@ from latentlab.run.metrics import read_curve
 from latentlab.run.results import read_results
 
 FIGURES = (".png", ".pdf", ".svg")
+# The figures other than curves of a metric by epoch: the reader of a run, and the function that draws.
+PLANES = {"rate_distortion": (read_rate, rate_distortion)}
 TABLES = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
 
 
@@ -33,7 +36,7 @@ def parse(words: Sequence[str]) -> Namespace:
     """
     parser = OneLineParser(
         prog="python -m latentlab.compare",
-        description="Draw a metric of several runs by epoch, or print a table of their results.",
+        description="Draw a metric of several runs by epoch or another figure, or print a table of their results.",
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="a run directory, or a folder of runs"
@@ -41,17 +44,24 @@ def parse(words: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="a figure (.png, .pdf, .svg) or a table (.csv, .md, .tex)"
     )
+    parser.add_argument("--figure", choices=PLANES, help="the figure instead of a metric by epoch")
     parser.add_argument("--table", choices=FORMS, help="print a table")
     parser.add_argument(
         "--metric",
         help="a column of metrics.csv (default val/elbo), or results for a table (test/elbo,test/nll)",
     )
     parser.add_argument("--first", type=int, default=1, metavar="EPOCH", help="the first epoch to draw")
-    given = parser.parse_args([re.sub(r"^(out|table|metric|first)=", r"--\1=", word) for word in words])
+    given = parser.parse_args(
+        [re.sub(r"^(out|figure|table|metric|first)=", r"--\1=", word) for word in words]
+    )
     if given.out is None and given.table is None:
         parser.error("give out=FILE or table=markdown")
     if given.out is not None and given.out.suffix not in (*FIGURES, *TABLES):
         parser.error(f"out={given.out}: the name must end in {', '.join((*FIGURES, *TABLES))}")
+    if given.figure and (given.out is None or given.out.suffix not in FIGURES or given.metric or given.table):
+        parser.error(
+            f"figure={given.figure} needs out= with a name that ends in {', '.join(FIGURES)}, and no metric or table"
+        )
     return given
 
 
@@ -62,6 +72,12 @@ def main(words: Sequence[str]) -> None:
         UserError: for a mistake in the command line, or if no run can be compared.
     """
     given = parse(words)
+    if given.figure:
+        read, draw = PLANES[given.figure]
+        placed, left_out = collect(given.runs, read)
+        _warn(placed, left_out)
+        print(save(draw(placed), given.out))
+        return
     if given.out is not None and given.out.suffix in FIGURES:
         metric = given.metric or "val/elbo"
         drawn, left_out = collect(given.runs, lambda run: read_curve(run.metrics, metric))
