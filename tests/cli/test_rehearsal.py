@@ -54,7 +54,7 @@ REFUSED = {
     ),
     "images of another size": (
         "+model.x_shape=[1,14,14]",
-        ["model.x_shape=[1, 14, 14]", "+model.x_shape=[1,28,28]"],
+        ["model.x_shape=[1, 14, 14]", "[1, 28, 28]"],
     ),
     "scheduler that needs a metric": (
         "~scheduler.factor ~scheduler.total_iters scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",

@@ -80,7 +80,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "prior=flow prior.flow.transforms=-1": ("prior.flow.transforms=-1",),
     "callbacks.best.monitor=val/elboo": ("callbacks.best.monitor=val/elboo", "did you mean val/elbo?"),
     "callbacks.best.monitor=elbo": ("callbacks.best.monitor=elbo", "did you mean"),
-    "+model.x_shape=[1,32,32]": ("model.x_shape=[1, 32, 32]", "+model.x_shape=[1,28,28]"),
+    "+model.x_shape=[1,32,32]": ("model.x_shape=[1, 32, 32]", "[1, 28, 28]"),
     "+model.x_shape=[784]": ("model.x_shape=[784]",),
     "likelihood=gaussian_fixed data=continuous_digits protocol=dequantised likelihood.variance=1e-300": (
         "likelihood.variance",

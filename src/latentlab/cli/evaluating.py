@@ -119,6 +119,7 @@ def rebuild(cfg: Any, run: Saved) -> tuple[LitModule, DataModule]:
     quieten_lightning()
     data = rebuild_data(run, cfg.data.root, eval_batch_size=cfg.batch_size)
     module = rebuild_module(run, eval_samples=cfg.samples)
+    module.check(data)
     nll_samples = choose_nll_samples(module.model, cfg.nll.samples)
     load_state(module, run.state, str(run.checkpoint))
     if isinstance(module.model, GenerativeModel):

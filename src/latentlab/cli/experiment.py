@@ -1,5 +1,6 @@
 """The checked experiment of a command, and the builder of its parts."""
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -18,13 +19,16 @@ from latentlab.cli.memory import within_checkpoint
 from latentlab.cli.paths import settle
 from latentlab.cli.ranges import SETTINGS
 from latentlab.cli.used import check_used
+from latentlab.data.images import ImageData
 from latentlab.data.module import DataModule
 from latentlab.lit.base import LitModule
 from latentlab.run.checkpoints import config_of
 from latentlab.run.resuming import choose_checkpoint
-from latentlab.run.trust import Trusted
+from latentlab.run.trust import Trusted, locate
 from latentlab.tracking.csv_logger import CSVMetrics
 
+# The argument of a model that takes the shape of the data.
+SHAPE = "x_shape"
 KINDS = dict(zip(resume.PARTS, (LitModule, DataModule, pl.Callback, pl.Trainer, Logger), strict=True))
 
 
@@ -47,6 +51,23 @@ class Experiment:
             return build(node, **arguments)
         with within_checkpoint(key, self.config["ckpt_path"]):
             return build_saved(node, key, self.trusted, KINDS[key.partition(".")[0]], **arguments)
+
+    def parts(self) -> tuple[DataModule, LitModule]:
+        """Build the data and the module, and check that they fit.
+
+        A model gets the shape of the images as its `x_shape`, unless the config gives one. The config of a resumed run
+        stays as it is.
+
+        Raises:
+            UserError: if they do not fit.
+        """
+        data = self.build("data")
+        if self.trusted is None and isinstance(data, ImageData):
+            for holder in (self.config, self.config["module"]):
+                _give_shape(holder.get("model"), data.shape)
+        module = self.build("module")
+        module.check(data)
+        return data, module
 
     def callbacks(self) -> list[pl.Callback]:
         """Build every callback. An entry without a `_target_` changes another entry, which is left out here."""
@@ -119,3 +140,12 @@ def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable
     check_types(config, SETTINGS)
     check_used(raw, overrides, config["names"]["model"])
     check_config(raw, config)
+
+
+def _give_shape(model: Any, shape: Sequence[int]) -> None:
+    if model and SHAPE not in model and SHAPE in _arguments(model["_target_"]):
+        model[SHAPE] = list(shape)
+
+
+def _arguments(target: str) -> Iterable[str]:
+    return inspect.signature(locate(target, "model")).parameters

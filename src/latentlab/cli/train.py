@@ -54,8 +54,7 @@ def fit(chosen: "Experiment", cfg: DictConfig, job: Any) -> dict[str, Any]:
         if start_ranks(job, config["trainer"]):
             return {}
         training.seed(config)
-        data, module = chosen.build("data"), chosen.build("module")
-        module.check(data)
+        data, module = chosen.parts()
         done = training.restore(module, config["ckpt_path"])
         callbacks = chosen.callbacks()
         training.check_callbacks(callbacks, validates=data.val_size > 0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from latentlab.batch import BLOCK, Batch, blocks
 from latentlab.classical.base import Source
+from latentlab.data.images import ImageData
 from latentlab.data.module import DataModule
 from latentlab.errors import UserError
 from latentlab.evaluation import EVALUATION_SEED, Tally, reproducible
@@ -96,6 +97,11 @@ class ScoringModule(LitModule, ABC):
                 "choose images, such as data=binarised_mnist"
             )
         self.model.check(data.protocol)
+        if isinstance(data, ImageData) and tuple(data.shape) != self.model.x_shape:
+            raise UserError(
+                f"model.x_shape={[*self.model.x_shape]}: the images of {data.name} have the shape {[*data.shape]}: "
+                "leave model.x_shape out, and a new run takes it from the data"
+            )
 
     def scored_metrics(self, model: GenerativeModel, x: Any) -> set[str]:
         """Return the names of the validation metrics of a model, from a few observations x."""

@@ -134,8 +134,8 @@ class GradientModule(ScoringModule):
         shape = tuple(batch.x.shape[1:])
         if shape != self.model.x_shape:
             raise UserError(
-                f"model.x_shape={[*self.model.x_shape]}: the images of {self.data.name} have the shape {[*shape]}: "
-                f"add +model.x_shape={str([*shape]).replace(' ', '')}"
+                f"{self.data.name} has images of the shape {[*shape]}, and its class states {[*self.model.x_shape]}: "
+                f"return {shape} as `shape` in {type(self.data).__name__}"
             )
 
     @contextmanager

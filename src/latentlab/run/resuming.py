@@ -52,6 +52,8 @@ def built_from(config: Mapping[str, Any]) -> dict[str, Any]:
     values = {key: value for part in parts if part in config for key, value in leaves(config[part], part)}
     if "module" in config and extends_cosine(config):
         del values["module.scheduler.T_max"]
+    # A model takes its shape from the data, whose settings are compared. Older runs do not name it.
+    values.pop("module.model.x_shape", None)
     return {key.removeprefix("module."): value for key, value in values.items()}
 
 

@@ -59,7 +59,7 @@ def _rehearsed(config: Mapping[str, Any]) -> frozenset[str]:
     training.quieten_lightning()
     trainer = {key: value for key, value in config["trainer"].items() if key != "strategy"}
     experiment = Experiment({**config, "trainer": {**trainer, **HERE}})
-    data, module = experiment.build("data"), experiment.build("module")
+    data, module = experiment.parts()
     training.restore(module, config["ckpt_path"])
     callbacks = experiment.callbacks()
     training.check_callbacks(callbacks, validates=data.val_size > 0)

@@ -211,11 +211,9 @@ def _check(raw: Any, config: Any, overrides: Sequence[str]) -> None:
     if "trainer" not in config:
         return check_config(raw, config)
     from latentlab.cli import experiment  # imports Lightning, which takes seconds
-    from latentlab.cli.build import build
 
     experiment.check(raw, config, overrides)
-    # Parts that do not fit together are refused when they are built.
-    build(config["module"]).check(build(config["data"]))
+    experiment.Experiment(config).parts()  # parts that do not fit together are refused
 
 
 @contextmanager
