@@ -75,6 +75,8 @@ def assembled(model: str, **choices: str) -> DictConfig:
     parts = {group: part(group, option) for group, option in choices.items()}
     for holder in (config, config.model, config.module, config.module.model):
         holder.update({group: node for group, node in parts.items() if group in holder})
+        if "protocol" in holder.get("likelihood", {}):
+            holder.likelihood = {**holder.likelihood, "protocol": config.protocol}
     return smaller(config)
 
 

@@ -35,7 +35,7 @@ FACTORS = {
     },
 }
 # A protocol that each likelihood scores.
-FITTING = {"bernoulli": "threshold", "discretised_logistic": "discrete"}
+FITTING = {"bernoulli": "threshold", "discretised_logistic": "discrete", "categorical": "discrete"}
 # The words that refuse a pair, and the pairs that they refuse.
 DENSITIES, PATHWISE = ("standard_normal", "mog", "flow"), ("stl", "iwae", "dreg")
 REFUSALS = {
@@ -52,7 +52,7 @@ REFUSALS = {
     "VLB needs a bound": lambda c: c.get("objective") == "vlb",
 }
 # Options that need another one to be built.
-REQUIRED = {"categorical": {"posterior": "gumbel_softmax"}}
+REQUIRED = {("prior", "categorical"): {"posterior": "gumbel_softmax"}}
 
 
 def words(choices):
@@ -61,7 +61,7 @@ def words(choices):
 
 
 def allowed(choices):
-    whole = {key: value for option in choices.values() for key, value in REQUIRED.get(option, {}).items()}
+    whole = {key: value for choice in choices.items() for key, value in REQUIRED.get(choice, {}).items()}
     return words(whole | choices) is None
 
 

@@ -9,6 +9,7 @@ from oracles import Z_MAX, largest_z
 from latentlab.errors import UserError
 from latentlab.likelihoods import (
     BernoulliLikelihood,
+    CategoricalLikelihood,
     ContinuousBernoulliLikelihood,
     DiscretisedLogisticLikelihood,
     GaussianFixedLikelihood,
@@ -17,7 +18,7 @@ from latentlab.likelihoods import (
     GaussianSharedLikelihood,
 )
 from latentlab.nn.mlp import MLP
-from latentlab.protocols import PROTOCOLS, Continuous
+from latentlab.protocols import PROTOCOLS, Continuous, Discrete, Threshold
 
 GAUSSIAN = [
     GaussianFixedLikelihood,
@@ -25,8 +26,15 @@ GAUSSIAN = [
     GaussianPerPixelLikelihood,
     GaussianPredictedLikelihood,
 ]
-KINDS = [BernoulliLikelihood, ContinuousBernoulliLikelihood, DiscretisedLogisticLikelihood, *GAUSSIAN]
-SHAPE = (1, 2, 3)
+DISCRETE = [CategoricalLikelihood, DiscretisedLogisticLikelihood]
+KINDS = [BernoulliLikelihood, ContinuousBernoulliLikelihood, *DISCRETE, *GAUSSIAN]
+SHAPE = (3, 2, 1)
+
+
+class Sixteen(Discrete):
+    """x = floor(pixel / 16) / 15."""
+
+    levels = 16
 
 
 def network(in_shape, out_shape):
@@ -48,7 +56,7 @@ def pixel_rule(levels):
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k is not ContinuousBernoulliLikelihood])
 def test_every_pixel_integrates_to_one(kind):
-    x, weights = pixel_rule(kind.levels)
+    x, weights = pixel_rule(make(kind).levels)
     with torch.no_grad():
         pixels = make(kind)(torch.randn(2).double()).base_dist
         density = pixels.log_prob(x[:, None, None, None]).exp()
@@ -95,16 +103,17 @@ def test_every_parameter_gets_a_gradient(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_starts_from_the_pixel_means_where_asked(kind):
-    levels = kind.levels or 256
-    images = torch.randint(levels, (500, *SHAPE)).double() / (levels - 1)
-    images = images * torch.linspace(0.2, 1, 6).view(SHAPE).double() if kind.levels is None else images
     started = make(kind, initialise_bias=True)
+    levels = started.levels or 256
+    images = torch.randint(levels, (500, *SHAPE)).double() / (levels - 1)
+    images = images * torch.linspace(0.2, 1, 6).view(SHAPE).double() if started.levels is None else images
     with torch.no_grad():
         for parameter in started.network.parameters():
             parameter.zero_()
         started.initialise(images)
         means = started(torch.zeros(2).double()).mean
-    tolerance = 0.02 if kind is DiscretisedLogisticLikelihood else 1e-6  # the location is only near the mean
+    # The location of a logistic is only near its mean, and every level of a categorical counts once more.
+    tolerance = 0.02 if kind in DISCRETE else 1e-6
     torch.testing.assert_close(means, images.mean(0), rtol=0, atol=tolerance)
     assert "offset" in started.state_dict()
     untouched = make(kind)
@@ -118,6 +127,39 @@ def test_start_is_finite_for_pixels_that_never_change(kind):
     for images in (torch.zeros(5, *SHAPE), torch.ones(5, *SHAPE)):
         started.initialise(images)
         assert started(torch.zeros(2)).log_prob(images).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", DISCRETE)
+@pytest.mark.parametrize(
+    "protocol", [Threshold(), Sixteen(), Discrete()], ids=lambda protocol: str(protocol.levels)
+)
+def test_the_protocol_sets_the_levels(kind, protocol):
+    n, z = protocol.levels, torch.randn(5, 2).double()
+    likelihood = make(kind, protocol=protocol)
+    likelihood.check(protocol)
+    with torch.no_grad():
+        p = likelihood(z).base_dist
+        x = torch.arange(n).double().view(n, *[1] * (1 + len(SHAPE))) / (n - 1)
+        probabilities = p.log_prob(x).exp()
+        torch.testing.assert_close(probabilities.sum(0), torch.ones(5, *SHAPE).double())
+        torch.testing.assert_close(p.mean, (probabilities * x).sum(0))
+        drawn = p.sample((20_000,))
+    assert (drawn * (n - 1) - (drawn * (n - 1)).round()).abs().max() < 1e-9
+    assert (drawn.mean(0) - p.mean).abs().max() < 0.02  # more than 5 standard errors
+
+
+def test_a_softmax_without_weights_gives_the_frequencies_of_the_levels():
+    likelihood, n = make(CategoricalLikelihood, protocol=Sixteen(), initialise_bias=True), 16
+    images = torch.randint(n, (400, *SHAPE)).double() / (n - 1)
+    with torch.no_grad():
+        for parameter in likelihood.network.parameters():
+            parameter.zero_()
+        likelihood.initialise(images)
+        p = likelihood(torch.zeros(2).double()).base_dist
+        for k in (0, 7, 15):
+            expected = ((images * (n - 1)).round() == k).sum(0).add(1) / (400 + n)
+            value = torch.full(SHAPE, k / (n - 1), dtype=torch.float64)
+            torch.testing.assert_close(p.log_prob(value).exp(), expected.double())
 
 
 def test_gaussian_variances():
@@ -150,7 +192,7 @@ def test_gaussian_scale_is_bounded_below(kind):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_refuses_data_of_other_values(kind, protocol):
     likelihood = make(kind)
-    if protocol.levels == kind.levels:
+    if protocol.levels == likelihood.levels:
         likelihood.check(protocol())
     else:
         with pytest.raises(UserError, match=f"{kind.__name__} scores .* protocol={protocol.name} gives"):

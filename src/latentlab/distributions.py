@@ -170,6 +170,38 @@ class DiscretisedLogistic(Distribution):
             return (drawn.clamp(0, 1) * top).round() / top
 
 
+class LevelCategorical(Distribution):
+    r"""A categorical distribution over the n levels $x = k / (n-1)$, $P(x) = \mathrm{softmax}(\eta)_k$.
+
+    Args:
+        logits: $\eta$, (*, n).
+    """
+
+    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 (torch's own form)
+    support = constraints.unit_interval
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits = logits.log_softmax(-1)
+        self.top = logits.shape[-1] - 1
+        super().__init__(logits.shape[:-1], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        levels = torch.arange(self.top + 1, dtype=self.logits.dtype, device=self.logits.device) / self.top
+        return (self.logits.exp() * levels).sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        k = (value * self.top).round().long()[..., None]
+        k, logits = torch.broadcast_tensors(k, self.logits)
+        return logits.gather(-1, k[..., :1])[..., 0]
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008 (torch's own default)
+        k = Categorical(logits=self.logits, validate_args=False).sample(sample_shape)
+        return k.to(self.logits.dtype) / self.top
+
+
 class LevelNormal(Distribution):
     r"""A normal density normalised over the n levels $x = k / (n-1)$, $P(x) \propto N(x; \mu, s^2)$.
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
-from math import log
+from math import exp, log
 
 import pytest
 import pytorch_lightning as pl
@@ -20,7 +20,7 @@ from latentlab.distributions import LevelNormal
 from latentlab.errors import UserError
 from latentlab.likelihoods import NoisedLikelihood
 from latentlab.lit import GradientModule
-from latentlab.models.vdm import VDM
+from latentlab.models.vdm import VDM, least_noise
 from latentlab.objectives import VLB
 from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, Static, Threshold
 from latentlab.schedules import CosineSchedule, LearnedSchedule, LinearSchedule, alpha, sigma
@@ -218,6 +218,12 @@ def test_the_protocol_sets_the_values_and_the_least_noise(kind):
     model.check(kind())
     scored = model.scored_as(kind())
     assert scored.levels == model.levels and scored.bits_offset == 0
+
+
+def test_the_least_noise_keeps_its_ratio_to_the_distance_of_two_values():
+    for levels in (16, 100, 256):
+        deviation = exp(least_noise(levels) / 2)
+        assert 2 / (levels - 1) / deviation == pytest.approx(2 / 255 / exp(-13.3 / 2))
 
 
 def test_continuous_data_are_the_discrete_ones():

@@ -2,6 +2,7 @@
 
 from latentlab.likelihoods.base import Likelihood, LikelihoodFactory, PixelLikelihood
 from latentlab.likelihoods.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
+from latentlab.likelihoods.categorical import CategoricalLikelihood
 from latentlab.likelihoods.gaussian import (
     GaussianFixedLikelihood,
     GaussianPerPixelLikelihood,
@@ -13,6 +14,7 @@ from latentlab.likelihoods.noised import NoisedLikelihood
 
 __all__ = [
     "BernoulliLikelihood",
+    "CategoricalLikelihood",
     "ContinuousBernoulliLikelihood",
     "DiscretisedLogisticLikelihood",
     "GaussianFixedLikelihood",

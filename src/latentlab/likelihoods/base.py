@@ -63,6 +63,11 @@ class Likelihood(nn.Module, ABC):
             )
 
 
+def levels_of(protocol: Protocol | None) -> int:
+    """Return the number of levels of a likelihood of discrete pixels: that of the protocol if it has one, else 256."""
+    return (protocol and protocol.levels) or 256
+
+
 def _values(levels: int | None) -> str:
     return "any value in [0, 1] (a density)" if levels is None else f"{levels} values"
 

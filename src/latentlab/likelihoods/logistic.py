@@ -7,12 +7,13 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from latentlab.distributions import DiscretisedLogistic
-from latentlab.likelihoods.base import PixelLikelihood
+from latentlab.likelihoods.base import PixelLikelihood, levels_of
 from latentlab.nn import NetworkFactory, Shape
+from latentlab.protocols import Protocol
 
 
 class DiscretisedLogisticLikelihood(PixelLikelihood):
-    r"""Independent pixels of 256 levels k / 255, each with a `DiscretisedLogistic` distribution.
+    r"""Independent pixels of n levels k / (n - 1), each with a `DiscretisedLogistic` distribution.
 
     Salimans et al. 2017, eq. 2, with one component. The network returns the location $\mu$ and v. The scale is
     $s = s_{\min} + s_0 e^{v}$.
@@ -22,11 +23,12 @@ class DiscretisedLogisticLikelihood(PixelLikelihood):
         in_shape: the shape of one latent.
         x_shape: the shape of one image.
         initialise_bias: see `PixelLikelihood`.
-        min_scale: $s_{\min}$, in the units of x. One level is 1 / 255.
+        min_scale: $s_{\min}$, in the units of x. One of 256 levels is 1 / 255.
         initial_scale: $s_0$.
+        protocol: the protocol of the data, which sets n. None for 256.
     """
 
-    levels = 256
+    levels: int
     num_parameters = 2
 
     def __init__(
@@ -37,13 +39,16 @@ class DiscretisedLogisticLikelihood(PixelLikelihood):
         initialise_bias: bool = False,
         min_scale: PositiveFloat = 0.001,
         initial_scale: PositiveFloat = 0.1,
+        protocol: Protocol | None = None,
     ) -> None:
         super().__init__(network, in_shape, x_shape, initialise_bias)
+        self.levels = levels_of(protocol)
         self.min_scale = min_scale
         self.initial = log(initial_scale)
 
     def pixels(self, parameters: Sequence[Tensor]) -> DiscretisedLogistic:
-        return DiscretisedLogistic(parameters[0], self.min_scale + (parameters[1] + self.initial).exp())
+        scale = self.min_scale + (parameters[1] + self.initial).exp()
+        return DiscretisedLogistic(parameters[0], scale, self.levels)
 
     def link(self, mean: Tensor) -> Tensor:
         return mean

@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from math import prod
-from typing import Any, Literal, NamedTuple
+from math import log, prod
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from latentlab.errors import UserError
@@ -17,8 +17,8 @@ from latentlab.models.diffusion import DenoiserFactory, Diffusion, NoiseDraws, R
 from latentlab.protocols import Protocol
 from latentlab.schedules import NoiseSchedule, alpha, sigma
 
-# The default gamma(0), by the number of values of a pixel. Two values can be told apart at far more noise than 256.
-LEAST_NOISE = {2: -4.0, 256: -13.3}
+# The default gamma(0) for two values of a pixel, and for 256 (code of Kingma et al. 2021).
+TWO_VALUES, MANY_VALUES = -4.0, -13.3
 
 
 class Diffused(NamedTuple):
@@ -114,7 +114,7 @@ class VDM(DiffusionModel):
     latents are needed, they are z_0.
 
     Args:
-        noise_schedule: gamma(t). Its default gamma(0) is -4 for two values of a pixel and -13.3 for 256.
+        noise_schedule: gamma(t). Its default gamma(0) is that of `least_noise`.
         denoiser: makes the denoiser, see `Diffusion`.
         protocol: the protocol of the data.
         levels: the number of values of a pixel; None for that of the protocol.
@@ -135,7 +135,7 @@ class VDM(DiffusionModel):
         noise_schedule: NoiseSchedule,
         denoiser: DenoiserFactory,
         protocol: Protocol,
-        levels: Literal[2, 256] | None = None,
+        levels: Annotated[int, Field(ge=2, le=256)] | None = None,
         steps: PositiveInt | None = None,
         eval_steps: Sequence[PositiveInt] = (10, 100, 1000),
         sample_steps: PositiveInt = 100,
@@ -149,7 +149,7 @@ class VDM(DiffusionModel):
         self.steps = steps
         self.eval_steps = tuple(eval_steps)
         self.sample_steps = sample_steps
-        schedule = noise_schedule.with_default(LEAST_NOISE[self.levels])
+        schedule = noise_schedule.with_default(least_noise(self.levels))
         parametrisation = Signs() if log_odds and self.levels == 2 else ResidualNoise()
         self.diffusion = Diffusion(self.x_shape, schedule, denoiser, parametrisation)
         self.likelihood = NoisedLikelihood(self.x_shape, self.levels, schedule.gamma_min)
@@ -198,6 +198,15 @@ class VDM(DiffusionModel):
 
     def _gamma_0(self, x: Tensor) -> Tensor:
         return x.new_tensor(self.diffusion.noise_schedule.gamma_min)
+
+
+def least_noise(levels: int) -> float:
+    r"""Return the default gamma(0) for n values of a pixel: $-13.3 + 2 \log\frac{255}{n-1}$, and -4 for two.
+
+    The noise $\sigma_0 \approx e^{\gamma(0)/2}$ keeps its ratio to the distance of two values. `Signs` tells two values
+    apart at more noise.
+    """
+    return TWO_VALUES if levels == 2 else MANY_VALUES + 2 * log(255 / (levels - 1))
 
 
 def _bound_name(steps: int | None) -> str:

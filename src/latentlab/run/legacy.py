@@ -228,6 +228,18 @@ def rename_schedules_of_diffusions(weights: Weights, config: Config) -> Weights:
     }
 
 
+def name_protocols(node: Any) -> Any:
+    """Give a discretised logistic likelihood, which always had 256 levels, the protocol of its data."""
+    if isinstance(node, list):
+        return [name_protocols(each) for each in node]
+    if not isinstance(node, Mapping):
+        return node
+    found = {key: name_protocols(value) for key, value in node.items()}
+    if str(found.get("_target_")).endswith(".DiscretisedLogisticLikelihood"):
+        found.setdefault("protocol", {"_target_": "latentlab.protocols.Discrete"})
+    return found
+
+
 # Changes to the structure of a config, applied in order to a config whose targets are renamed already.
 CONFIG_CHANGES: list[Callable[[Config], Config]] = [
     rename_noise_schedules,
@@ -235,6 +247,7 @@ CONFIG_CHANGES: list[Callable[[Config], Config]] = [
     _draw_figures_by_functions,
     rename_step_sizes,
     list_conditionals,
+    name_protocols,
 ]
 
 # Changes to the names of parameters, applied in order. Each gets the weights and the translated config of the run.
