@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from latentlab.cli.script import typed
 from latentlab.processes import devices
 from latentlab.run.directory import RunDirectory
 from latentlab.sweeps.jobs.naming import command_name, directory_name
@@ -34,6 +35,7 @@ def sweep_name() -> str:
     return command_name(sys.argv[1:])
 
 
+OmegaConf.register_new_resolver("command", typed, replace=True)  # for --help
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("requeued_checkpoint", requeued_checkpoint, replace=True)
 # Cached, so that all jobs of a sweep get the same value.

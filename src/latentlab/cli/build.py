@@ -2,17 +2,16 @@
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 
 from latentlab.cli.overrides import quoted
+from latentlab.cli.script import config_folders, new_process
 from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
 from latentlab.run.trust import SPECIAL, Trusted, check_names
@@ -41,9 +40,7 @@ def trusted(modules: str | Iterable[str] = ()) -> Trusted:
     Args:
         modules: modules trusted on the command line, besides those of LATENTLAB_TRUST.
     """
-    sources = HydraConfig.get().runtime.config_sources
-    folders = [Path(each.path) for each in sources if each.schema == "file"]
-    return Trusted.of(folders, [modules] if isinstance(modules, str) else modules)
+    return Trusted.of(config_folders(), [modules] if isinstance(modules, str) else modules)
 
 
 def build_saved(node: Any, where: str, trusted: Trusted, kind: type = object, **arguments: Any) -> Any:
@@ -138,12 +135,11 @@ def rank_command(job: Any) -> list[str]:
     This process's own command line may be that of a whole sweep.
     """
     folders = {source.provider: source.path for source in job.runtime.config_sources}
-    conf = Path(folders["main"])
     more = [f"--config-dir={folders['command-line']}"] if "command-line" in folders else []
     of_sweep = re.compile(r"[+~]*hydra[./](mode|run|sweep|launcher)\b")
     own = [override for override in job.overrides.hydra if not of_sweep.match(override)]
     return [
-        *(sys.executable, str(conf.parent / "train.py"), f"--config-path={conf}", *more),
+        *(*new_process("train"), f"--config-path={folders['main']}", *more),
         *(f"--config-name={job.job.config_name}", *job.overrides.task, *own),
         *(quoted("hydra.run.dir", job.runtime.output_dir), "hydra.output_subdir=null"),
     ]

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from latentlab.cli.overrides import quoted, shell, shell_word
+from latentlab.cli.script import config_folders, config_sources, typed
 from latentlab.errors import UserError, did_you_mean
 from latentlab.run.checkpoints import BUILT
 from latentlab.run.config import leaves, shown
@@ -84,24 +85,34 @@ def merge(saved: Mapping[str, Any], composed: Mapping[str, Any], overrides: Iter
 def command(run: RunDirectory, config: Mapping[str, Any]) -> str:
     """Return the command that resumes a run, for a shell.
 
-    A class of the user comes with its config folder or with the trust in its module. A run with another class of a
+    A class of the user comes with its folder of configs or with the trust in its module. A run with another class of a
     library is resumed by its first command, whose config is not a saved one.
 
     Args:
         run: the run directory.
         config: the config of the run.
     """
-    job = HydraConfig.get()
-    folders = {each.provider: Path(each.path) for each in job.runtime.config_sources if each.schema == "file"}
-    needed, words = _unlisted([folders["main"]], config), ["python train.py"]
-    if needed and "command-line" in folders:
-        needed = _unlisted(folders.values(), config)
-        words.append(shell(f"--config-dir={folders['command-line']}"))
-    if any(map(is_library, needed)) and not any(map(RESUME.match, job.overrides.task)):
-        return " ".join([*words, *_first_words(run, job.overrides.task)])
+    task = HydraConfig.get().overrides.task
+    needed, words = _unlisted(config_folders("main"), config), [typed("train")]
+    if needed and (own := _own_configs()):
+        needed = _unlisted(config_folders(), config)
+        words += map(shell, own)
+    if any(map(is_library, needed)) and not any(map(RESUME.match, task)):
+        return " ".join([*words, *_first_words(run, task)])
     if needed:
         words.insert(0, f"{VARIABLE}={','.join(needed)}")
     return " ".join([*words, shell_word("resume", run.path)])
+
+
+def _own_configs() -> list[str]:
+    """Return the words of this command that name config folders of the user, with absolute paths."""
+    folders = [f"--config-dir={each.path}" for each in config_sources() if each.provider == "command-line"]
+    searched = [each for each in config_sources() if each.provider == "hydra.searchpath in command-line"]
+    places = [
+        f"pkg://{each.path}" if each.schema == "pkg" else str(Path(each.path).absolute()) for each in searched
+    ]
+    plain = [place if re.fullmatch(r"[\w./:+-]+", place) else f"'{place}'" for place in places]
+    return [*folders, *([f"hydra.searchpath=[{','.join(plain)}]"] if plain else [])]
 
 
 def _unlisted(folders: Iterable[Path], config: Mapping[str, Any]) -> list[str]:

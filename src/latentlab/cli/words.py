@@ -4,7 +4,6 @@ from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
@@ -12,7 +11,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeS
 from latentlab.cli import mistyped
 from latentlab.cli.overrides import as_text, rename_old_keys, shell
 from latentlab.cli.paths import PATHS, with_home
-from latentlab.cli.script import group_options
+from latentlab.cli.script import group_options, source_folder, typed
 from latentlab.errors import UserError
 from latentlab.processes.devices import is_job
 
@@ -20,7 +19,7 @@ from latentlab.processes.devices import is_job
 MODES = ("run", "multirun", "cfg", "info", "shell_completion")
 # Settings of a sweep, which a single run does not read.
 OF_SWEEP = ("sweep", "hydra/sweeper", "hydra/launcher", "hydra.sweeper", "hydra.launcher", "hydra.sweep")
-# Settings that Hydra or train.py sets itself.
+# Settings that Hydra or the command sets itself.
 NOT_READ = (
     "hydra.runtime",
     "hydra.overrides",
@@ -135,7 +134,7 @@ def check_options(options: Namespace, script: str) -> None:
     if options.experimental_rerun:
         raise UserError("--experimental-rerun runs code from a file: use resume=RUN to resume a run")
     if options.config_name in {"train", "evaluate"} - {script}:
-        raise UserError(f"--config-name={options.config_name}: use {options.config_name}.py instead")
+        raise UserError(f"--config-name={options.config_name}: use {typed(options.config_name)} instead")
 
 
 def check_completion(words: Sequence[str]) -> Sequence[str]:
@@ -164,14 +163,14 @@ def check_values(words: Words) -> None:
 
 
 def check_added(words: Words) -> None:
-    """Refuse further keys, which evaluate.py does not read.
+    """Refuse further keys, which an evaluation does not read.
 
     Raises:
         UserError: for the first one.
     """
     for each in words.overrides:
         if str(each.input_line).startswith("+") and not _belongs(each.key_or_group, ("hydra",)):
-            raise UserError(f"{each.input_line}: evaluate.py has no such setting (--help lists them)")
+            raise UserError(f"{each.input_line}: {typed('evaluate')} has no such setting (--help lists them)")
 
 
 def check_mode(words: Words) -> None:
@@ -241,8 +240,11 @@ def _check_sweep(key: str, word: str, override: Override) -> None:
 
 def _check_folders(word: str, folders: object) -> None:
     for folder in folders if isinstance(folders, list) else []:
-        if "://" not in str(folder) and not Path(str(folder)).is_dir():
-            raise UserError(f"{word}: there is no folder {folder}")
+        if source_folder(str(folder)) is None:
+            package = " (a package must be installed, or its folder be in PYTHONPATH)"
+            raise UserError(
+                f"{word}: there is no folder {folder}{package if 'pkg://' in str(folder) else ''}"
+            )
 
 
 def _belongs(key: str, parents: Sequence[str]) -> bool:

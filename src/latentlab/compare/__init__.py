@@ -1,4 +1,4 @@
-"""Several runs in one figure or table: `python -m latentlab.compare RUN RUN ... out=FILE`."""
+"""Several runs in one figure or table: `latentlab compare RUN RUN ... out=FILE`."""
 
 from latentlab.compare.curves import curves
 from latentlab.compare.rate_distortion import rate_distortion

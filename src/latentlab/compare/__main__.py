@@ -1,4 +1,4 @@
-"""`python -m latentlab.compare RUN RUN ... out=FILE`: a figure or a table of several runs.
+"""`latentlab compare RUN RUN ... out=FILE`: a figure or a table of several runs.
 
 A RUN is a run directory, or a folder such as multirun/NAME with runs below it. Options may be given as `--out FILE` or
 `out=FILE`. Runs that cannot be compared are named on standard error and left out.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from latentlab.cli.command import OneLineParser
+from latentlab.cli.script import typed
 from latentlab.compare.curves import curves
 from latentlab.compare.rate_distortion import rate_distortion, read_rate
 from latentlab.compare.runs import Experiment, collect, incomparable
@@ -35,7 +36,7 @@ def parse(words: Sequence[str]) -> Namespace:
         UserError: for a mistake in it.
     """
     parser = OneLineParser(
-        prog="python -m latentlab.compare",
+        prog=typed("compare"),
         description="Draw a metric of several runs by epoch or another figure, or print a table of their results.",
     )
     parser.add_argument(

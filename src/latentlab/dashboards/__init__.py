@@ -1,1 +1,1 @@
-"""Dashboards as code: `python -m latentlab.dashboards` makes workspaces and reports in W&B."""
+"""Dashboards as code: `latentlab dashboards` makes workspaces and reports in W&B."""

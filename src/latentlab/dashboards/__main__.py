@@ -1,4 +1,4 @@
-"""Make a dashboard of a W&B project: `python -m latentlab.dashboards workspace|report ENTITY/PROJECT`.
+"""Make a dashboard of a W&B project: `latentlab dashboards workspace|report ENTITY/PROJECT`.
 
 A workspace is a saved view for everybody in the project. A report is a page with the same panels and texts. Options
 may be given as `--name TITLE` or `name=TITLE`.
@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Protocol
 
 from latentlab.cli.command import OneLineParser
+from latentlab.cli.script import typed
 from latentlab.errors import UserError
 from latentlab.run.files import write_text
 from latentlab.tracking.wandb_key import REMEDY, has_key
@@ -56,9 +57,7 @@ def parse(words: Sequence[str]) -> Namespace:
     Raises:
         UserError: for a mistake in it.
     """
-    parser = OneLineParser(
-        prog="python -m latentlab.dashboards", description="Make a dashboard of a W&B project."
-    )
+    parser = OneLineParser(prog=typed("dashboards"), description="Make a dashboard of a W&B project.")
     parser.add_argument("kind", choices=("workspace", "report"))
     parser.add_argument("project", metavar="ENTITY/PROJECT")
     parser.add_argument(

@@ -80,7 +80,7 @@ def report(project: Project, name: str, linked: bool) -> wr.Report:
         entity=project.entity,
         project=project.name,
         title=name,
-        description="Bounds in nats per example; made by python -m latentlab.dashboards",
+        description="Bounds in nats per example; made by latentlab dashboards",
         blocks=blocks,
         width="fluid",
     )

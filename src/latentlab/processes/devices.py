@@ -43,7 +43,7 @@ def launched() -> Launched | None:
     """Return this process as its launcher describes it in the environment, None without a launcher."""
     env = os.environ
     if RANK in env:
-        return Launched("train.py", *map(int, env[RANK].split("/")))
+        return Launched("latentlab", *map(int, env[RANK].split("/")))
     if "TORCHELASTIC_RUN_ID" in env:
         return Launched("torchrun", int(env["RANK"]), int(env["WORLD_SIZE"]))
     # A batch script has SLURM_NTASKS as well. Only the tasks of a step have SLURM_STEP_ID.
@@ -148,8 +148,8 @@ def check_started_once(many_workers: bool) -> None:
     here = launched()
     if here is not None and here.world > 1 and not (many_workers and here.launcher == "srun"):
         raise UserError(
-            f"{here.launcher} has started {here.world} processes, and each would run the whole sweep: run "
-            "`python train.py -m ...` without it, which starts the processes of its jobs"
+            f"{here.launcher} has started {here.world} processes, and each would run the whole sweep: start it "
+            f"without {here.launcher}, and each job starts its own processes"
         )
 
 

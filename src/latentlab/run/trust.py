@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from importlib.metadata import packages_distributions, requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -181,13 +182,20 @@ def check_names(node: Mapping[str, Any], where: str) -> None:
 def is_library(name: str) -> bool:
     """Return True for a name in the standard library, in an installed package, or in this project.
 
-    Nothing is imported.
+    An installed package that requires latentlab is no library, but code of the user. Nothing is imported.
     """
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == "latentlab" or DEPENDENCIES.fullmatch(top):
         return True
+    if _extends(top):
+        return False
     installed = [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")]
     return any(folder in path.parents for path in _files_of(top) for folder in installed)
+
+
+def _extends(top: str) -> bool:
+    required = [each for name in packages_distributions().get(top, ()) for each in requires(name) or ()]
+    return any(re.match(r"latentlab\b", each, re.IGNORECASE) for each in required)
 
 
 def _files_of(top: str) -> list[Path]:
@@ -203,8 +211,8 @@ def _check_exists(name: str) -> None:
     top = name.strip().partition(".")[0]
     if not _files_of(top):
         raise UserError(
-            f"trust=[{name}]: there is no module {top}: give the name by which Python imports it (PYTHONPATH lists "
-            "the folders of modules)"
+            f"trust=[{name}]: there is no module {top}: install it, or give the name by which Python imports it "
+            "(PYTHONPATH lists the folders of modules)"
         )
 
 
@@ -222,8 +230,6 @@ def _refused(target: Any, where: str) -> UserError:
     if not isinstance(target, str) or not module or is_library(module):
         reason = "a class of a library must be listed in latentlab/run/trust.py (SECURITY.md has more)"
     else:
-        reason = (
-            f"if you trust the module, name it: trust=[{module}] for evaluate.py, or {VARIABLE}={module} for every "
-            "command"
-        )
+        top = module.partition(".")[0]
+        reason = f"if you trust {top}, name it: trust=[{top}], or {VARIABLE}={top} for every command"
     return UserError(f"{where}._target_={target}: a saved config may not build this: {reason}")

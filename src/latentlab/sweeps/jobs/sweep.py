@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.status import Status as Spinner
 
 from latentlab.cli.checks import check_call, check_config
+from latentlab.cli.script import new_process
 from latentlab.errors import UserError
 from latentlab.sweeps.jobs import directory, report
 from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status
@@ -152,8 +153,12 @@ class Sweep:
             source.path for source in hydra.runtime.config_sources if source.provider == "command-line"
         ]
         extra = [word for path in folders for word in ("--config-dir", path)]
-        script = str(Path(sys.argv[0]).absolute())
-        return [sys.executable, script, "--config-name", hydra.job.config_name, *extra]
+        return [
+            *new_process("train", Path(sys.argv[0]).absolute()),
+            "--config-name",
+            hydra.job.config_name,
+            *extra,
+        ]
 
     def _for_jobs(self) -> list[str]:
         return [word for word in self.config.hydra.overrides.hydra if not word.lstrip("+~").startswith(OWN)]

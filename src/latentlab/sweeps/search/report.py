@@ -17,6 +17,7 @@ from optuna.visualization import matplotlib as plots
 from rich.console import Console
 from rich.table import Table
 
+from latentlab.cli.script import typed
 from latentlab.run.directory import RunDirectory
 from latentlab.run.files import replaced, write_text
 from latentlab.sweeps.search.space import Space
@@ -65,7 +66,7 @@ def describe(trial: FrozenTrial, space: Space, directory: Path, metric: str) -> 
         "trial": trial.user_attrs[DIRECTORY],
         "directory": str(directory),
         "overrides": overrides,
-        "command": f"python train.py {shlex.join(overrides)}",
+        "command": f"{typed('train')} {shlex.join(overrides)}",
     }
 
 

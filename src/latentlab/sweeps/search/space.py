@@ -90,7 +90,7 @@ def read_space(
     if "seed" in searched:
         raise UserError(
             f"{searched['seed'].input_line}: a search would pick the luckiest seed: give one seed, and train the best "
-            "trial with several seeds afterwards (python train.py -m ... seed=1,2,3)"
+            "trial with several seeds afterwards (-m ... seed=1,2,3)"
         )
     fixed = {key: str(each.input_line) for key, each in found.items() if not each.is_sweep_override()}
     return Space({key: distribution(each) for key, each in searched.items()}, fixed)
