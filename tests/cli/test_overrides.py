@@ -28,8 +28,8 @@ RENAMED = {
     "chain.inference.steps.network.hidden=[4]": "model.up.network.hidden=[4]",
     "chain.transitions.denoiser.width=4": "denoiser.width=4",
     "chain.transitions.network.hidden=[4]": "model.down.network.hidden=[4]",
-    "logger=csv": "logger=none",
-    "logger=wandb,csv": "logger=wandb,none",
+    "logger.project=a,b": "logger.wandb.project=a,b",
+    "+logger.tags=[a]": "+logger.wandb.tags=[a]",
     "module=hierarchical,vae": "module=gradient",
     "callbacks=hierarchy": "figures=hierarchy",
 }
@@ -43,7 +43,7 @@ SAME = (
         "steps",
         "schedule",
     ),
-    *("encoder.hidden=[16,16]", "callbacks.best.monitor=x", "logger.notes='logger=csv, steps=3'", "seed=1,1"),
+    *("encoder.hidden=[16,16]", "callbacks.best.monitor=x", "logger.wandb.notes='steps.scale=3'", "seed=1,1"),
 )
 
 
@@ -89,6 +89,6 @@ def test_a_sweep_over_options_of_two_groups_names_both():
 
 
 def test_an_old_name_trains(tmp_path):
-    done = call("train.py", *QUICK, "logger=csv", f"hydra.run.dir={tmp_path}/run")
-    assert done.status == 0 and done.err.startswith("logger=csv: now called logger=none")
+    done = call("train.py", *QUICK, "module=vae", f"hydra.run.dir={tmp_path}/run")
+    assert done.status == 0 and done.err.startswith("module=vae: now called module=gradient")
     assert (tmp_path / "run" / "summary.json").exists()

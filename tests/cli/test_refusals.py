@@ -62,8 +62,11 @@ REFUSED = {
         "data=binarised_mnist data.dataset=MNST",
         ["data.dataset=MNST", "did you mean MNIST?"],
     ),
-    "no key for W&B": ("logger=wandb logger.offline=false", ["logger.offline=false", "wandb login"]),
-    "settings of no logger": ("logger.name=x", ["logger.name", "no settings", "logger=wandb"]),
+    "no key for W&B": (
+        "logger=wandb logger.wandb.offline=false",
+        ["logger.wandb.offline=false", "wandb login"],
+    ),
+    "settings of no logger": ("logger.wandb.name=x", ["logger.wandb.name", "logger=wandb"]),
     "folder of other data": ("data.root=there", ["data.root", "not read from a folder"]),
     "left out and set": ("~optimizer.lr optimizer.lr=2", ["optimizer.lr", "leave out ~optimizer.lr"]),
     "no progress bar": ("+trainer.enable_progress_bar=false", ["callbacks.progress=null"]),

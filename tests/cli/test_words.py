@@ -87,6 +87,22 @@ def check(words: list[str], composes: bool) -> None:
     assert "Traceback" not in line
 
 
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    {
+        "trainer.max_time=None": "trainer.max_time=null",
+        "encoder.hidden=[None,16]": "encoder.hidden=[null,16]",
+        "data.batch_size=None,32": "data.batch_size=null,32",
+        "experiment=None": "experiment=null",
+        "scheduler=None": "scheduler=none",  # the option
+        "logger.wandb.notes='None'": "logger.wandb.notes='None'",
+        "logger.wandb.notes=NoneOfThem": "logger.wandb.notes=NoneOfThem",
+    }.items(),
+)
+def test_pythons_none_is_null(typed, read):
+    assert read_words(["-m", typed], "train") == ["-m", read]
+
+
 @settings(max_examples=150, **FUZZ)
 @given(LINES)
 def test_random_words_are_read_or_refused_in_one_line(words):

@@ -144,7 +144,7 @@ APART = {
 }
 EDITOR = {
     **{
-        "logger.notes=“a b”": "'logger.notes=\"a b\"'",
+        "logger.wandb.notes=“a b”": "'logger.wandb.notes=\"a b\"'",
         "—m": "type -m",
         "–m": "type -m",
         "—multirun": "type --multirun",
@@ -176,7 +176,7 @@ ALONE = (
         "prior=glob(*)",
         "optimizer.lr=interval(0,1)",
     ),
-    *("logger.notes=a,b", "encoder.hidden=[16],[32]"),
+    *("logger.wandb.notes=a,b", "encoder.hidden=[16],[32]"),
 )
 NOTHING = (
     *(
@@ -332,7 +332,7 @@ IDLE = {
     **{
         "+callbacks.bogus.x=1": "callbacks.bogus",
         "+logger.bogus=1": "logger",
-        "logger.project=x": "logger.project",
+        "logger.wandb.project=x": "logger.wandb.project",
     },
     **{
         "+trainer.bogus=1": "trainer.bogus",

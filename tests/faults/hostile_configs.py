@@ -58,7 +58,7 @@ NEW_FLOW = "{_target_: latentlab.processes.ranks.run, command: [touch, OWNED], n
 # An interpolation is resolved after the trust check has seen the file.
 for place in (
     *("data.seed", "data.protocol", "module.model.latent_dim", "module.model.prior", "module.eval_samples"),
-    *("callbacks.progress.refresh_seconds", "callbacks.latents", "logger._target_", "trainer.max_epochs"),
+    *("callbacks.progress.refresh_seconds", "callbacks.latents", "logger.x._target_", "trainer.max_epochs"),
     *("seed", "names.model", "model.latent_dim"),
 ):
     CASES[f"oc.create in {place}"] = lambda run, place=place: rewrite(
@@ -239,9 +239,9 @@ CASES |= {
     "a Trainer with plugins": config(trainer__plugins=[SYSTEM]),
     "another Trainer": config(trainer=SYSTEM),
     "a logger elsewhere": config(
-        logger={"_target_": "latentlab.tracking.wandb.wandb_logger", "save_dir": OWNED}
+        logger={"wandb": {"_target_": "latentlab.tracking.wandb.wandb_logger", "save_dir": OWNED}}
     ),
-    "another logger": config(logger=SYSTEM),
+    "another logger": config(logger={"x": SYSTEM}),
     "a checkpoint to resume from": config(ckpt_path="/dev/zero"),
     "a pretrained model": config(module__model__pretrained="/dev/zero"),
     "trust in the config": config(trust=["os"], module__model__prior=SYSTEM),

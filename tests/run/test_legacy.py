@@ -55,9 +55,21 @@ def test_an_old_run_resumes_with_its_old_command(old):
     same_numbers(run / "summary.json", fixture / "resumed.json")
 
 
+def test_the_logger_of_an_old_run_gets_its_name():
+    old = {"_target_": "latentlab.tracking.wandb.wandb_logger", "project": "p"}
+    assert legacy.today({"logger": old})["logger"] == {"wandb": old}
+    assert legacy.today({"logger": {"_target_": None}})["logger"] == {}
+
+
 def test_todays_names_are_left_alone():
     config = {"module": {"_target_": "latentlab.lit.Anything", "model": {"_target_": "latentlab.models.X"}}}
-    config |= {"data": {}, "callbacks": {"best": None}, "names": {"model": "vae"}, "seed": 0}
+    config |= {
+        "data": {},
+        "callbacks": {"best": None},
+        "logger": {"wandb": {"_target_": "x"}},
+        "names": {"model": "vae"},
+        "seed": 0,
+    }
     once = legacy.today(config)
     assert legacy.today(once) == once
     weights = {"model.encoder.0.weight": torch.zeros(1)}

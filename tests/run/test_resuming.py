@@ -147,7 +147,7 @@ def saved():
             "precision": "32-true",
         },
         "callbacks": {"figures": {"_target_": "old"}},
-        "logger": {"_target_": None},
+        "logger": {},
         "data": {"root": "data"},
         "names": {"model": "vae", "data": "binarised_mnist"},
         "seed": 3,
@@ -160,7 +160,7 @@ def saved():
         ("trainer.precision", "64-true", "this run has 32-true"),
         ("seed", 1, "this run has 3"),
         ("data.rot", "x", "did you mean data.root?"),
-        ("logger.project", "x", "logger=wandb"),
+        ("logger.wandb.project", "x", "logger=wandb"),
         ("experiment", None, "this run has no experiment"),
         ("module", {"model": {"other": 1}}, "another one"),
     ],
@@ -179,8 +179,8 @@ def test_a_longer_training_extends_the_cosine(saved):
 
 
 def test_a_logger_gets_the_names_of_the_run(saved):
-    logger = {"_target_": "w", "name": "${names.model} ${names.data} seed${seed}"}
-    assert merged(saved, logger=logger)["logger"]["name"] == "vae binarised_mnist seed3"
+    logger = {"w": {"_target_": "w", "name": "${names.model} ${names.data} seed${seed}"}}
+    assert merged(saved, logger=logger)["logger"]["w"]["name"] == "vae binarised_mnist seed3"
     saved["names"]["model"] = "${oc.env:HOME}"
     with pytest.raises(UserError, match="no plain value"):
         merged(saved, logger=logger)

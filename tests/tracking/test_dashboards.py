@@ -80,7 +80,7 @@ def epochs(run_dirs, key):
 def test_what_the_panels_name_is_logged(tmp_path, capsys):
     """A run that crashes in its second epoch is resumed and evaluated."""
     folder = tmp_path / "run"
-    arguments = (*RUN, f"hydra.run.dir={folder}", "logger.log_model=best")
+    arguments = (*RUN, f"hydra.run.dir={folder}", "logger.wandb.log_model=best")
     arguments += ("+callbacks.crash={_target_:failing.Crash,epoch:1}",)
     with pytest.raises(RuntimeError, match="on purpose"):
         call("train.py", *arguments)

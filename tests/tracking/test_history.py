@@ -175,13 +175,15 @@ def shown(run):
 
 
 def test_a_killed_run_and_a_longer_one_have_the_history_of_metrics_csv(tmp_path):
-    """The figures stay too: one for each epoch, and one for the last test. A kill loses those of its last moment."""
-    run = tmp_path / "run"
-    assert train(run, *FIGURES, "trainer.max_epochs=4", kill(run, "SIGKILL", 70)).status == -9
+    """In both loggers of the run. A figure of each epoch and of the last test stays, except for those of the last
+    moment before the kill."""
+    run, both = tmp_path / "run", "logger=[wandb,tensorboard]"
+    assert train(run, both, *FIGURES, "trainer.max_epochs=4", kill(run, "SIGKILL", 70)).status == -9
     for epochs in (4, 5):
         done = command(tmp_path, f"resume={run}", f"trainer.max_epochs={epochs}")
         assert (done.status, done.err) == (0, "")
         assert history(run) == logged(run)
+        assert equal("tensorboard", run)
         assert [step for step in shown(run) if step != 60] == [20, 40, 80, 80 if epochs == 4 else 100, 100][
             :epochs
         ]

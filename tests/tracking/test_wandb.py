@@ -126,7 +126,7 @@ def test_a_summary_holds_plain_numbers_and_a_table_of_layers(tmp_path):
     finish([logger])
     sleep(1.1)  # W&B names records by the second
     settings = {"_target_": "latentlab.tracking.wandb.wandb_logger", "project": "p", "tags": []}
-    add_results(tmp_path, settings, {"model": "vae", "test/nll": 1.5, "test/elbo": -2.0})
+    add_results(tmp_path, {"wandb": settings}, {"model": "vae", "test/nll": 1.5, "test/elbo": -2.0})
     first, second = runs(tmp_path)
     (table,) = (first / "files" / "media" / "table" / "tables").glob("layer_kl_*.json")
     assert json.loads(table.read_text()) == {"columns": ["layer", "kl"], "data": [[1, 2.0], [2, 0.5]]}
@@ -137,9 +137,7 @@ def test_a_summary_holds_plain_numbers_and_a_table_of_layers(tmp_path):
     assert not [record for record in records(second) if "history" in record]
 
 
-@pytest.mark.parametrize(
-    "settings", [{"_target_": None}, {"_target_": "latentlab.tracking.wandb.wandb_logger"}]
-)
+@pytest.mark.parametrize("settings", [{}, {"wandb": {"_target_": "latentlab.tracking.wandb.wandb_logger"}}])
 def test_results_need_a_run_to_be_added_to(tmp_path, settings):
     with pytest.raises(UserError, match=r"wandb=true: the run in .* was not logged with logger=wandb"):
         add_results(tmp_path, settings, {"test/nll": 1.0})
@@ -158,7 +156,7 @@ def test_a_key_is_looked_for_without_asking_a_server(tmp_path, monkeypatch):
 def test_modes(monkeypatch):
     monkeypatch.setattr(wandb_key, "answers", lambda: True)
     assert choose_mode(None) == choose_mode(True) == "offline"
-    with pytest.raises(UserError, match=r"logger\.offline=false: no W&B API key found"):
+    with pytest.raises(UserError, match=r"logger\.wandb\.offline=false: no W&B API key found"):
         choose_mode(False)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert [choose_mode(None), choose_mode(True), choose_mode(False)] == ["online", "offline", "online"]
@@ -172,7 +170,9 @@ def test_a_server_that_does_not_answer(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING, logger="latentlab"):
         assert choose_mode(None) == "offline"
     assert "http://127.0.0.1:9 does not answer" in caplog.text
-    with pytest.raises(UserError, match=r"logger\.offline=false: .* does not answer; .*logger\.offline=true"):
+    with pytest.raises(
+        UserError, match=r"logger\.wandb\.offline=false: .* does not answer; .*logger\.wandb\.offline=true"
+    ):
         choose_mode(False)
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
@@ -182,9 +182,28 @@ def test_a_server_that_does_not_answer(monkeypatch, caplog):
 
 @pytest.mark.parametrize(("key", "value"), [("project", "a/b"), ("tags", ["a" * 65]), ("project", "a" * 129)])
 def test_settings_that_wandb_refuses_are_named(tmp_path, key, value):
-    with pytest.raises(UserError, match=rf"logger\.{key}="):
+    with pytest.raises(UserError, match=rf"logger\.wandb\.{key}="):
         wandb_logger(str(tmp_path), **{key: value})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_jobs_of_a_sweep_do_not_share_the_variables_of_one_run(monkeypatch):
+    for name in ("RUN_ID", "NAME", "RESUME", "TAGS"):
+        monkeypatch.setenv(f"WANDB_{name}", "x")
+    refused = call("train.py", "-m", *QUICK, "seed=1,2", "model.latent_dim=-1")
+    assert "WANDB_RUN_ID, WANDB_NAME, WANDB_RESUME left out" in refused.err.splitlines()[0]
+    assert {name for name in os.environ if name.startswith("WANDB_")} == {"WANDB_TAGS"}
+
+
+def test_a_resumed_run_keeps_its_id(tmp_path, caplog, monkeypatch):
+    first = opened(tmp_path)
+    finish([first])
+    monkeypatch.setenv("WANDB_RUN_ID", "another")
+    wandb.teardown()  # so that it reads the environment again
+    second = opened(tmp_path)
+    finish([second])
+    assert second.version == first.version
+    assert "WANDB_RUN_ID=another is not used" in caplog.text
 
 
 def test_a_damaged_id_and_a_damaged_summary(tmp_path, caplog):
@@ -231,7 +250,7 @@ def composed(*overrides):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", ["logger=wandb", "hydra.job.num=0", *overrides], return_hydra_config=True)
         HydraConfig.instance().set_config(config)
-        return config.logger
+        return config.logger.wandb
 
 
 def test_the_environment_counts_where_the_command_line_says_nothing(monkeypatch):
@@ -240,7 +259,7 @@ def test_the_environment_counts_where_the_command_line_says_nothing(monkeypatch)
     assert {key: composed()[key] for key in defaults} == defaults
     for name in ("PROJECT", "ENTITY", "NAME", "RUN_GROUP", "NOTES", "JOB_TYPE"):
         monkeypatch.setenv(f"WANDB_{name}", name.lower())
-    given = composed("logger.project=mine", "logger.group=own")
+    given = composed("logger.wandb.project=mine", "logger.wandb.group=own")
     assert (given.project, given.group) == ("mine", "own")
     assert (given.entity, given.name, given.notes, given.job_type) == ("entity", "name", "notes", "job_type")
 
@@ -256,8 +275,8 @@ def test_tags_of_the_environment(tmp_path, monkeypatch):
 
 def test_no_key_is_one_line_before_anything_starts(tmp_path):
     folder = tmp_path / "run"
-    done = call("train.py", *QUICK, "logger=wandb", "logger.offline=false", f"hydra.run.dir={folder}")
-    line = "error: logger.offline=false: no W&B API key found; run `wandb login` or set WANDB_API_KEY"
+    done = call("train.py", *QUICK, "logger=wandb", "logger.wandb.offline=false", f"hydra.run.dir={folder}")
+    line = "error: logger.wandb.offline=false: no W&B API key found; run `wandb login` or set WANDB_API_KEY"
     assert refusal(done) == line
     assert not folder.exists()
 
@@ -265,10 +284,10 @@ def test_no_key_is_one_line_before_anything_starts(tmp_path):
 def test_configs(tmp_path):
     folder = str(ROOT / "conf" / "logger")
     with initialize_config_dir(folder, version_base="1.3"):
-        assert compose("none")._target_ is None
-        config = compose("wandb", ["offline=true", "tags=[a]", "name=me"])
-        offline = instantiate(config, save_dir=str(tmp_path))
-        board = instantiate(compose("tensorboard"), save_dir=str(tmp_path))
+        assert compose("none") == compose("csv") == {}
+        config = compose("wandb", ["wandb.offline=true", "wandb.tags=[a]", "wandb.name=me"])
+        offline = instantiate(config.wandb, save_dir=str(tmp_path))
+        board = instantiate(compose("tensorboard").tensorboard, save_dir=str(tmp_path))
     start(offline)
     assert offline.version == (tmp_path / "wandb_run_id.txt").read_text().strip()
     log_figure([offline, board], "figures/x", picture(tmp_path), step=3)

@@ -87,6 +87,15 @@ class MadeDirectories(Callback):
                 path.rmdir()
 
 
+class SweepEnvironment(Callback):
+    """Prepares the environment variables of a sweep, which its jobs inherit with any launcher."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        from latentlab.tracking.wandb_key import leave_out_run  # late, as pydantic is slow to import
+
+        leave_out_run()
+
+
 class Output(io.FileIO):
     """A standard stream that discards its output once the reader has closed the pipe, as `| head -1` does."""
 

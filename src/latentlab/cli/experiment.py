@@ -23,13 +23,15 @@ from latentlab.data.images import ImageData
 from latentlab.data.module import DataModule
 from latentlab.lit.base import LitModule
 from latentlab.run.checkpoints import config_of
+from latentlab.run.legacy import name_loggers
 from latentlab.run.resuming import choose_checkpoint
 from latentlab.run.trust import Trusted, locate
 from latentlab.tracking.csv_logger import CSVMetrics
 
 # The argument of a model that takes the shape of the data.
 SHAPE = "x_shape"
-KINDS = dict(zip(resume.PARTS, (LitModule, DataModule, pl.Callback, pl.Trainer, Logger), strict=True))
+CLASSES: tuple[type, ...] = (LitModule, DataModule, pl.Callback, pl.Trainer, Logger)
+KINDS = dict(zip(resume.PARTS, CLASSES, strict=True))
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class Experiment:
 
     def loggers(self, directory: Path) -> list[Logger]:
         """Build the loggers of the run, metrics.csv first. They write nothing before they are started."""
-        chosen = self.config["logger"]["_target_"]
-        others = [self.build("logger", save_dir=directory)] if chosen else []
+        chosen = [name for name, node in self.config["logger"].items() if node]
+        others = [self.build(f"logger.{name}", save_dir=directory) for name in chosen]
         return [CSVMetrics(str(directory)), *others]
 
 
@@ -100,6 +102,7 @@ def compose(cfg: DictConfig, job: Any) -> Experiment:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     for key in ("resume", "trust"):
         del raw[key], config[key]
+    raw, config = name_loggers(raw), name_loggers(config)
     check(raw, config, job.overrides.task)
     return Experiment(config)
 

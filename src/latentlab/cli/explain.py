@@ -68,7 +68,7 @@ def _missing_option(error: Any) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     if not group:
         return f"--config-name={option}: {conf_folder()} has no such config: leave the option out"
-    options = error.options or []
+    options = error.options or group_options(group)
     return (
         f"{group}={option}: no such option{did_you_mean(option, options)} ({group} has {', '.join(options)})"
     )
@@ -94,10 +94,8 @@ def _no_such_key(key: str, error: Any) -> str:
     known = _known_keys()
     if key == "data.root":
         return f"{key}: the chosen data are not read from a folder: leave it out"
-    if key.startswith("logger.") and not any(each.startswith("logger.") for each in known):
-        return (
-            f"{key}: the chosen logger has no settings: leave it out, or choose another, such as logger=wandb"
-        )
+    if (name := re.match(r"logger\.(\w+)", key)) and name[0] not in known:
+        return f"{key}: {name[1]} is not among the chosen loggers: leave it out, or choose logger={name[1]} as well"
     parent = key.rpartition(".")[0]
     extra = f"; +{key}=... passes an argument that the config does not list" if parent in known else ""
     return f"{key}: no such key or group{mistyped.suggestion(key, known)} (--help lists the groups{extra})"
@@ -185,9 +183,10 @@ EXPLANATIONS: dict[type[BaseException], Callable[[Any], str]] = {
 def _known_keys() -> list[str]:
     GlobalHydra.instance().clear()
     name = config_name()
-    plain = [argument.partition(",")[0] for argument in words()]  # a sweep's first option
-    found = [re.fullmatch(r"([\w/]+)(@[\w.:]*)?=([\w./-]+)", word) for word in plain]
-    grouped = [word[0] for word in found if word and word[3] in group_options(word[1])]
+    # a sweep's first option
+    plain = [word if "[" in word else word.partition(",")[0] for word in words()]
+    found = [re.fullmatch(r"([\w/]+)(@[\w.:]*)?=\[?([\w./,-]+)\]?", word) for word in plain]
+    grouped = [word[0] for word in found if word and set(word[3].split(",")) <= {*group_options(word[1])}]
     chosen = grouped if name == "train" else []  # evaluate.py has no groups of an experiment
     folders = ",".join(f"'{folder}'" for folder in user_folders())
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):

@@ -28,10 +28,11 @@ KEYS: tuple[tuple[str, str], ...] = (
     (rf"callbacks\.(?:layers|figures|sampling_steps|{_FIGURES})\.every_n_epochs", "figures.every_n_epochs"),
     (r"callbacks\.layers(\..+)?", r"figures.latents_layers\1"),
     (rf"callbacks\.({_FIGURES}|sampling_steps)(\..+)?", r"figures.\1\2"),
+    # A run has several loggers today, each with its settings under its name.
+    (r"logger\.(project|entity|name|group|tags|notes|job_type|offline|log_model)", r"logger.wandb.\1"),
 )
 # The old options of train.py's groups, and the group and option today.
 OPTIONS: dict[str, tuple[str, str]] = {
-    "logger=csv": ("logger", "none"),
     **{
         f"module={name}": ("module", "gradient")
         for name in ("vae", "hierarchical", "autoencoder", "conditional", "diffusion", "latent_diffusion")
@@ -76,6 +77,14 @@ def shell(word: str) -> str:
     if "'" in word and not re.search(r'["$`\\!]', word):
         return f'"{word}"'
     return shlex.quote(word)
+
+
+def with_null(word: str) -> str:
+    """Return an override with Python's None as null, as W&B's agents write it. A quoted None stays a text."""
+    key, equals, value = word.partition("=")
+    if re.search(r"[\"']", value):
+        return word
+    return key + equals + re.sub(r"(?<![^=,\[(:\s])None(?![^,\])}\s])", "null", value)
 
 
 def rename_old_keys(words: Iterable[str], script: str) -> list[str]:

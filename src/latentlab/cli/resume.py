@@ -193,8 +193,10 @@ def _put_devices(trainer: Config, chosen: Mapping[str, Any]) -> None:
 
 
 def _check_used(config: Config, key: str, word: str) -> None:
-    if key.startswith("logger.") and not config["logger"].get("_target_"):
-        raise UserError(f"{word}: this run has logger=none: choose a logger as well, such as logger=wandb")
+    group, _, inner = key.partition(".")
+    name = inner.partition(".")[0]
+    if group == "logger" and name not in config["logger"]:
+        raise UserError(f"{word}: {name} is not among the loggers of this run: choose logger={name} as well")
 
 
 def _check_same(config: Config, composed: Mapping[str, Any], key: str, word: str) -> None:

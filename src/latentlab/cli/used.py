@@ -13,6 +13,8 @@ from latentlab.errors import UserError
 
 # The groups that a run builds. Every other group must be part of one of these.
 ROOTS = ("module", "data", "trainer", "callbacks", "logger")
+# The groups that hold any number of objects, each under its name.
+NAMED = {"callbacks": "callback", "logger": "logger"}
 # The other keys that a run reads.
 READ = ("seed", "ckpt_path", "resume", "compile", "validate_args", "names")
 
@@ -93,14 +95,9 @@ def _check_entry(raw: Config, word: str, group: str) -> None:
     entry = word.lstrip("+").partition("=")[0].split(".")[1:2]
     if entry and "_target_" in node and not node["_target_"]:
         raise UserError(f"{word}: the chosen {group} has no settings: leave it out")
-    if (
-        entry
-        and group == "callbacks"
-        and not holds_call(node.get(entry[0]))
-        and entry[0] not in _names_in(node)
-    ):
+    if entry and group in NAMED and not holds_call(node.get(entry[0])) and entry[0] not in _names_in(node):
         raise UserError(
-            f"{word}: this is no callback: give its class as +callbacks.{entry[0]}._target_=CLASS"
+            f"{word}: this is no {NAMED[group]}: give its class as +{group}.{entry[0]}._target_=CLASS"
         )
 
 

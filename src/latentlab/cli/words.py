@@ -9,7 +9,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
 
 from latentlab.cli import mistyped
-from latentlab.cli.overrides import as_text, rename_old_keys, shell
+from latentlab.cli.overrides import as_text, rename_old_keys, shell, with_null
 from latentlab.cli.paths import PATHS, with_home
 from latentlab.cli.script import group_options, source_folder, typed
 from latentlab.errors import UserError
@@ -28,8 +28,8 @@ NOT_READ = (
     "hydra.help",
     "hydra.output_subdir",
 )
-# Groups of which a run takes several options, as in callbacks=[default,early_stopping].
-SEVERAL = ("callbacks", "figures")
+# Groups of which a run takes several options, as in logger=[wandb,tensorboard].
+SEVERAL = ("callbacks", "figures", "logger")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read_words(words: Sequence[str], script: str) -> list[str]:
         return [*typed, *check_completion(rest)]
     if options.hydra_help:
         return ["--hydra-help"]
-    rest = [with_home(word) for word in rename_old_keys(rest, script)]
+    rest = [with_home(_with_option(word)) for word in rename_old_keys(rest, script)]
     pairs = pairwise(["", *rest])
     overrides = [mistyped.read(word, before, rest[index + 1 :]) for index, (before, word) in enumerate(pairs)]
     found = Words(options, typed, overrides)
@@ -187,6 +187,14 @@ def check_mode(words: Words) -> None:
             _check_sweep(key, word, each)
 
 
+def _with_option(word: str) -> str:
+    """Read None as null, or as the option none of a group that has one."""
+    key, _, value = word.partition("=")
+    if value == "None" and "none" in group_options(key):
+        return f"{key}=none"
+    return with_null(word)
+
+
 def _check_value(override: Override) -> None:
     key, word = override.key_or_group, str(override.input_line)
     options = group_options(key)
@@ -204,7 +212,7 @@ def _check_value(override: Override) -> None:
         raise UserError(f"{word} has no value: type {key}=VALUE, or {empty} for an empty text")
     if key in PATHS and override.value() == "":
         raise UserError(f"{word}: the path is empty: give a path, or leave it out")
-    if options and isinstance(override.value(), list | dict) and key not in SEVERAL:
+    if options and isinstance(override.value(), dict if key in SEVERAL else list | dict):
         raise UserError(f"{word}: {key} takes one option (with -m, {key}=a,b is a sweep): choose {choose}")
 
 

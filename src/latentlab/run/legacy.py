@@ -240,6 +240,15 @@ def name_protocols(node: Any) -> Any:
     return found
 
 
+def name_loggers(config: Config) -> Config:
+    """Put the settings of the one logger that a run had under the logger's name."""
+    logger = config.get("logger", {})
+    if "_target_" not in logger:
+        return config
+    name = str(logger["_target_"]).rpartition(".")[2].removesuffix("_logger")
+    return {**config, "logger": {name: logger} if logger["_target_"] else {}}
+
+
 # Changes to the structure of a config, applied in order to a config whose targets are renamed already.
 CONFIG_CHANGES: list[Callable[[Config], Config]] = [
     rename_noise_schedules,
@@ -248,6 +257,7 @@ CONFIG_CHANGES: list[Callable[[Config], Config]] = [
     rename_step_sizes,
     list_conditionals,
     name_protocols,
+    name_loggers,
 ]
 
 # Changes to the names of parameters, applied in order. Each gets the weights and the translated config of the run.

@@ -73,35 +73,39 @@ def wandb_logger(
     return WandbRun(directory, mode, given, keep_best=log_model == "best", strict=offline is False)
 
 
-def check_joinable(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Check that W&B logged the run of a directory.
+def check_joinable(directory: Path, loggers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of the W&B logger of a run.
 
     Args:
         directory: the run directory.
-        settings: the group `logger` of its config.
+        loggers: the group `logger` of its config.
 
     Raises:
-        UserError: if it did not.
+        UserError: if W&B did not log it.
     """
-    if not RunDirectory(directory).wandb_id.exists() or settings.get("_target_") != TARGET:
+    found = [
+        node for node in loggers.values() if isinstance(node, Mapping) and node.get("_target_") == TARGET
+    ]
+    if not RunDirectory(directory).wandb_id.exists() or not found:
         raise UserError(
             f"wandb=true: the run in {directory} was not logged with logger=wandb: leave wandb=true out "
             "(evaluation.json is written in any case)"
         )
+    return found[0]
 
 
-def add_results(directory: Path, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+def add_results(directory: Path, loggers: Mapping[str, Any], results: Mapping[str, Any]) -> None:
     """Add results to the summary of a run's W&B run, offline if there is no key.
 
     Args:
         directory: the run directory.
-        settings: the group `logger` of its config.
+        loggers: the group `logger` of its config.
         results: results by name, of which only numbers are added.
 
     Raises:
         UserError: if there is no such run, or W&B refuses it.
     """
-    check_joinable(directory, settings)
+    settings = check_joinable(directory, loggers)
     arguments = {
         key: value for key, value in settings.items() if not key.startswith("_") and key != "save_dir"
     }
@@ -124,7 +128,7 @@ def _check_settings(given: Mapping[str, Any]) -> None:
         try:
             wandb.Settings(**{names.get(key, key): value})
         except (wandb.errors.Error, ValueError) as error:
-            raise UserError(f"logger.{key}={value}: {' '.join(str(error).split())}") from error
+            raise UserError(f"logger.wandb.{key}={value}: {' '.join(str(error).split())}") from error
 
 
 def _check_sent(directory: RunDirectory) -> None:
@@ -132,7 +136,7 @@ def _check_sent(directory: RunDirectory) -> None:
     if not all(map(is_sent, offline_records(directory.wandb))):
         raise UserError(
             f"logger=wandb: {directory.wandb} holds offline records: send them first with "
-            f"`wandb sync {directory.wandb}`, or stay offline with logger.offline=true"
+            f"`wandb sync {directory.wandb}`, or stay offline with logger.wandb.offline=true"
         )
 
 

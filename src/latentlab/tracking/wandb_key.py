@@ -1,8 +1,9 @@
-"""The API key and the server of Weights & Biases, and the mode that follows from them."""
+"""The environment of Weights & Biases: the API key, the server, the mode, and the variables of a single run."""
 
 import logging
 import netrc
 import os
+import sys
 from configparser import ConfigParser
 from configparser import Error as ConfigError
 from contextlib import AbstractContextManager, chdir, suppress
@@ -27,6 +28,9 @@ MODES: dict[str, Mode] = {
 }
 REMEDY = "run `wandb login` or set WANDB_API_KEY"
 SERVER = "https://api.wandb.ai"
+RUN_ID = "WANDB_RUN_ID"
+# The variables that name one run, which the jobs of a sweep cannot share.
+OF_ONE_RUN = (RUN_ID, "WANDB_NAME", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM")
 PATIENCE = 10  # seconds until the server counts as unreachable
 
 
@@ -47,6 +51,13 @@ def own_settings() -> AbstractContextManager[None]:
     return chdir("/")
 
 
+def leave_out_run() -> None:
+    """Remove the variables of one run from the environment, and print their names."""
+    found = [name for name in OF_ONE_RUN if os.environ.pop(name, None)]
+    if found:
+        print(f"W&B: {', '.join(found)} left out, because each job is a run of its own", file=sys.stderr)
+
+
 def has_key() -> bool:
     """Return True if WANDB_API_KEY or the netrc file holds a key for the W&B server."""
     host = urlsplit(server()).hostname or ""
@@ -62,7 +73,7 @@ def check_offline(offline: bool | None) -> bool | None:
         UserError: if it is False and there is no key.
     """
     if offline is False and not has_key():
-        raise UserError(f"logger.offline=false: no W&B API key found; {REMEDY}")
+        raise UserError(f"logger.wandb.offline=false: no W&B API key found; {REMEDY}")
     return offline
 
 
@@ -85,7 +96,8 @@ def choose_mode(offline: bool | None) -> Mode:
         return mode
     if offline is False:
         raise UserError(
-            f"logger.offline=false: the W&B server {server()} does not answer; try again, or use logger.offline=true"
+            f"logger.wandb.offline=false: the W&B server {server()} does not answer; try again, or use "
+            "logger.wandb.offline=true"
         )
     log.warning("W&B: the server %s does not answer: logging offline", server())
     return "offline"

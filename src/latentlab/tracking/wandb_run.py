@@ -21,7 +21,7 @@ from latentlab.run.directory import RunDirectory
 from latentlab.run.files import read_text, write_text
 from latentlab.run.results import read_mapping
 from latentlab.tracking.rewind import logged, rewind, take
-from latentlab.tracking.wandb_key import Mode, has_key, own_settings, server
+from latentlab.tracking.wandb_key import RUN_ID, Mode, has_key, own_settings, server
 from latentlab.tracking.wandb_records import Row, as_row, entries, is_sent, offline_records
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class WandbRun(WandbLogger):
         except wandb.errors.Error as error:
             if self._strict or self._mode != "online":
                 raise UserError(
-                    f"logger=wandb: {_line(error)} (logger.offline=true logs without the server)"
+                    f"logger=wandb: {_line(error)} (logger.wandb.offline=true logs without the server)"
                 ) from error
             log.warning("W&B: %s: logging offline instead", _line(error))
             self._mode = "offline"
@@ -151,7 +151,10 @@ class WandbRun(WandbLogger):
         directory = self.directory
         # W&B's default for tables and artifacts that wait for `wandb sync` is the user's home.
         os.environ.setdefault(DATA_DIR, str(directory.wandb))
-        run = self._start(mode, _known_id(directory))
+        known, asked = _known_id(directory), os.environ.get(RUN_ID)
+        if known and asked not in (None, "", known):
+            log.warning("W&B: %s=%s is not used, because this run has the id %s", RUN_ID, asked, known)
+        run = self._start(mode, known)
         write_text(directory.wandb_id, f"{run.id}\n")
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)

@@ -170,8 +170,10 @@ def write(folder: Path) -> Path:
     It has a row for each job, including jobs of earlier commands: directory, overrides, status and summary.
     """
     records = (path.parent for path in folder.rglob(directory.RECORD))
-    summaries = (path.parent for path in folder.rglob(RunDirectory(folder).summary.name))
-    rows = [_row(path) for path in sorted({*records, *summaries})]
+    # W&B has a summary.json too.
+    runs = (path.parent for path in folder.rglob(RunDirectory(folder).config.name))
+    finished = (path for path in runs if RunDirectory(path).summary.exists())
+    rows = [_row(path) for path in sorted({*records, *finished})]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     path = folder / RESULTS
     with replaced(path) as draft, draft.open("w", newline="") as file:
