@@ -1,8 +1,10 @@
 """Estimators of a bound on log p(x): value objects that are called with a model and x, and return (B,)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf, log
+from re import fullmatch
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -60,6 +62,22 @@ class Objective(ABC):
     def at(self, clock: Clock) -> "Objective":
         """The objective at a training time."""
         return self
+
+    @property
+    def criterion(self) -> str:
+        """The name of the value in validation, which chooses the best checkpoint.
+
+        It is the name of the model's own bound where both are the same number by definition.
+        """
+        return self.bound
+
+    def validation_terms(self, model: Any, x: Any) -> dict[str, Tensor]:
+        """The value as a term of x, (B,), or nothing if the model's own terms have it. Called without gradients."""
+        return {} if self.criterion == model.bound else {self.criterion: self(model, x)}
+
+    def validated(self, means: Mapping[str, float]) -> dict[str, float]:
+        """The value computed from the means of the model's terms over a data set, if that is how it is defined."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -149,6 +167,9 @@ class BetaELBO(TraceObjective):
     $\overline{KL}_l$ from below, the KL of a layer averaged over a device's batch (Kingma et al. 2016, eq. 15): a
     layer below the bound is not pulled to its prior.
 
+    Validation has the weight after the warm-up, so that epochs compare. There, $\overline{KL}_l$ is the mean over the
+    whole set. Without a weight and free bits, the value is the ELBO.
+
     Attributes:
         samples: the number K of draws per example.
         beta: the weight on the KL after the warm-up.
@@ -171,6 +192,20 @@ class BetaELBO(TraceObjective):
         charged = torch.stack([self._floored(kl) for kl in kls]).sum(0)
         return with_value(terms["elbo"], terms["reconstruction"] - self.beta * charged)
 
+    @property
+    def criterion(self) -> str:
+        return "elbo" if self.beta == 1 and not self.free_bits else "beta_elbo"
+
+    def validation_terms(self, model: Traced, x: Any) -> dict[str, Tensor]:
+        return {}
+
+    def validated(self, means: Mapping[str, float]) -> dict[str, float]:
+        if self.criterion == "elbo":
+            return {}
+        kls = [value for name, value in means.items() if fullmatch(r"kl_\d+", name)]
+        charged = sum(max(kl, self.free_bits) if self.free_bits else kl for kl in kls)
+        return {self.criterion: means["elbo"] + sum(kls) - self.beta * charged}
+
     def at(self, clock: Clock) -> "BetaELBO":
         return replace(self, beta=self.beta * self._warmth(clock))
 
@@ -189,20 +224,33 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
     return log_w.logsumexp(0) - log(len(log_w))
 
 
-class IWAE(TraceObjective):
+class ImportanceWeighted(TraceObjective):
+    """An estimator of the importance-weighted bound. K = 1 gives the ELBO."""
+
+    bound = "iwae"
+
+    @property
+    def criterion(self) -> str:
+        return "elbo" if self.samples == 1 else self.bound
+
+    def validation_terms(self, model: Traced, x: Any) -> dict[str, Tensor]:
+        # One pass, although an estimator of the gradient may need two.
+        return {} if self.samples == 1 else {self.bound: log_mean_exp(model(x, samples=self.samples).log_w)}
+
+
+class IWAE(ImportanceWeighted):
     r"""The importance-weighted bound $\log \frac{1}{K}\sum_k w_k$, $z_k \sim q(z|x)$. K = 1 gives the ELBO.
 
     Burda et al. 2016, eq. 8, with reparametrised gradients (eq. 13).
     """
 
-    bound = "iwae"
     exact_path = True
 
     def __call__(self, model: Traced, x: Any) -> Tensor:
         return log_mean_exp(model(x, samples=self.samples).log_w)
 
 
-class DReG(TraceObjective):
+class DReG(ImportanceWeighted):
     r"""The importance-weighted bound with the doubly reparametrised gradient. K = 1 gives `STL`.
 
     With normalised weights $\tilde w_k$, the gradient of the inference network is
@@ -211,7 +259,6 @@ class DReG(TraceObjective):
     `IWAE`, its signal-to-noise ratio does not fall with K.
     """
 
-    bound = "iwae"
     exact_path = True
     rescores = True
 
@@ -258,7 +305,7 @@ class ScoreFunction(TraceObjective):
 
 
 @dataclass(frozen=True)
-class VIMCO(TraceObjective):
+class VIMCO(ImportanceWeighted):
     r"""The importance-weighted bound with the score-function gradient of Mnih and Rezende 2016.
 
     $\sum_k (\hat L - \hat L_{-k}) \nabla_\phi \log q(z_k|x) + \nabla \hat L|_z$ (eq. 8). $\hat L_{-k}$ is the bound
@@ -269,7 +316,6 @@ class VIMCO(TraceObjective):
     """
 
     samples: Annotated[int, Field(ge=2)] = 2
-    bound = "iwae"
     pathwise = False
     rescores = True
 

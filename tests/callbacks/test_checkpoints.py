@@ -102,9 +102,43 @@ def test_without_validation_the_latest_is_best(tmp_path, options):
     assert (best.best_epoch, best.best_score) == (2, None)
 
 
-def test_only_epochs_that_validate_can_be_best(tmp_path):
-    _, _, (_, _, best, _) = run(tmp_path, 3, check_val_every_n_epoch=2)
-    assert best.best_epoch == 1
+def validations(folder, epochs=3, stop=None, **options):
+    """The epoch and step of each validation of a run that is asked to stop after a step, and its best checkpoint."""
+    module, seen = ToyModule(), []
+
+    def ask(*batch):
+        module.trainer.should_stop = module.global_step == stop
+
+    module.on_train_batch_end = ask
+    module.on_validation_end = lambda: seen.append((module.current_epoch, module.global_step))
+    _, _, (_, _, best, _) = run(folder, epochs, module, **options)
+    return seen, best
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),  # an epoch has four steps
+    [
+        ({}, [(0, 4), (1, 8), (2, 12)]),
+        ({"check_val_every_n_epoch": 2}, [(1, 8), (2, 12)]),
+        ({"check_val_every_n_epoch": 5}, [(2, 12)]),
+        ({"max_steps": 2}, [(0, 2)]),
+        ({"max_steps": 4}, [(0, 4)]),
+        ({"max_steps": 6}, [(0, 4), (1, 6)]),
+        ({"max_steps": 6, "epochs": -1, "check_val_every_n_epoch": 5}, [(1, 6)]),
+        ({"max_steps": 3, "accumulate_grad_batches": 2}, [(0, 2), (1, 3)]),
+        ({"stop": 3}, [(0, 3)]),
+        ({"stop": 6, "check_val_every_n_epoch": 5}, [(1, 6)]),
+        ({"val_check_interval": 0.5, "epochs": 1}, [(0, 2), (0, 4)]),
+        ({"val_check_interval": 3, "epochs": 2}, [(0, 3), (1, 7), (1, 8)]),
+        ({"val_check_interval": 3, "check_val_every_n_epoch": None}, [(0, 3), (1, 6), (2, 9), (2, 12)]),
+    ],
+)
+def test_the_end_of_training_is_validated_once(tmp_path, options, expected):
+    seen, best = validations(tmp_path, **options)
+    assert seen == expected
+    # The toy improves at every validation.
+    assert (best.best_epoch, best.best_step) == seen[-1]
+    assert load(best.path)["global_step"] == best.best_step
 
 
 @pytest.mark.parametrize(

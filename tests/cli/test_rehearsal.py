@@ -43,7 +43,6 @@ REFUSED = {
     ),
     "width": ("encoder.hidden=[1000000000]", ["encoder.hidden=[1000000000]", "choose a smaller number"]),
     "components": ("prior=mog prior.num_components=1000000000000", ["prior.num_components=1000000000000"]),
-    "validation after the end": ("trainer.check_val_every_n_epoch=2", ["check_val_every_n_epoch=1 or less"]),
     "validation after the epoch": (
         "+trainer.val_check_interval=1000",
         ["val_check_interval=1000", "40 or less"],

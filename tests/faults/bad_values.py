@@ -57,7 +57,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "+trainer.gradient_clip_algorithm=max": ("trainer.gradient_clip_algorithm=max", "'norm'"),
     "trainer.precision=8": ("trainer.precision=8", "'32-true'"),
     "trainer.accelerator=abacus": ("trainer.accelerator=abacus", "'cpu'"),
-    "trainer.check_val_every_n_epoch=2": ("trainer.check_val_every_n_epoch=2", "=1 or less"),
     "trainer.use_distributed_sampler=true": ("trainer.use_distributed_sampler", "leave it out"),
     "trainer=ddp_cpu trainer.devices=1000": ("trainer.devices=1000", "LATENTLAB_PROCESSES"),
     "seed=1e30": ("seed=1e+30", "integer"),

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from pydantic import PositiveFloat
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
+from latentlab.callbacks.ending import EpochLoop, ends_epoch
 from latentlab.callbacks.signals import Stopped, largest, ranks_meet, signals_of
 from latentlab.callbacks.timing import restart_clocks
 from latentlab.errors import Diverged
+from latentlab.lit import LitModule
 from latentlab.run.checkpoints import read_checkpoint
 from latentlab.run.directory import RunDirectory
 from latentlab.run.files import replaced
@@ -50,25 +53,32 @@ def is_finite(trainer: Trainer) -> bool:
 
 
 class BestCheckpoint(Checkpoint):
-    """Keeps the epoch with the largest validation score in checkpoints/best.ckpt.
+    """Keeps the weights with the largest validation score in checkpoints/best.ckpt.
 
-    Without a validation set, it keeps the latest epoch. An epoch whose score or weights are not finite is never kept.
+    Every validation counts, also within an epoch and at the end of training. Without a validation set, it keeps the
+    latest epoch. Weights or scores that are not finite are never kept. Early stopping without a monitor watches the
+    same metric.
 
     Args:
-        monitor: the metric to maximise.
+        monitor: the metric to maximise, or None for the objective that is trained (see `LitModule.monitor`).
 
     Attributes:
         best_epoch: the epoch of best.ckpt, from 0, or None before the first.
-        best_score: the metric of that epoch, or None without validation.
+        best_step: the optimiser steps behind best.ckpt, or None if an older version wrote it.
+        best_score: the metric of best.ckpt, or None without validation.
+        best_metrics: all validation metrics of best.ckpt.
         path: the path of best.ckpt, set when a trainer starts.
     """
 
     path: Path
 
-    def __init__(self, monitor: str = "val/elbo") -> None:
+    def __init__(self, monitor: str | None = None) -> None:
         self.monitor = monitor
+        self._default = monitor is None
         self.best_epoch: int | None = None
+        self.best_step: int | None = None
         self.best_score: float | None = None
+        self.best_metrics: dict[str, float] = {}
         self._validated = False
 
     @property
@@ -78,6 +88,13 @@ class BestCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.path = RunDirectory(Path(trainer.default_root_dir)).best_checkpoint
+        EpochLoop.install(trainer)
+        module = LitModule.of(pl_module)
+        self._bound = f"val/{getattr(module.model, 'bound', 'elbo')}"
+        self.monitor = self.monitor or module.monitor
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping):
+                callback.monitor = callback.monitor or self.monitor
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run resumed in another directory has no best.ckpt there.
@@ -85,35 +102,53 @@ class BestCheckpoint(Checkpoint):
             self.best_epoch = self.best_score = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validated = not trainer.sanity_checking
+        if trainer.sanity_checking:
+            return
+        self._validated = ends_epoch(trainer)  # a run resumes best from the end of an epoch
+        if not self._validated:
+            self._keep_if_better(trainer, trainer.callback_metrics.get(str(self.monitor)))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         validates = trainer.enable_validation and sum(trainer.fit_loop.epoch_loop.val_loop.max_batches) > 0
         validated, self._validated = self._validated, False
-        score = trainer.callback_metrics.get(self.monitor) if validated else None
-        if validates and score is None:
-            return
+        if validated or not validates:
+            score = trainer.callback_metrics.get(str(self.monitor)) if validated else None
+            self._keep_if_better(trainer, score)
+
+    def _keep_if_better(self, trainer: Trainer, score: Tensor | None) -> None:
         value = None if score is None else float(score)
         if self._is_better(value) and is_finite(trainer):
-            self.best_epoch, self.best_score = trainer.current_epoch, value
+            self.best_epoch, self.best_step, self.best_score = (
+                trainer.current_epoch,
+                trainer.global_step,
+                value,
+            )
+            metrics = trainer.callback_metrics.items() if score is not None else ()
+            self.best_metrics = {name: float(each) for name, each in metrics if name.startswith("val/")}
             trainer.save_checkpoint(self.path)
             self._report(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer)  # the best epoch of a resumed run may lie before the resume
         if self.best_epoch is not None and trainer.is_global_zero:
-            metadata = {"epoch": self.best_epoch, self.monitor: self.best_score}
+            metadata = {"epoch": self.best_epoch, str(self.monitor): self.best_score}
             log_checkpoint(trainer.loggers, self.path, metadata)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_epoch": self.best_epoch, "best_score": self.best_score}
+        names = ("monitor", "best_epoch", "best_step", "best_score", "best_metrics")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_epoch, self.best_score = state_dict["best_epoch"], state_dict["best_score"]
+        self.best_step, self.best_metrics = state_dict.get("best_step"), state_dict.get("best_metrics", {})
+        if (
+            self._default
+        ):  # scores of two metrics do not compare; older versions chose by the model's own bound
+            self.monitor = state_dict.get("monitor", self._bound)
 
     def _report(self, trainer: Trainer) -> None:
         if self.best_score is not None:
-            log_best(trainer.loggers, self.monitor, self.best_score)
+            log_best(trainer.loggers, str(self.monitor), self.best_score)
 
     def _is_better(self, value: float | None) -> bool:
         return value is None or self.best_score is None or value > self.best_score

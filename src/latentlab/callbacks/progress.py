@@ -3,7 +3,7 @@
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -12,8 +12,10 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich import progress
 from rich.console import Console
+from torch import Tensor
 
 from latentlab.callbacks.timing import batch_examples
+from latentlab.lit import LitModule
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +111,7 @@ class Progress(ProgressBar):
         self._enabled = True
         self._examples = 0
         self._start = self._now = self._due = 0.0
+        self._validated: int | None = None  # the epoch of the last validation
 
     def enable(self) -> None:
         self._enabled = True
@@ -133,11 +136,17 @@ class Progress(ProgressBar):
         self._now = perf_counter()
         if self._now >= self._due:
             self._due = self._now + self.refresh_seconds
-            self._display.refresh(_title(trainer), _share(trainer, batch_idx + 1), self._figures(trainer))
+            self._display.refresh(
+                _title(trainer), _share(trainer, batch_idx + 1), self._figures(trainer, False)
+            )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._validated = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         share = _share(trainer, trainer.num_training_batches)
-        self._display.end_epoch(_title(trainer), share, self._figures(trainer))
+        self._display.end_epoch(_title(trainer), share, self._figures(trainer, True))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._display.close()
@@ -145,19 +154,32 @@ class Progress(ProgressBar):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._display.close()
 
-    def _figures(self, trainer: Trainer) -> str:
+    def _figures(self, trainer: Trainer, ended: bool) -> str:
         metrics = trainer.callback_metrics
         # The trained bound has the name of its objective, such as train/iwae.
         trained = [name for name in metrics if name.startswith("train/")][:1]
-        shown = [*trained, *headline(metrics, "val")]
-        bounds = [f"{name.replace('/', ' ')} {metrics[name].item():.2f}" for name in shown]
         rate = self._examples * trainer.world_size / max(self._now - self._start, 1e-9)
-        return "  ".join([*bounds, f"{rate:,.0f} examples/s"])
+        return "  ".join(
+            [*_shown(metrics, trained), *self._validation(trainer, ended), f"{rate:,.0f} examples/s"]
+        )
+
+    def _validation(self, trainer: Trainer, ended: bool) -> list[str]:
+        # The scores of an earlier epoch are marked, and left out of the line of a finished epoch.
+        metrics, epoch = trainer.callback_metrics, self._validated
+        if epoch is None or (ended and epoch != trainer.current_epoch):
+            return []
+        scores = dict.fromkeys([LitModule.of(trainer.lightning_module).monitor, *headline(metrics, "val")])
+        shown = _shown(metrics, [name for name in scores if name.startswith("val/") and name in metrics])
+        return shown if epoch == trainer.current_epoch else [*shown, f"(epoch {epoch + 1})"]
 
 
 def headline(metrics: Container[str], split: str) -> list[str]:
     """Return the name of a split's score, such as val/elbo, or nothing if none was logged."""
     return [name for name in (f"{split}/{score}" for score in SCORES) if name in metrics][:1]
+
+
+def _shown(metrics: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
+    return [f"{name.replace('/', ' ')} {metrics[name].item():.2f}" for name in names]
 
 
 def _title(trainer: Trainer) -> str:

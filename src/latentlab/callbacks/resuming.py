@@ -10,6 +10,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import distributed
 
+from latentlab.callbacks.ending import time_is_up
 from latentlab.data.loader import seeded
 from latentlab.tracking.csv_logger import CSVMetrics
 
@@ -85,14 +86,15 @@ class ResumeState(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         steps = trainer.fit_loop.epoch_loop._batches_that_stepped
+        stopping = trainer.should_stop and not time_is_up(trainer)
         loops = checkpoint["loops"]["fit_loop"]
         checkpoint[PLACE] = {
             "steps": steps + self._stepped,  # Lightning counts a step after the validation that follows it
-            "should_stop": trainer.should_stop,
+            "should_stop": stopping,
             "rows": _rows(trainer),
             "row": _row_to_come(trainer, steps - 1) if _ended(loops["epoch_progress"]) else None,
         }
-        settle(loops, trainer.num_training_batches, self._validating, trainer.should_stop)
+        settle(loops, trainer.num_training_batches, self._validating, stopping)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -124,7 +126,7 @@ def settle(loops: State, num_batches: float, validating: bool, stopping: bool) -
         epochs["total"]["completed"] = epochs["total"]["processed"]
         epochs["current"]["completed"] = epochs["current"]["processed"]
         current.update(dict.fromkeys(current, 0))
-    elif _ended(epochs):  # trainer.max_steps ended the training within the epoch
+    elif _ended(epochs):  # trainer.max_steps or max_time ended the training within the epoch
         epochs["total"]["processed"] = epochs["total"]["completed"]
         epochs["current"]["processed"] = epochs["current"]["completed"]
     batches["is_last_batch"] = current["ready"] == num_batches

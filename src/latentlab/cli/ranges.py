@@ -78,6 +78,7 @@ LIBRARY: dict[type, dict[str, Any]] = {
         "last_epoch": only(-1, "a resumed run continues the schedule by itself: leave it out"),
     },
     EarlyStopping: {
+        "monitor": str | None,  # None for that of best.ckpt
         "mode": Literal["min", "max"],
         "patience": NonNegativeInt,
         "min_delta": NonNegativeFloat,

@@ -36,22 +36,16 @@ def rehearse(trainer: pl.Trainer, module: LitModule, config: Mapping[str, Any]) 
 
 
 def check_schedule(trainer: Mapping[str, Any], steps: int) -> None:
-    """Check that a run validates before it ends.
+    """Check that Lightning takes the interval between two validations.
 
     Args:
         trainer: the trainer's config.
         steps: the number of batches in an epoch.
 
     Raises:
-        UserError: with the settings that do not go together.
+        UserError: with a setting that works.
     """
-    epochs, every = trainer.get("max_epochs"), trainer.get("check_val_every_n_epoch")
-    if epochs is not None and every is not None and 0 < epochs < every:
-        raise UserError(
-            f"trainer.check_val_every_n_epoch={every}: a run of trainer.max_epochs={epochs} would never be validated: "
-            f"set trainer.check_val_every_n_epoch={epochs} or less"
-        )
-    interval = trainer.get("val_check_interval")
+    every, interval = trainer.get("check_val_every_n_epoch"), trainer.get("val_check_interval")
     if type(interval) is int and every is not None and interval > steps:
         raise UserError(
             f"trainer.val_check_interval={interval}: an epoch has {steps} batches: give {steps} or less, or a share "

@@ -54,8 +54,15 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
             table.add_row(name, _rounded(name, value, summary.get(f"{name}_stderr")))
     console = Console(soft_wrap=True)
     console.print(table)
+    if "best/score" in summary:
+        console.print(_best_line(summary), highlight=False)
     figures = RunDirectory(directory).figures
     console.print(f"figures: {figures}" if figures.is_dir() else f"run: {directory}", highlight=False)
+
+
+def _best_line(summary: Mapping[str, Any]) -> str:
+    epoch, epochs = summary["best/epoch"], summary["trainer/epochs"]
+    return f"best epoch {epoch} of {epochs}, by {summary['best/metric']} {summary['best/score']:.2f}"
 
 
 def _rounded(name: str, value: float, stderr: float | None) -> str:
@@ -84,22 +91,34 @@ def _protocol(module: LitModule) -> Protocol | Source:
     return protocol
 
 
-def _course(trainer: pl.Trainer) -> dict[str, float]:
+def _course(trainer: pl.Trainer) -> dict[str, Any]:
     module = LitModule.of(trainer.lightning_module)
     best, timing = _callback(trainer, BestCheckpoint), _callback(trainer, Timing)
-    times = {"best/epoch": best.best_epoch + 1, "time/train_seconds": timing.train_seconds}
+    times = {**_chosen(best), "time/train_seconds": timing.train_seconds}
     if isinstance(module, ClassicalModule):
         # An iteration sees all examples, and the training set chooses best.ckpt.
         rate = trainer.global_step / max(timing.train_seconds, 1e-9)
         validated = {name: value for name, value in module.results.items() if name == "val/elbo"}
         return {**validated, **times, "time/iterations_per_second": rate}
     return {
+        # The score by which best.ckpt was chosen, and the model's own bound, which may be another.
         **({} if best.best_score is None else {best.monitor: best.best_score}),
+        **{name: value for name, value in best.best_metrics.items() if name == f"val/{module.model.bound}"},
         **times,
         "time/examples_per_second": timing.examples_per_second,
+        "trainer/epochs": trainer.current_epoch,
         "trainer/devices": trainer.world_size,
         "trainer/examples_per_step": module.data.total_batch_size * trainer.accumulate_grad_batches,
     }
+
+
+def _chosen(best: BestCheckpoint) -> dict[str, Any]:
+    """Return the place of best.ckpt in the training, and the score that chose it."""
+    assert best.best_epoch is not None
+    found: dict[str, Any] = {"best/epoch": best.best_epoch + 1, "best/step": best.best_step}
+    if best.best_score is not None:
+        found |= {"best/metric": best.monitor, "best/score": best.best_score}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _callback(trainer: pl.Trainer, kind: type) -> Any:

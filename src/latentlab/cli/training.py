@@ -203,7 +203,7 @@ def check_callbacks(callbacks: Sequence[pl.Callback], validates: bool) -> None:
             raise UserError(f"callbacks.{name} is needed: leave it in (callbacks=none draws no figures)")
     if not validates and any(isinstance(callback, EarlyStopping) for callback in callbacks):
         raise UserError(
-            "callbacks.early_stopping watches val/elbo, but data.val_size=0 leaves no validation set"
+            "callbacks.early_stopping watches a validation score, but data.val_size=0 leaves no validation set"
         )
 
 
@@ -211,13 +211,13 @@ def best_checkpoint(directory: Path) -> Path:
     """Return the checkpoint of a trained run that is tested.
 
     Raises:
-        UserError: if no epoch wrote one.
+        UserError: if there is none.
     """
     path = RunDirectory(directory).best_checkpoint
     if not path.exists():
         raise UserError(
-            "there is nothing to evaluate, because no epoch ended with a finite validation bound: "
-            "raise trainer.max_epochs, or lower trainer.check_val_every_n_epoch"
+            "there is nothing to evaluate, because no validation gave a finite score: train longer "
+            "(trainer.max_epochs, max_steps or max_time)"
         )
     return path
 

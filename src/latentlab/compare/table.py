@@ -9,7 +9,7 @@ from typing import Any
 
 from latentlab.compare.runs import Experiment
 from latentlab.errors import UserError
-from latentlab.run.results import Spread
+from latentlab.run.results import WORDS, Spread
 
 # The default columns are those of these that any run has.
 METRICS = ("test/elbo", "test/reconstruction", "test/kl", "test/nll", "test/bits_per_dim")
@@ -40,7 +40,7 @@ def table(experiments: Sequence[Experiment[Results]], metrics: Sequence[str], fo
     known = {name for each in experiments for run in each.runs for name in run.values}
     chosen = metrics or [name for name in METRICS if name in known]
     for name in chosen:
-        if name not in known:
+        if name not in known or name in WORDS:
             raise UserError(
                 f"metric={name}: no run reports it; choose of {', '.join(sorted(_numbers(known)))}"
             )
@@ -48,7 +48,7 @@ def table(experiments: Sequence[Experiment[Results]], metrics: Sequence[str], fo
 
 
 def _numbers(names: Iterable[str]) -> list[str]:
-    return [name for name in names if "/" in name]
+    return [name for name in names if "/" in name and name not in WORDS]
 
 
 def _row(experiment: Experiment[Results], metrics: Sequence[str]) -> Row:

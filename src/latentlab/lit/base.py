@@ -1,7 +1,7 @@
 """The base of all Lightning modules, and exact scores over a data set."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import pytorch_lightning as pl
@@ -35,6 +35,11 @@ class LitModule(pl.LightningModule, ABC):
         self.model = model
         self.eval_samples = eval_samples
         self.results: dict[str, float] = {}
+
+    @property
+    def monitor(self) -> str:
+        """The metric that chooses the best checkpoint, the larger the better."""
+        return "val/elbo"
 
     @classmethod
     def of(cls, module: pl.LightningModule) -> Self:
@@ -90,6 +95,10 @@ class ScoringModule(LitModule, ABC):
         self.tally = Tally()
         self.blocks = 0
 
+    @property
+    def monitor(self) -> str:
+        return f"val/{self.model.bound}"
+
     def check(self, data: DataModule) -> None:
         if isinstance(data.protocol, Source):
             raise UserError(
@@ -115,7 +124,11 @@ class ScoringModule(LitModule, ABC):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch, self.model.terms)
+        self._score(batch, self.validation_terms)
+
+    def validation_terms(self, x: Any, samples: int) -> dict[str, Tensor]:
+        """Return the terms that are averaged over the validation set, each (B,)."""
+        return self.model.terms(x, samples=samples)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch, self.model.test_terms)
@@ -137,10 +150,15 @@ class ScoringModule(LitModule, ABC):
 
     def _log_means(self, split: str) -> None:
         means = self.tally.means(self.data.num_examples[split], self.model.bound, self._add_ranks)
-        named = {f"{split}/{name}": value for name, value in means.items()}
+        further = self.validated(means) if split == "val" else {}
+        named = {f"{split}/{name}": value for name, value in (means | further).items()}
         self.results.update(named)
         # The values are the same on all ranks already.
         self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in named.items()})
+
+    def validated(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Return further validation metrics, computed from the means of the terms."""
+        return {}
 
     def _add_ranks(self, sums: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum").cpu()

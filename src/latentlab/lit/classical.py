@@ -47,6 +47,10 @@ class ClassicalModule(LitModule):
     model: Inference
     automatic_optimization = False
 
+    @property
+    def monitor(self) -> str:
+        return "train/elbo"
+
     def check(self, data: DataModule) -> None:
         self.model.check(data.protocol)
 

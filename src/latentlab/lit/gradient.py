@@ -36,7 +36,8 @@ FIRST_EXAMPLES = 10_000
 class GradientModule(ScoringModule):
     """A model trained to maximise an objective.
 
-    Logs the parts of the objective, such as `train/elbo`, every `trainer.log_every_n_steps` steps.
+    Logs the parts of the objective, such as `train/elbo`, every `trainer.log_every_n_steps` steps. Validation has the
+    objective too, such as `val/iwae`, beside the model's own bound. It chooses the best checkpoint.
 
     Args:
         model: the generative model with its inference network.
@@ -62,6 +63,10 @@ class GradientModule(ScoringModule):
         self.objective = objective
         self.make_optimizer = optimizer
         self.schedule = schedule(scheduler)
+
+    @property
+    def monitor(self) -> str:
+        return f"val/{self.objective.criterion}"
 
     def check(self, data: DataModule) -> None:
         super().check(data)
@@ -118,7 +123,7 @@ class GradientModule(ScoringModule):
 
         with self._one_line():
             cost = measure(score, self.state_dict().values(), max(self.objective.samples, self.eval_samples))
-            names |= self.scored_metrics(self.model, self.model.observe(batch))
+            names |= self.scored_metrics(self.model, self.model.observe(batch)) | {self.monitor}
         self._check_plateau(names)
         return Rehearsal(frozenset(names), cost, self.objective.samples, sum(bounds))
 
@@ -226,6 +231,12 @@ class GradientModule(ScoringModule):
         with self._valid_parameters():
             super().validation_step(batch, batch_idx)
 
+    def validation_terms(self, x: Any, samples: int) -> dict[str, Tensor]:
+        return super().validation_terms(x, samples) | self.objective.validation_terms(self.model, x)
+
+    def validated(self, means: Mapping[str, float]) -> dict[str, float]:
+        return self.objective.validated(means)
+
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         if (
@@ -240,7 +251,7 @@ class GradientModule(ScoringModule):
     @property
     def _watched(self) -> str:
         # The metric of a plateau.
-        return getattr(self.schedule, "monitor", None) or f"val/{self.model.bound}"
+        return getattr(self.schedule, "monitor", None) or self.monitor
 
     @property
     def clock(self) -> Clock:

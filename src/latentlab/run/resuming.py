@@ -23,6 +23,10 @@ SHOWN = (
 HARMLESS = ("ckpt_path", *PLACES, *LOGGED, *SHOWN)
 FREE = (*HARMLESS, *LIMITS, *DEVICES, "data.eval_batch_size", "data.on_device", "model.tolerance")
 
+# Older versions wrote the metric that chooses best.ckpt into every config. It is null by default today.
+MONITORS = ("callbacks.best.monitor", "callbacks.early_stopping.monitor")
+FORMER_MONITORS = ("val/elbo", "val/reconstruction")
+
 ABSENT = object()
 Difference = tuple[str, Any, Any]
 
@@ -83,6 +87,8 @@ def check_resumed(config: Mapping[str, Any], known: Mapping[str, Any], ckpt_path
         if (before := known["names"].get(name, option)) != option:
             raise _refused(name, option, before, ckpt_path)
     for key, asked, before in differences(config, known, FREE):
+        if asked is None and key in MONITORS and before in FORMER_MONITORS:
+            continue
         raise _refused(users_key(key, config), asked, before, ckpt_path)
 
 

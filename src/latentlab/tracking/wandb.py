@@ -170,7 +170,9 @@ def _(logger: WandbRun, key: str, columns: Sequence[str], rows: Rows, step: int)
 @rank_zero_only
 def _(logger: WandbRun, monitor: str, value: float) -> None:
     # Not define_metric(summary="max"), which would turn the summary of the metric into a mapping.
-    logger.summarise({f"best/{monitor.replace('/', '_')}": value})
+    logger.summarise(
+        {f"best/{monitor.replace('/', '_')}": value, "best/metric": monitor, "best/score": value}
+    )
 
 
 @record_summary.register

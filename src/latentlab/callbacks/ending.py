@@ -1,0 +1,55 @@
+"""The end of training: validated once, wherever it lies."""
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
+from pytorch_lightning.loops.utilities import _is_max_limit_reached
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Lightning's loop over the batches of an epoch, which also validates after the last step of the training.
+
+    Lightning alone would not validate there if `trainer.max_steps` ends the training within an epoch, or if
+    `trainer.check_val_every_n_epoch` leaves out the last epoch.
+    """
+
+    @classmethod
+    def install(cls, trainer: Trainer) -> None:
+        """Replace the trainer's loop, before a checkpoint is loaded."""
+        old = trainer.fit_loop.epoch_loop
+        if not isinstance(old, cls):
+            loop = trainer.fit_loop.epoch_loop = cls(trainer, old.min_steps, old.max_steps)
+            loop.val_loop = old.val_loop  # the data are attached to it already
+
+    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+        ends = self.trainer.enable_validation and ends_training(self.trainer)
+        return ends or super()._should_check_val_fx(data_fetcher)
+
+
+def ends_training(trainer: Trainer) -> bool:
+    """Return True after the last step of the training."""
+    fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    last_epoch = _is_max_limit_reached(trainer.current_epoch + 1, fit.max_epochs or -1)
+    return (
+        _is_max_limit_reached(loop.global_step, loop.max_steps)
+        or (last_epoch and loop._num_ready_batches_reached())
+        or stops(trainer)
+    )
+
+
+def ends_epoch(trainer: Trainer) -> bool:
+    """Return True after the last step of an epoch, which may end early."""
+    return trainer.fit_loop.epoch_loop._is_training_done or stops(trainer)
+
+
+def stops(trainer: Trainer) -> bool:
+    """Return True if something asked the training to stop, and it may."""
+    return trainer.should_stop and trainer.fit_loop._can_stop_early
+
+
+def time_is_up(trainer: Trainer) -> bool:
+    """Return True if `trainer.max_time` has passed. A resumed run may get more time."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    left = [timer.time_remaining() for timer in timers]
+    return any(seconds is not None and seconds <= 0 for seconds in left)
