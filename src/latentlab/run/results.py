@@ -13,17 +13,20 @@ from latentlab.run.files import read_text, write_text
 
 LARGEST_FILE = 10_000_000  # bytes. That of a run has 1,000.
 LARGEST = 1e100
+WORDS = ("best/metric",)
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Return the results in a file, {} if there is no file. A name with a slash has a number.
+    """Return the results in a file, {} if there is no file. A name with a slash has a number, except for WORDS.
 
     Raises:
         UserError: if the file is damaged.
     """
     results = read_mapping(path)
     for name, value in results.items():
-        if "/" in name and not is_real(value):
+        if name in WORDS and not isinstance(value, str):
+            raise _damaged(path, f"{name} is not a word")
+        if "/" in name and name not in WORDS and not is_real(value):
             raise _damaged(path, f"{name} is not a number")
     return results
 
