@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from commands import QUICK, call, refusal
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from matplotlib.figure import Figure
+from PIL import Image
 from runs import summary
 from torch.distributions import Distribution
 
 import latentlab
+from latentlab.cli.export import write_images
 from latentlab.errors import UserError
 
 FAST = (*QUICK, "data.batch_size=629", "trainer.log_every_n_steps=1")
@@ -214,6 +217,7 @@ def test_a_model_without_latents_or_bound_says_so(tmp_path):
     for use in (autoencoder.elbos, autoencoder.log_likelihoods):
         with pytest.raises(UserError, match="no bound"):
             use()
+    assert "p(x)" in refusal(call("evaluate.py", f"run={autoencoder.path}", "export=images"))
 
 
 def test_a_conditional_model_takes_labels(tmp_path):
@@ -225,7 +229,62 @@ def test_a_conditional_model_takes_labels(tmp_path):
     assert isinstance(trained.figure("classes"), Figure)
 
 
-def test_everything_about_a_path_that_is_a_path(run, monkeypatch):
+def test_a_notebook_shows_figures(run):
+    drawn = (
+        run.figure("latents", max_points=50),
+        latentlab.figures.samples(run.model, run.data.whole_test_set()),
+    )
+    for figure in drawn:
+        assert isinstance(figure, Figure)
+        picture = Image.open(BytesIO(figure._repr_png_()))
+        assert (
+            picture.format == "PNG"
+            and abs(picture.width / picture.height - np.divide(*figure.get_size_inches())) < 0.02
+        )
+    with pytest.raises(UserError, match="model=conditional_vae"):
+        run.figure("classes")
+
+
+def test_an_export_holds_the_arrays_of_a_loaded_run(run, tmp_path):
+    names = ["samples", "latents", "reconstructions", "elbos", "log_likelihoods"]
+    words = ("nll.samples=2", "figures.draw=false", "export_n=3", f"output_dir={tmp_path}")
+    done = call("evaluate.py", f"run={run.path}", *words, f"export=[{','.join(names)},images]")
+    assert done.status == 0 and f"export: {tmp_path / 'export'}" in done.out
+    files = {name: np.load(tmp_path / "export" / f"{name}.npz", allow_pickle=False) for name in names}
+    np.testing.assert_array_equal(files["samples"]["x"], run.samples(3))
+    np.testing.assert_array_equal(files["samples"]["means"], run.samples(3, mean=True))
+    np.testing.assert_array_equal(files["latents"]["z"], run.latents())
+    np.testing.assert_array_equal(files["latents"]["y"], run.labels())
+    np.testing.assert_array_equal(files["reconstructions"]["means"], run.reconstructions())
+    np.testing.assert_array_equal(files["elbos"]["elbo"], run.elbos())
+    results = json.loads((tmp_path / "evaluation.json").read_text())
+    assert -files["log_likelihoods"]["log_px"].mean() == pytest.approx(results["test/nll"], rel=1e-12)
+    means = sorted((tmp_path / "export" / "sample_means").iterdir())
+    assert [path.name for path in means] == ["0000.png", "0001.png", "0002.png"]
+    np.testing.assert_allclose(
+        np.asarray(Image.open(means[2])) / 255, run.samples(3, mean=True)[2, 0], atol=0.002
+    )
+
+
+def test_colour_images_are_exported_in_colour(tmp_path):
+    x = np.random.default_rng(0).random((2, 3, 5, 7)).astype(np.float32)
+    write_images(x, tmp_path / "images")
+    write_images(x[:1], tmp_path / "images")
+    [path] = (tmp_path / "images").iterdir()
+    picture = Image.open(path)
+    assert picture.size == (7, 5) and picture.mode == "RGB"
+    np.testing.assert_allclose(np.asarray(picture).transpose(2, 0, 1) / 255, x[0], atol=0.002)
+
+
+@pytest.mark.parametrize(
+    "word, said", [("export=sample", "did you mean samples?"), ("export_n=0", "export_n=0")]
+)
+def test_an_export_without_a_meaning_is_refused(run, word, said, tmp_path):
+    assert said in refusal(call("evaluate.py", f"run={run.path}", word, f"output_dir={tmp_path}"))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_run_is_loaded_from_its_directory_or_a_checkpoint(run, monkeypatch):
     monkeypatch.chdir(run.path.parent)
     for place in ("run", Path("run"), "run/checkpoints", "run/checkpoints/best.ckpt"):
         assert latentlab.load(place).checkpoint.resolve() == run.checkpoint.resolve()

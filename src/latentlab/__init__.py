@@ -4,21 +4,23 @@ From Python: `latentlab.train(["model=vae"])` trains as the command does, `laten
 `latentlab.compose([...])` the checked config, and `latentlab.evaluate(RUN)` the results of an evaluation.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from latentlab import figures
     from latentlab.api import Trained, compose, evaluate, load, train
 
-__all__ = ["Trained", "compose", "evaluate", "load", "train"]
+__all__ = ["Trained", "compose", "evaluate", "figures", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:
     # Torch and Lightning take seconds to import, and most modules of the package do not need them.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from latentlab import api
-
-    return getattr(api, name)
+    if name == "figures":
+        return import_module("latentlab.figures")
+    return getattr(import_module("latentlab.api"), name)
 
 
 def __dir__() -> list[str]:

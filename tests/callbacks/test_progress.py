@@ -3,6 +3,7 @@
 import logging
 import sys
 from time import perf_counter, sleep
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,6 +34,28 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().err.split("\r")[-1]
     assert "epoch 2/2" in shown and "━" in shown
     assert "train elbo -" in shown and "val elbo -" in shown and "examples/s" in shown
+
+
+class Output:
+    """The output of a notebook's cell, in place of IPython's."""
+
+    def __init__(self):
+        self.texts = []
+
+    def show(self, data, raw, display_id=None):
+        self.texts.append(data["text/plain"])
+        return SimpleNamespace(update=self.show)
+
+
+def test_a_notebook_gets_one_line_that_is_replaced(tmp_path, monkeypatch, caplog):
+    output = Output()
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=output.show))
+    with caplog.at_level(logging.INFO, logger="latentlab"):
+        fit(tmp_path, [Progress(refresh_seconds=1e-9)], epochs=2)
+    assert output.texts[-1].startswith("epoch 2/2  100%") and "val elbo -" in output.texts[-1]
+    assert [record.shown for record in caplog.records if record.name.startswith("latentlab")] == [True, True]
 
 
 def test_disabled(tmp_path, caplog):

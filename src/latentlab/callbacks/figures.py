@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, signature
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from pydantic import PositiveInt
@@ -80,13 +81,7 @@ class Figures(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for name, draw in self.figures.items():
-            first = next(iter(signature(draw, eval_str=True).parameters.values()))
-            kind = nn.Module if first.annotation is Parameter.empty else first.annotation
-            if not isinstance(pl_module.model, kind):
-                raise UserError(
-                    f"figures.{name} needs {NEEDED.get(kind, kind.__name__)}: "
-                    f"choose one, or leave it out with ~figures.{name} (figures=none leaves out all)"
-                )
+            check_figure(name, draw, pl_module.model)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
@@ -123,6 +118,21 @@ class Figures(Callback):
         if at_end and isinstance(figure, TabledFigure):
             for key, table in figure.tables.items():
                 log_table(trainer.loggers, f"tables/{key}", table.columns, table.rows, step)
+
+
+def check_figure(name: str, draw: DrawFigure, model: Any) -> None:
+    """Check that a model has the class that a figure needs.
+
+    Raises:
+        UserError: if it has another one.
+    """
+    first = next(iter(signature(draw, eval_str=True).parameters.values()))
+    kind = nn.Module if first.annotation is Parameter.empty else first.annotation
+    if not isinstance(model, kind):
+        raise UserError(
+            f"figures.{name} needs {NEEDED.get(kind, kind.__name__)}: "
+            f"choose one, or leave it out with ~figures.{name} (figures=none leaves out all)"
+        )
 
 
 def _caption(trainer: Trainer, at_end: bool) -> str:

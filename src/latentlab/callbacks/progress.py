@@ -19,6 +19,8 @@ from latentlab.lit import LitModule
 
 log = logging.getLogger(__name__)
 
+# Marks a record that the screen shows already, see `cli.calls`.
+SHOWN = {"shown": True}
 # The bound, or the score of a model without one.
 SCORES = ("elbo", "reconstruction")
 
@@ -84,6 +86,39 @@ class Lines(Display):
         pass
 
 
+class Notebook(Display):
+    """One line in the output of a notebook's cell, which is replaced at every update.
+
+    Lines would fill the notebook, and a bar needs a terminal.
+    """
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self.handle = display(_text(""), raw=True, display_id=True)
+
+    def refresh(self, title: str, share: float, figures: str) -> None:
+        self.handle.update(_text(f"{title}  {share:4.0%}  {figures}"), raw=True)
+
+    def end_epoch(self, title: str, share: float, figures: str) -> None:
+        self.refresh(title, share, figures)
+        log.info("%s  %s", title, figures, extra=SHOWN)  # for the log of the run
+
+    def close(self) -> None:
+        pass
+
+
+def _text(line: str) -> dict[str, str]:
+    return {"text/plain": line}
+
+
+def in_notebook() -> bool:
+    """Return True in a Jupyter kernel, whose cells have outputs that can be replaced."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
 class Silence(Display):
     """No progress."""
 
@@ -122,7 +157,7 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._enabled:
-            self._display = Bar(_share(trainer, 0)) if sys.stderr.isatty() else Lines()
+            self._display = _display(_share(trainer, 0))
         self.on_train_epoch_start(trainer, pl_module)  # a resumed epoch does not start again
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,6 +215,12 @@ def headline(metrics: Container[str], split: str) -> list[str]:
 
 def _shown(metrics: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
     return [f"{name.replace('/', ' ')} {metrics[name].item():.2f}" for name in names]
+
+
+def _display(share: float) -> Display:
+    if in_notebook():
+        return Notebook()
+    return Bar(share) if sys.stderr.isatty() else Lines()
 
 
 def _title(trainer: Trainer) -> str:

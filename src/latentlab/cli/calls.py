@@ -126,6 +126,7 @@ def _logging() -> Iterator[None]:
     handlers, levels = root.handlers[:], (root.level, drawing.level)
     console = logging.StreamHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
+    console.addFilter(lambda record: not getattr(record, "shown", False))
     root.handlers[:] = [console]
     root.setLevel(logging.INFO)
     drawing.setLevel(logging.WARNING)  # it reports its font cache at first use

@@ -29,22 +29,28 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     Returns:
         The results, and the folder of evaluation.json.
     """
-    from latentlab.cli import evaluating, report
+    from latentlab.cli import evaluating, export, report
     from latentlab.run.directory import RunDirectory
     from latentlab.tracking.wandb import add_results, check_joinable
+    from latentlab.trained import Trained
 
     trained = evaluating.read(cfg)
     config, place = trained.config, RunDirectory.of_checkpoint(trained.checkpoint)
-    place.check_links((place.evaluation, place.figures, place.wandb, place.wandb_id))
+    place.check_links((place.evaluation, place.figures, place.export, place.wandb, place.wandb_id))
     if cfg.wandb:
         check_joinable(place.path, config["logger"])
     module, data = evaluating.rebuild(cfg, trained)
     directory = Path(cfg.output_dir or place.path)
     trainer = evaluating.trainer(cfg, trained, directory)
+    exported = Trained(trained, str(trainer.strategy.root_device), cfg.data.root) if cfg.export else None
+    if exported:
+        export.check(export.chosen(cfg), exported)
     trainer.test(module, data, verbose=False)
     estimates = evaluating.estimates(cfg, trainer, module, data)
     names = {**config["names"], "seed": config["seed"]}
     results = report.conclude_evaluation(trainer, directory, names, estimates)
+    if exported:
+        export.write(cfg, exported, RunDirectory(directory).export)
     if cfg.wandb:
         add_results(place.path, config["logger"], results)
     return results, directory

@@ -40,6 +40,9 @@ SETTINGS = {
     "wandb": bool,
     "accelerator": Literal["auto", "cpu", "gpu"],
     "trust": str | Sequence[str],
+    "export": str | Sequence[str],
+    "export_n": PositiveInt,
+    "export_seed": NonNegativeInt,
 }
 
 

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from latentlab.figures.drawing import (
     SEED,
     Cells,
     Data,
+    Figure,
     Table,
     TabledFigure,
     device_of,

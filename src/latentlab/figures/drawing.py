@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
+from matplotlib import figure as matplotlib_figure
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 from pydantic import Field
@@ -22,6 +22,7 @@ from latentlab.batch import Batch
 from latentlab.run.files import replaced
 
 DPI = 160
+NOTEBOOK_DPI = 80
 GREYS = 48
 # Wider padding than Matplotlib's default keeps labels away from the edge.
 LAYOUT = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
@@ -33,7 +34,7 @@ Cells = Annotated[int, Field(gt=0, le=100)]
 Data = Iterable[Batch]
 P = ParamSpec("P")
 Model = TypeVar("Model", bound=nn.Module)
-Drawn = TypeVar("Drawn", bound=Figure | None)
+Drawn = TypeVar("Drawn", bound=matplotlib_figure.Figure | None)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class Table:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+
+
+class Figure(matplotlib_figure.Figure):
+    """A Matplotlib figure that a notebook shows, although pyplot does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        return _png(self, NOTEBOOK_DPI)
 
 
 class TabledFigure(Figure):
@@ -152,7 +160,7 @@ def plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(drawn: Figure, path: Path, caption: str = "") -> Path:
+def save(drawn: matplotlib_figure.Figure, path: Path, caption: str = "") -> Path:
     """Write a figure as a PNG, PDF or SVG file with a small caption in its lower right corner."""
     drawn.set_layout_engine(LAYOUT)
     FigureCanvasAgg(drawn)  # pyplot would keep every figure alive
@@ -161,11 +169,19 @@ def save(drawn: Figure, path: Path, caption: str = "") -> Path:
     if path.suffix != ".png":
         drawn.savefig(path, facecolor="white")
         return path
-    pixels = BytesIO()
-    drawn.savefig(pixels, dpi=DPI, facecolor="white")
+    content = _png(drawn, DPI)
     with replaced(path) as draft:
-        compact(Image.open(pixels).convert("RGB")).save(draft, "PNG", optimize=True)
+        draft.write_bytes(content)
     return path
+
+
+def _png(drawn: matplotlib_figure.Figure, dpi: int) -> bytes:
+    drawn.set_layout_engine(LAYOUT)
+    FigureCanvasAgg(drawn)  # pyplot would keep every figure alive
+    pixels, content = BytesIO(), BytesIO()
+    drawn.savefig(pixels, dpi=dpi, facecolor="white")
+    compact(Image.open(pixels).convert("RGB")).save(content, "PNG", optimize=True)
+    return content.getvalue()
 
 
 def compact(picture: Image.Image) -> Image.Image:

@@ -1,13 +1,13 @@
 """Images that a model makes: samples, reconstructions, means over a plane or by class."""
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from latentlab.figures.drawing import (
     SEED,
     Cells,
     Data,
+    Figure,
     device_of,
     figure,
     grids,

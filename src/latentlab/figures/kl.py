@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from latentlab.batch import BLOCK
 from latentlab.evaluation import ACTIVE_VARIANCE, EVALUATION_SEED, Tally, observations, reproducible
-from latentlab.figures.drawing import Data, Table, TabledFigure, batches, figure, plain
+from latentlab.figures.drawing import Data, Figure, Table, TabledFigure, batches, figure, plain
 from latentlab.models.base import GenerativeModel
 from latentlab.models.hierarchy import Hierarchy
 from latentlab.trace import Layer, Traced

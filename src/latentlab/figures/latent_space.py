@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from pydantic import PositiveInt
 from torch import Tensor
 
-from latentlab.figures.drawing import Data, Table, TabledFigure, batches, figure, plain, spread_over
+from latentlab.figures.drawing import Data, Figure, Table, TabledFigure, batches, figure, plain, spread_over
 from latentlab.models.base import GenerativeModel
 from latentlab.models.hierarchy import Hierarchy
 

@@ -68,6 +68,10 @@ class RunDirectory:
         return self.path / "figures"
 
     @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    @property
     def log(self) -> Path:
         return self.path / "train.log"
 
@@ -98,7 +102,7 @@ class RunDirectory:
 
     @property
     def _folders(self) -> tuple[Path, ...]:
-        return self.checkpoints, self.figures, self.wandb, self.tensorboard, self.hydra
+        return self.checkpoints, self.figures, self.export, self.wandb, self.tensorboard, self.hydra
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -6,12 +6,11 @@ from math import atan2, degrees, log
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from latentlab.figures.drawing import plain
+from latentlab.figures.drawing import Figure, plain
 
 EXACT = "0.25"
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"

@@ -2,13 +2,12 @@
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from pydantic import PositiveInt
 from torch import Tensor
 
 from latentlab.classical.ppca import PPCA
 from latentlab.figures.classical.axes import BLUE, EXACT, ORANGE, curve, exact_line, label, row
-from latentlab.figures.drawing import Data, figure
+from latentlab.figures.drawing import Data, Figure, figure
 
 
 @figure
