@@ -52,7 +52,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """
     with composed("train", overrides) as (cfg, job), process_restored():
         chosen = experiment.compose(cfg, job)
-        chosen.build("module").check(chosen.build("data"))  # the parts fit together
+        chosen.parts()  # refused if they do not fit together
         return OmegaConf.create(chosen.config)
 
 

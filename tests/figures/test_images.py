@@ -11,7 +11,7 @@ from parts import composed, examples, smaller
 
 from latentlab.batch import Batch
 from latentlab.figures import manifold, reconstructions, sample_means, samples, save
-from latentlab.figures.drawing import spread, tile
+from latentlab.figures.drawing import cell, grids, spread, tile
 from latentlab.figures.images import by_class, frozen_rows, kept_rows, quantile_grid
 from latentlab.nn.mlp import MLP
 from latentlab.protocols import Threshold
@@ -73,10 +73,31 @@ def test_grids():
     assert z[0, 0] < 0 < z[0, 1]  # upper left
 
 
+def test_colours_stay_colours(tmp_path):
+    colours = torch.rand(6, 3, 5, 9, generator=torch.Generator().manual_seed(0))
+    picture = tile(colours, columns=3)
+    assert picture.shape == (2 * 5 + 1, 3 * 9 + 2, 3)
+    assert torch.equal(picture[6:, 10:19], colours[4].movedim(0, -1))
+    drawn = imread(save(grids({"colours": colours}, 3), tmp_path / "colours.png"))
+    seen = {tuple(pixel) for pixel in (drawn[..., :3].reshape(-1, 3) * 255).round().astype(int).tolist()}
+    expected = colours[0].movedim(0, -1).reshape(-1, 3)
+    near = [
+        {tuple((pixel * 255 + shift).floor().int().tolist()) for shift in (0, 0.5, 0.999)}
+        for pixel in expected
+    ]
+    assert all(each & seen for each in near)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 10), (1, 10, 40), (3, 20, 20)])
+def test_a_cell_has_the_shape_of_an_image_and_the_area_of_a_square(shape):
+    width, height = cell(torch.zeros(2, *shape), side=3.0)
+    assert width * height == pytest.approx(9) and width / height == pytest.approx(shape[2] / shape[1])
+
+
 def test_every_class_has_the_same_z():
     model = instantiate(smaller(composed("model=conditional_vae")).module).model.eval()
     with torch.no_grad():
-        means = by_class(model, 3, mean=True).unflatten(0, (10, 3))
+        means = by_class(model, range(10), 3, mean=True).unflatten(0, (10, 3))
         torch.manual_seed(2024)
         expected = model.generate(3, mean=True, y=torch.full((3,), 7))
     assert torch.equal(means[7], expected)

@@ -1,9 +1,12 @@
-"""Shapes of traces, images and codes, for every kind of latent and any number of draws."""
+"""Shapes of traces, images and codes, for every kind of latent, any number of draws and any shape of the images."""
 
 import pytest
 import torch
 from hydra.utils import instantiate
-from parts import composed, examples, smaller
+from omegaconf import open_dict
+from parts import composed, examples, never_trained, smaller
+
+from latentlab.batch import Batch
 
 MODELS = [
     "vae",
@@ -51,3 +54,48 @@ def test_the_inference_parameters_are_those_that_q_depends_on(module):
     own = {id(parameter) for parameter in model.inference_parameters()}
     moved = {id(p) for p in model.parameters() if p.grad is not None and p.grad.any()}
     assert moved and moved <= own
+
+
+# -- Images of other shapes
+
+SHAPE = (3, 7, 10)
+ANY = [
+    *MODELS,
+    "autoencoder",
+    "hierarchical_vae",
+    "ladder_vae",
+    "conv_ladder_vae",
+    "markovian_hvae",
+    "markovian_hvae chain=noised_data denoiser.groups=4",
+    "vdm denoiser.groups=4",
+    "latent_vdm",
+    "vae encoder=resnet decoder=resnet",
+    "vae encoder=gated_mlp decoder=gated_mlp",
+    "vae likelihood=categorical protocol=discrete",
+    "cnn_vae likelihood=discretised_logistic protocol=discrete",
+    "vae likelihood=continuous_bernoulli protocol=continuous",
+    "vae likelihood=gaussian_per_pixel protocol=continuous",
+    "vae likelihood=gaussian_predicted protocol=dequantised",
+]
+
+
+def of_shape(words, shape):
+    """The module of a small model for images of a shape, and a batch of random images."""
+    config = smaller(composed(*f"model={words}".split()))
+    with open_dict(config):
+        config.module.model.x_shape = list(shape)
+    pixels = torch.randint(256, (6, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    draws = torch.Generator().manual_seed(1)
+    return instantiate(config.module), Batch(instantiate(config.protocol)(pixels, draws), torch.arange(6))
+
+
+@pytest.mark.parametrize("words", ANY)
+def test_every_model_takes_images_of_any_shape(words):
+    module, batch = of_shape(words, SHAPE)
+    assert never_trained(module, batch, steps=6) == []
+    model, x = module.model.eval(), module.model.observe(batch)
+    with torch.no_grad():
+        assert all(term.isfinite().all() for term in model.terms(x, samples=2).values())
+        assert model.reconstruct(x).shape == (6, *SHAPE)
+        if words != "autoencoder":
+            assert model.generate(2).shape == (2, *SHAPE)

@@ -15,6 +15,7 @@ from latentlab.figures.drawing import (
     Figure,
     Table,
     TabledFigure,
+    cell,
     device_of,
     figure,
     grids,
@@ -75,9 +76,7 @@ def sampling_steps(
     for number in steps:
         torch.manual_seed(SEED)
         panels[f"{number:,} steps"] = model.generate(rows**2, steps=number)
-    drawn = grids(panels, rows)
-    drawn.set_size_inches(2.6 * len(panels), 3.2)
-    return drawn
+    return grids(panels, rows, side=2.7)
 
 
 @figure
@@ -126,9 +125,10 @@ def pictured(model: DiffusionModel, noised: Tensor) -> Tensor:
 
 
 def strips(times: Sequence[float], noisy: Tensor, clean: Tensor, labels: Sequence[str]) -> Figure:
-    """Draw a panel for each path with two rows of images (N, T, 1, H, W) at the given times."""
+    """Draw a panel for each path with two rows of images (N, T, C, H, W) at the given times."""
     height, width = noisy.shape[-2:]
-    drawn = Figure(figsize=(0.62 * len(times) + 1.1, 1.33 * len(noisy) + 0.7))
+    wide, high = cell(noisy, 0.62)
+    drawn = Figure(figsize=(wide * len(times) + 1.1, (2 * high + 0.09) * len(noisy) + 0.7))
     panels = drawn.subplots(len(noisy), 1, squeeze=False)[:, 0]
     for axes, z, x in zip(panels, noisy, clean, strict=True):
         show(axes, tile(torch.cat([z, x]), len(times)))

@@ -119,18 +119,30 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
-    """Arrange images (N, 1, H, W) row by row as one picture (H', W') with a grey gap between them."""
+    """Arrange images (N, C, H, W) row by row as one picture with a grey gap between them.
+
+    The picture is (H', W') for one channel, and (H', W', C) for more.
+    """
     rows = -(-len(images) // columns)
-    height, width = images.shape[-2:]
-    picture = torch.full((rows * (height + gap) - gap, columns * (width + gap) - gap), 0.35)
+    channels, height, width = images.shape[-3:]
+    picture = torch.full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 0.35)
     for index, image in enumerate(images.clamp(0, 1).cpu()):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
-        picture[top : top + height, left : left + width] = image[0]
-    return picture
+        picture[:, top : top + height, left : left + width] = image
+    return picture[0] if channels == 1 else picture.movedim(0, -1)
+
+
+def cell(images: Tensor, side: float) -> tuple[float, float]:
+    """Return the width and height of an image (*, C, H, W) with the area of a square of a given side, in inches.
+
+    Very long images are drawn as if one side were five times the other.
+    """
+    ratio = min(max(images.shape[-1] / images.shape[-2], 0.2), 5.0) ** 0.5
+    return side * ratio, side / ratio
 
 
 def show(axes: Axes, picture: Tensor, title: str = "") -> None:
-    """Show a picture (H, W) with values from 0 (black) to 1 (white), without ticks."""
+    """Show a picture (H, W) or (H, W, 3) with values from 0 (black) to 1 (white, or full colour), without ticks."""
     axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -139,9 +151,16 @@ def show(axes: Axes, picture: Tensor, title: str = "") -> None:
         axes.set_title(title, fontsize=10)
 
 
-def grids(panels: Mapping[str, Tensor], columns: int) -> Figure:
-    """Show grids of images (N, 1, H, W) side by side, each under its title."""
-    drawn = Figure(figsize=(4.4 * len(panels), 4.8))
+def grids(panels: Mapping[str, Tensor], columns: int, side: float = 4.4) -> Figure:
+    """Show grids of images (N, C, H, W) side by side, each under its title.
+
+    Args:
+        panels: the images by title.
+        columns: the number of images in a row.
+        side: the side of a grid of square images, in inches.
+    """
+    width, height = cell(next(iter(panels.values())), side)
+    drawn = Figure(figsize=(width * len(panels), height + 0.4))
     places = drawn.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, images) in zip(places, panels.items(), strict=True):
         show(axes, tile(images, columns), title)
@@ -180,8 +199,15 @@ def _png(drawn: matplotlib_figure.Figure, dpi: int) -> bytes:
     FigureCanvasAgg(drawn)  # pyplot would keep every figure alive
     pixels, content = BytesIO(), BytesIO()
     drawn.savefig(pixels, dpi=dpi, facecolor="white")
-    compact(Image.open(pixels).convert("RGB")).save(content, "PNG", optimize=True)
+    picture = Image.open(pixels).convert("RGB")
+    (picture if _in_colour(drawn) else compact(picture)).save(content, "PNG", optimize=True)
     return content.getvalue()
+
+
+def _in_colour(drawn: matplotlib_figure.Figure) -> bool:
+    # A palette of 256 colours would change the colours of images.
+    shown = [image.get_array() for axes in drawn.axes for image in axes.images]
+    return any(array is not None and array.ndim == 3 for array in shown)
 
 
 def compact(picture: Image.Image) -> Image.Image:

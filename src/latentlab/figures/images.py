@@ -1,5 +1,7 @@
 """Images that a model makes: samples, reconstructions, means over a plane or by class."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,7 @@ from latentlab.figures.drawing import (
     Cells,
     Data,
     Figure,
+    cell,
     device_of,
     figure,
     grids,
@@ -59,10 +62,11 @@ def reconstructions(model: GenerativeModel, data: Data, pairs: Cells = 4, column
 
 
 def row_pairs(originals: Tensor, reconstructed: Tensor, columns: int) -> Figure:
-    """Draw a panel for each row of originals (N, 1, H, W) and its row of reconstructions."""
+    """Draw a panel for each row of originals (N, C, H, W) and its row of reconstructions."""
     upper, lower = originals.split(columns), reconstructed.split(columns)
     height, width = originals.shape[-2:]
-    drawn = Figure(figsize=(0.62 * columns + 1.1, 1.33 * len(upper) + 0.7))
+    wide, high = cell(originals, 0.62)
+    drawn = Figure(figsize=(wide * columns + 1.1, (2 * high + 0.09) * len(upper) + 0.7))
     for axes, x, mean in zip(drawn.subplots(len(upper), 1, squeeze=False)[:, 0], upper, lower, strict=True):
         show(axes, tile(torch.cat([x, mean]), len(x)))
         axes.set_xlim(-0.5, columns * (width + 1) - 1.5)  # a shorter last row keeps the scale
@@ -92,47 +96,56 @@ def quantile_grid(rows: int) -> Tensor:
 
 
 def plane(means: Tensor, rows: int) -> Figure:
-    """Draw images (rows^2, 1, H, W) as a square with the quantiles of z on its axes."""
-    drawn = Figure(figsize=(5.6, 5.8))
+    """Draw images (rows^2, C, H, W) as a grid with the quantiles of z on its axes."""
+    wide, high = cell(means, 5.6)
+    drawn = Figure(figsize=(wide, high + 0.2))
     axes = drawn.add_subplot()
     picture = tile(means, rows, gap=0)
     show(axes, picture, "means of p(x|z) at the quantiles of N(0, I)")
     quantiles = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
     names = [f"{z:.1f}" for z in torch.special.ndtri(quantiles).tolist()]
-    places = (quantiles * len(picture) - 0.5).tolist()
-    axes.set_xticks(places, names, fontsize=8)
-    axes.set_yticks(places, names[::-1], fontsize=8)
+    height, width = picture.shape[:2]
+    axes.set_xticks((quantiles * width - 0.5).tolist(), names, fontsize=8)
+    axes.set_yticks((quantiles * height - 0.5).tolist(), names[::-1], fontsize=8)
     axes.set_xlabel("$z_1$")
     axes.set_ylabel("$z_2$")
     return drawn
 
 
 @figure
-def classes(model: ConditionalVAE, data: Data, columns: Cells = 10) -> Figure:
-    """Draw means of p(x|y, z) next to samples: a row for each class y, a column for each z."""
-    means, drawn = (by_class(model, columns, mean) for mean in (True, False))
-    return class_grids({"means of p(x|y, z)": means, "samples x ~ p(x|y, z), same z": drawn}, columns)
+def classes(model: ConditionalVAE, data: Data, columns: Cells = 10, max_rows: Cells = 20) -> Figure:
+    """Draw means of p(x|y, z) next to samples: a row for each class y, a column for each z.
+
+    Args:
+        model: the model.
+        data: not used.
+        columns: the number of images in a row.
+        max_rows: the largest number of rows. With more classes, y takes values from the whole range.
+    """
+    labels = spread_over(model.num_classes, max_rows)
+    means, drawn = (by_class(model, labels, columns, mean) for mean in (True, False))
+    return class_grids({"means of p(x|y, z)": means, "samples x ~ p(x|y, z), same z": drawn}, labels, columns)
 
 
-def by_class(model: ConditionalVAE, columns: int, mean: bool) -> Tensor:
-    """Return samples (or means) of every class with the same z in each, class by class, (C * columns, *x_shape)."""
+def by_class(model: ConditionalVAE, labels: Sequence[int], columns: int, mean: bool) -> Tensor:
+    """Return samples (or means) of some classes with the same z in each, class by class, (L * columns, *x_shape)."""
     rows = []
-    for label in range(model.num_classes):
+    for label in labels:
         torch.manual_seed(SEED)  # z is drawn first, so that every row has the same z
         y = torch.full((columns,), label, device=model.label_logits.device)
         rows.append(model.generate(columns, mean=mean, y=y))
     return torch.cat(rows)
 
 
-def class_grids(panels: dict[str, Tensor], columns: int) -> Figure:
-    """Draw grids of images (C * columns, 1, H, W) side by side, with the class of each row."""
-    labels = [str(label) for label in range(len(next(iter(panels.values()))) // columns)]
-    drawn = Figure(figsize=(4.6 * len(panels), 4.4 * len(labels) / columns + 0.8))
+def class_grids(panels: dict[str, Tensor], labels: Sequence[int], columns: int) -> Figure:
+    """Draw grids of images (L * columns, C, H, W) side by side, with the class of each of the L rows."""
+    width, height = cell(next(iter(panels.values())), 4.4)
+    drawn = Figure(figsize=((width + 0.2) * len(panels), height * len(labels) / columns + 0.8))
     places = drawn.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, images) in zip(places, panels.items(), strict=True):
         picture = tile(images, columns)
         show(axes, picture, title)
-        name_rows(axes, picture, labels)
+        name_rows(axes, picture, [str(label) for label in labels])
         axes.tick_params(labelsize=8)
         axes.set_ylabel("class y")
     return drawn
@@ -165,8 +178,9 @@ def frozen_rows(model: Hierarchy, kept: list[int], columns: int) -> Tensor:
 
 
 def kept_rows(images: Tensor, kept: list[int], columns: int) -> Figure:
-    """Draw images (rows * columns, 1, H, W) with the number of layers kept in each row."""
-    drawn = Figure(figsize=(0.62 * columns + 1.6, 0.62 * len(kept) + 1.0))
+    """Draw images (rows * columns, C, H, W) with the number of layers kept in each row."""
+    wide, high = cell(images, 0.62)
+    drawn = Figure(figsize=(wide * columns + 1.6, high * len(kept) + 1.0))
     axes = drawn.add_subplot()
     picture = tile(images, columns)
     show(axes, picture)

@@ -15,6 +15,8 @@ from latentlab.models.base import GenerativeModel
 from latentlab.models.hierarchy import Hierarchy
 
 NO_LABEL = -1
+# A legend of more labels would leave no place for the points.
+MOST_LABELS = 64
 GREY = (0.55, 0.55, 0.55, 1.0)
 Colour = tuple[float, float, float, float]
 
@@ -121,9 +123,9 @@ def scatter(axes: Axes, points: Tensor, labels: Tensor, names: Sequence[str]) ->
 
 
 def legend(drawn: Figure, labels: Tensor) -> None:
-    """Add the labels' colours at the right edge if there are several labels."""
+    """Add the labels' colours at the right edge if there are several labels, and at most 64."""
     number = len(labels.unique())
-    if number > 1:
+    if 1 < number <= MOST_LABELS:
         drawn.legend(
             *drawn.axes[0].get_legend_handles_labels(),
             loc="outside right center",

@@ -1,5 +1,7 @@
 """Figures of probabilistic PCA: the likelihood, the spectrum and the loadings."""
 
+from typing import Any
+
 import torch
 from matplotlib.axes import Axes
 from pydantic import PositiveInt
@@ -21,7 +23,10 @@ def likelihood(model: PPCA, data: Data) -> Figure:
 
 @figure
 def loadings(model: PPCA, data: Data, max_images: PositiveInt = 20) -> Figure:
-    """Draw the principal directions as images, the strongest first, with red for positive and blue for negative."""
+    """Draw the principal directions as images, the strongest first.
+
+    In one channel, red is positive and blue is negative. In three channels, grey is zero.
+    """
     images = principal_directions(model)[:max_images]
     columns = min(len(images), 10)
     rows = -(-len(images) // columns)
@@ -29,9 +34,13 @@ def loadings(model: PPCA, data: Data, max_images: PositiveInt = 20) -> Figure:
     for index, axes in enumerate(drawn.subplots(rows, columns, squeeze=False).flat):
         axes.set_axis_off()
         if index < len(images):
-            axes.imshow(images[index, 0].numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+            axes.imshow(_pixels(images[index]), cmap="RdBu_r", vmin=-1, vmax=1)
     drawn.suptitle("principal directions, strongest first", fontsize=10)
     return drawn
+
+
+def _pixels(image: Tensor) -> Any:
+    return image[0].numpy() if len(image) == 1 else ((1 + image) / 2).movedim(0, -1).numpy()
 
 
 def principal_directions(model: PPCA) -> Tensor:
