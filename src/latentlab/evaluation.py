@@ -48,7 +48,7 @@ class Tally:
 
     def means(
         self,
-        expected: int,
+        expected: int | None,
         bound: str = "elbo",
         add_ranks: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> dict[str, float]:
@@ -57,7 +57,7 @@ class Tally:
         $\mathrm{stderr} = s / \sqrt n$ with the standard deviation s of the bound over examples.
 
         Args:
-            expected: the number of examples in the data set.
+            expected: the number of examples in the data set, or None for any number.
             bound: the name of the term that is the model's score.
             add_ranks: adds a float64 tensor over all ranks.
 
@@ -68,10 +68,10 @@ class Tally:
             torch.tensor([self.count, *self.totals.values(), *self.squares.values()], dtype=torch.float64)
         )
         count, *rest = sums.tolist()
-        if count != expected:
+        if expected is not None and count != expected:
             raise UserError(
                 f"the bound was summed over {count:.0f} examples of {expected}, but a mean needs each exactly once: "
-                "remove trainer.limit_val_batches and trainer.limit_test_batches"
+                "remove trainer.limit_test_batches"
             )
         means = dict(zip(self.totals, (total / count for total in rest), strict=False))
         squares = dict(zip(self.squares, rest[len(self.totals) :], strict=True))

@@ -69,7 +69,6 @@ REFUSED = {
     "settings of no logger": ("logger.wandb.name=x", ["logger.wandb.name", "logger=wandb"]),
     "folder of other data": ("data.root=there", ["data.root", "not read from a folder"]),
     "left out and set": ("~optimizer.lr optimizer.lr=2", ["optimizer.lr", "leave out ~optimizer.lr"]),
-    "no progress bar": ("+trainer.enable_progress_bar=false", ["callbacks.progress=null"]),
     "no run to resume": ("resume=", ["resume=PATH"]),
     "key of evaluate.py": ("run=there", ["run", "did you mean resume?"]),
     "word of a path": ("resume there", ["type resume=there"]),

@@ -100,11 +100,15 @@ def test_more_draws_have_less_error_not_another_mean():
     assert many.results["test/elbo"] != one.results["test/elbo"]
 
 
-def test_a_part_of_the_set_is_refused():
+def test_a_part_of_the_test_set_is_refused():
     with pytest.raises(UserError, match="100 examples of 110"):
         trainer(limit_test_batches=1).test(module(), data(), verbose=False)
-    with pytest.raises(UserError, match="50 examples of 70"):
-        trainer(limit_val_batches=1).fit(module(), data(eval_batch_size=50))
+
+
+def test_a_part_of_the_validation_set_is_counted():
+    made = module()
+    trainer(limit_val_batches=1).fit(made, data(eval_batch_size=50))
+    assert made.results["val/num_examples"] == 50
 
 
 # -- Evaluation and training

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
 
 from latentlab.cli import resume
@@ -74,13 +75,20 @@ class Experiment:
     def callbacks(self) -> list[pl.Callback]:
         """Build every callback. An entry without a `_target_` changes another entry, which is left out here."""
         nodes = self.config["callbacks"]
-        return [
+        built = [
             self.build(f"callbacks.{name}") for name, node in nodes.items() if node and "_target_" in node
         ]
+        if self.config["trainer"].get("enable_progress_bar") is False:
+            return [callback for callback in built if not isinstance(callback, ProgressBar)]
+        return built
 
     def loggers(self, directory: Path) -> list[Logger]:
-        """Build the loggers of the run, metrics.csv first. They write nothing before they are started."""
-        chosen = [name for name, node in self.config["logger"].items() if node]
+        """Build the loggers of the run, metrics.csv first. They write nothing before they are started.
+
+        A dry run has metrics.csv alone.
+        """
+        dry = bool(self.config["trainer"].get("fast_dev_run"))
+        chosen = [name for name, node in self.config["logger"].items() if node and not dry]
         others = [self.build(f"logger.{name}", save_dir=directory) for name in chosen]
         return [CSVMetrics(str(directory)), *others]
 

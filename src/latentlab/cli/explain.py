@@ -127,10 +127,6 @@ def _instantiation(error: BaseException) -> str:
     _, nested, where = str(error).rpartition("full_key: ")
     if not nested:  # a part itself, such as the trainer
         where = re.sub(r"^Error in call to target '[\w.]*?(\w+)'.*", r"\1", str(error), flags=re.DOTALL)
-    if "enable_progress_bar=False" in str(cause):
-        return (
-            "trainer.enable_progress_bar=false: leave out the progress as well: add callbacks.progress=null"
-        )
     if "gpu backend" in str(cause):
         return f"{where}: {NO_GPU}"
     return f"{where}: {cause} (debug=traceback shows the traceback)"

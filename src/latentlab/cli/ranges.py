@@ -40,6 +40,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Batches = PositiveInt | Share | None
 Limit = PositiveInt | Literal[-1]
+SomeBatches = NonNegativeInt | Annotated[float, Field(ge=0, le=1)] | None
 
 SETTINGS: dict[str, Any] = {
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
@@ -91,32 +92,30 @@ LIBRARY: dict[type, dict[str, Any]] = {
         "min_epochs": PositiveInt | None,
         "max_steps": Limit,
         "min_steps": PositiveInt | None,
-        "precision": Literal["32-true", "bf16-mixed", "16-mixed", "64-true"],
+        "precision": Literal["32-true", "bf16-mixed", "16-mixed", "64-true", 32, 64, "32", "64"],
         "gradient_clip_val": NonNegativeFloat | None,
         "gradient_clip_algorithm": Literal["norm", "value"] | None,
         "accumulate_grad_batches": PositiveInt,
         "check_val_every_n_epoch": PositiveInt | None,
         "log_every_n_steps": NonNegativeInt | None,
         "limit_train_batches": Batches,
-        "limit_val_batches": only(1.0, "a mean needs every example: data.val_size sets their number"),
-        "limit_test_batches": only(1.0, "a mean needs every test example: leave it out"),
-        "overfit_batches": only(
-            0, "it shortens validation, where a mean needs every example: use trainer.limit_train_batches"
+        "limit_val_batches": SomeBatches,
+        "limit_test_batches": only(
+            1.0, "every bound is exact over the test set: leave it out (trainer.fast_dev_run is a dry run)"
         ),
+        "overfit_batches": SomeBatches,
         "val_check_interval": Batches,
         "reload_dataloaders_every_n_epochs": NonNegativeInt,
-        "num_sanity_val_steps": only(0, "a mean needs every validation example: leave it out"),
+        "num_sanity_val_steps": NonNegativeInt | Literal[-1],
         "use_distributed_sampler": only(False, "the data module shares the examples itself: leave it out"),
-        "fast_dev_run": only(False, "debug=default is the short run"),
+        "fast_dev_run": bool | NonNegativeInt,
         "logger": only(None, "train.py sets it: choose the group, such as logger=none"),
         "callbacks": only(
             None, "train.py sets them: add an entry to the group, +callbacks.NAME={_target_:...}"
         ),
         "default_root_dir": only(None, "train.py sets it: give hydra.run.dir=DIR"),
         "plugins": only(None, "train.py sets them: leave it out"),
-        "profiler": only(
-            None, "its report would be lost: leave it out (python -m cProfile train.py ... profiles)"
-        ),
+        "profiler": Literal["simple", "advanced", "pytorch"] | None,
         "barebones": only(False, "a run needs its callbacks: leave it out"),
         "enable_checkpointing": only(True, "a run needs its checkpoints: leave it out"),
     },

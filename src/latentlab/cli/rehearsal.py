@@ -1,7 +1,7 @@
 """The rehearsal of a run: mistakes that a step on a few examples shows, found before the run writes anything."""
 
 from collections.abc import Mapping
-from math import ceil, isfinite, log10
+from math import isfinite, log10
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from latentlab.cli.memory import check_training
 from latentlab.errors import UserError, did_you_mean
 from latentlab.lit.base import LitModule
+from latentlab.lit.schedulers import batches_per_epoch, limited
 from latentlab.run.config import leaves
 
 # The packages whose callbacks log no metrics but these.
@@ -27,12 +28,43 @@ def rehearse(trainer: pl.Trainer, module: LitModule, config: Mapping[str, Any]) 
         raise UserError(
             f"{extreme(config['module'])}: the bound is {found.bound} before training: choose a less extreme value"
         )
-    if module.data.val_size > 0:  # without validation, the latest epoch is the best one
-        check_schedule(
-            config["trainer"], ceil(module.data.num_examples["train"] / module.data.total_batch_size)
-        )
+    batches = check_batches(trainer, module)
+    if module.data.val_size > 0 and trainer.limit_val_batches:  # else the latest epoch is the best one
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # its limits replace those of the config
+            check_schedule(config["trainer"], batches)
         check_monitors(config["callbacks"], found.metrics)
     check_training(trainer, module, found, config["module"])
+
+
+def check_batches(trainer: pl.Trainer, module: LitModule) -> int:
+    """Check that the limits of a trainer leave a batch to train on and one to validate on.
+
+    Overfitting validates on one batch at least.
+
+    Returns:
+        The number of training batches in an epoch.
+
+    Raises:
+        UserError: with the limit that leaves none.
+    """
+    of_training = "overfit_batches" if trainer.overfit_batches else "limit_train_batches"  # type: ignore[attr-defined]
+    number = _check_limit(of_training, trainer.limit_train_batches, batches_per_epoch(module.data))
+    if isinstance(limit := trainer.limit_val_batches, float) and 0 < limit < 1 and module.data.val_size:
+        whole = len(module.data.val_dataloader())
+        if trainer.overfit_batches and limit * whole < 1:  # type: ignore[attr-defined]
+            trainer.limit_val_batches = 1
+        else:
+            _check_limit("limit_val_batches", limit, whole)
+    return number
+
+
+def _check_limit(name: str, limit: float, whole: int) -> int:
+    number = limited(limit, whole)
+    if number == 0:
+        raise UserError(
+            f"trainer.{name}={limit}: this is less than one of {whole} batches: give a number of batches, such as 1"
+        )
+    return number
 
 
 def check_schedule(trainer: Mapping[str, Any], steps: int) -> None:

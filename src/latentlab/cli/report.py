@@ -26,7 +26,9 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
     """Write summary.json of a trained and tested run, and return it on the first rank, {} on others."""
     if not trainer.is_global_zero:
         return {}
-    summary = {**_described(trainer, names), **_course(trainer)}
+    # The number of batches of a dry run, whose numbers mean nothing.
+    dry = {"dry_run": int(batches)} if (batches := trainer.fast_dev_run) else {}  # type: ignore[attr-defined]
+    summary = {**_described(trainer, names), **_course(trainer), **dry}
     log_summary(trainer.loggers, summary, trainer.global_step)
     write_results(RunDirectory(directory).summary, summary)
     return summary
@@ -46,7 +48,10 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
     if not summary:
         return
     unit = ", nats per example" if "test/reconstruction" in summary else ", nats"
-    table = Table(title=f"{summary['model']} on {summary['data']} ({summary['protocol']}){unit}")
+    title = f"{summary['model']} on {summary['data']} ({summary['protocol']}){unit}"
+    table = Table(
+        title=f"dry run, {_batches(summary['dry_run'])}: {title}" if "dry_run" in summary else title
+    )
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in summary.items():
@@ -63,6 +68,10 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
 def _best_line(summary: Mapping[str, Any]) -> str:
     epoch, epochs = summary["best/epoch"], summary["trainer/epochs"]
     return f"best epoch {epoch} of {epochs}, by {summary['best/metric']} {summary['best/score']:.2f}"
+
+
+def _batches(number: int) -> str:
+    return "1 batch" if number == 1 else f"{number} batches"
 
 
 def _rounded(name: str, value: float, stderr: float | None) -> str:

@@ -57,7 +57,9 @@ def fit(chosen: "Experiment", cfg: DictConfig, job: Any) -> dict[str, Any]:
         data, module = chosen.parts()
         done = training.restore(module, config["ckpt_path"])
         callbacks = chosen.callbacks()
-        training.check_callbacks(callbacks, validates=data.val_size > 0)
+        validates = data.val_size > 0 and config["trainer"].get("limit_val_batches") != 0
+        training.check_callbacks(callbacks, validates)
+        training.check_precision(config["trainer"])
         trainer = chosen.build(
             "trainer",
             callbacks=[*callbacks, Signals()],
@@ -70,7 +72,7 @@ def fit(chosen: "Experiment", cfg: DictConfig, job: Any) -> dict[str, Any]:
             compile_networks(module.model)
         loggers = chosen.loggers(directory)
         training.begin(directory, cfg, job, config, done)
-        with training.tracked(trainer, loggers, config):
+        with training.tracked(trainer, loggers, config), training.profiled(trainer, directory):
             trainer.fit(module, data, ckpt_path=config["ckpt_path"], weights_only=True)
             best = training.best_checkpoint(directory)
             trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
 from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributions import Distribution
@@ -44,6 +46,8 @@ from latentlab.run.files import write_text
 from latentlab.run.metrics import MetricsFile, read_rows
 from latentlab.run.resuming import check_resumed, check_unfinished
 from latentlab.tracking.record import finish, start
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -203,7 +207,7 @@ def check_callbacks(callbacks: Sequence[pl.Callback], validates: bool) -> None:
             raise UserError(f"callbacks.{name} is needed: leave it in (callbacks=none draws no figures)")
     if not validates and any(isinstance(callback, EarlyStopping) for callback in callbacks):
         raise UserError(
-            "callbacks.early_stopping watches a validation score, but data.val_size=0 leaves no validation set"
+            "callbacks.early_stopping watches a validation score, but there is no validation: set data.val_size"
         )
 
 
@@ -220,6 +224,54 @@ def best_checkpoint(directory: Path) -> Path:
             "(trainer.max_epochs, max_steps or max_time)"
         )
     return path
+
+
+def check_precision(trainer: Mapping[str, Any]) -> None:
+    """Refuse a precision that the processor lacks, and warn of a slow one.
+
+    Args:
+        trainer: the trainer's config.
+
+    Raises:
+        UserError: for float16 on a CPU.
+    """
+    precision, accelerator = trainer.get("precision"), trainer.get("accelerator")
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if accelerator not in ("cpu", "auto") or (accelerator == "auto" and gpu):
+        return
+    if precision == "16-mixed":
+        raise UserError(
+            "trainer.precision=16-mixed: a CPU does not compute in float16: use trainer.precision=32-true"
+        )
+    if precision == "bf16-mixed" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        log.warning(
+            "trainer.precision=bf16-mixed: this CPU has no instructions for bfloat16, so that a step may take 60 times "
+            "as long: trainer.precision=32-true is faster"
+        )
+
+
+@contextmanager
+def profiled(trainer: pl.Trainer, directory: Path) -> Iterator[None]:
+    """Collect the reports of the trainer's profiler, one of the fit and one of the test, in profile.txt.
+
+    The traces of `profiler=pytorch` are kept in the folder profile/.
+    """
+    profiler: Any = trainer.profiler  # type: ignore[attr-defined]
+    if isinstance(profiler, PassThroughProfiler) or not trainer.is_global_zero:
+        yield
+        return
+    run = RunDirectory(directory)
+    profiler.dirpath, profiler.filename = run.traces, "report"
+    try:
+        yield
+    finally:
+        parts = sorted(run.traces.glob("*.txt"))
+        if parts:
+            write_text(run.profile, "\n".join(part.read_text() for part in parts))
+        for part in parts:
+            part.unlink()
+        if run.traces.is_dir() and not any(run.traces.iterdir()):
+            run.traces.rmdir()
 
 
 @contextmanager

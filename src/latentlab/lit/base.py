@@ -134,7 +134,8 @@ class ScoringModule(LitModule, ABC):
         self._score(batch, self.model.test_terms)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_means("val")
+        if not self.trainer.sanity_checking:
+            self._log_means("val")
 
     def on_test_epoch_end(self) -> None:
         self._log_means("test")
@@ -149,7 +150,7 @@ class ScoringModule(LitModule, ABC):
                 self.tally.add(terms(self.model.observe(block), samples=self.eval_samples))
 
     def _log_means(self, split: str) -> None:
-        means = self.tally.means(self.data.num_examples[split], self.model.bound, self._add_ranks)
+        means = self.tally.means(self._expected(split), self.model.bound, self._add_ranks)
         further = self.validated(means) if split == "val" else {}
         named = {f"{split}/{name}": value for name, value in (means | further).items()}
         self.results.update(named)
@@ -159,6 +160,12 @@ class ScoringModule(LitModule, ABC):
     def validated(self, means: Mapping[str, float]) -> dict[str, float]:
         """Return further validation metrics, computed from the means of the terms."""
         return {}
+
+    def _expected(self, split: str) -> int | None:
+        # A validation may leave out batches, and a dry run does. Then `num_examples` says how many were scored.
+        limit = self.trainer.limit_val_batches if split == "val" else 1.0
+        whole = isinstance(limit, float) and limit == 1 and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        return self.data.num_examples[split] if whole else None
 
     def _add_ranks(self, sums: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum").cpu()

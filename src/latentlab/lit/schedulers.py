@@ -150,7 +150,7 @@ class OneCycle(Schedule):
     interval: Literal["step"] = "step"
     max_lr: PositiveFloat
     total_steps: PositiveInt | None = None
-    pct_start: Annotated[float, Field(ge=0, le=1)] = 0.3
+    pct_start: Fraction = 0.3
     anneal_strategy: Literal["cos", "linear"] = "cos"
     cycle_momentum: bool = True
     base_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.85
@@ -277,11 +277,20 @@ def schedule(given: Schedule | Callable[[Optimizer], LRScheduler]) -> Schedule:
     return PerEpoch(make=given)
 
 
+def batches_per_epoch(data: DataModule) -> int:
+    """Return the number of batches in the whole training set, on any number of devices."""
+    return ceil(data.num_examples["train"] / data.total_batch_size)
+
+
+def limited(limit: float, batches: int) -> int:
+    """Return the number of batches that a limit of Lightning's leaves: a number of them, or a share."""
+    return min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+
+
 def steps_per_epoch(trainer: Trainer, data: DataModule) -> int:
     """Return the number of optimiser steps in an epoch, on any number of devices."""
-    batches, limit = ceil(data.num_examples["train"] / data.total_batch_size), trainer.limit_train_batches
-    limited = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
-    return ceil(limited / trainer.accumulate_grad_batches)
+    batches = limited(trainer.limit_train_batches, batches_per_epoch(data))
+    return ceil(max(batches, 1) / trainer.accumulate_grad_batches)
 
 
 def training_length(trainer: Trainer, data: DataModule, interval: Interval) -> int | None:

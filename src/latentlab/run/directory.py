@@ -76,6 +76,14 @@ class RunDirectory:
         return self.path / "train.log"
 
     @property
+    def profile(self) -> Path:
+        return self.path / "profile.txt"
+
+    @property
+    def traces(self) -> Path:
+        return self.path / "profile"
+
+    @property
     def wandb(self) -> Path:
         return self.path / "wandb"
 
