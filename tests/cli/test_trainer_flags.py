@@ -67,14 +67,14 @@ def test_training_without_validation_keeps_the_latest_epoch(tmp_path):
 
 VALIDATED = {
     "+trainer.val_check_interval=0.5": 4,
-    "+trainer.val_check_interval=32 trainer.check_val_every_n_epoch=null": 1,
+    "+trainer.val_check_interval=32 trainer.check_val_every_n_epoch=null": 2,  # the second one at the end
     "trainer.check_val_every_n_epoch=2": 1,
 }
 
 
 @pytest.mark.parametrize(("words", "times"), VALIDATED.items())
 def test_times_of_validation(tmp_path, words, times):
-    run(tmp_path, "trainer.max_epochs=2", *words.split())
+    run(tmp_path, "trainer.max_epochs=2", "+trainer.limit_train_batches=24", *words.split())
     assert column(tmp_path, "val/num_examples") == [320] * times
 
 
@@ -106,6 +106,7 @@ HARMLESS = {
         "+trainer.inference_mode=false +trainer.benchmark=false trainer.gradient_clip_val=1",
         25,
     ),
+    "steps": ("trainer.max_epochs=-1 +trainer.max_steps=7 scheduler=cosine", 7),
     "bfloat16": ("trainer.precision=bf16-mixed +trainer.enable_progress_bar=false", 25),
 }
 

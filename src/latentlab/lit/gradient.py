@@ -251,7 +251,7 @@ class GradientModule(ScoringModule):
     @property
     def _watched(self) -> str:
         # The metric of a plateau.
-        return getattr(self.schedule, "monitor", None) or self.monitor
+        return self.schedule.monitor or self.monitor
 
     @property
     def clock(self) -> Clock:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import ceil, cos, inf, pi
 from typing import Annotated, Any, ClassVar, Literal
@@ -36,9 +36,11 @@ class Schedule(ABC):
     Attributes:
         interval: the unit of time.
         monitored: True if the rate depends on a validation metric instead of the time.
+        monitor: the metric, or None for the one that chooses the best checkpoint.
     """
 
     interval: Interval = "epoch"
+    monitor: str | None = field(default=None, init=False)
     monitored: ClassVar[bool] = False
 
     @abstractmethod
@@ -178,7 +180,6 @@ class Plateau(Schedule):
     """A smaller rate after every `patience` + 1 validations without a better metric.
 
     Attributes:
-        monitor: the validation metric, or None for the one that chooses the best checkpoint.
         mode: "max" for a metric to maximise.
         factor: the factor of a decay.
         patience: the number of validations without improvement that are tolerated.
