@@ -1,4 +1,4 @@
-"""Callbacks: checkpoints, resuming, moving averages, gradients, progress, timing, figures."""
+"""Callbacks: checkpoints, resuming, moving averages, gradients, progress, timing, figures, latents."""
 
 from latentlab.callbacks.checkpoints import BestCheckpoint, Checkpoints, LastCheckpoint
 from latentlab.callbacks.ema import EMA
@@ -9,6 +9,7 @@ from latentlab.callbacks.progress import Progress
 from latentlab.callbacks.resuming import ResumeState
 from latentlab.callbacks.signals import Signals
 from latentlab.callbacks.timing import Timing
+from latentlab.callbacks.units import Units
 
 __all__ = [
     "EMA",
@@ -22,4 +23,5 @@ __all__ = [
     "ResumeState",
     "Signals",
     "Timing",
+    "Units",
 ]

@@ -8,16 +8,21 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from latentlab.compare.runs import Experiment, incomparable
 from latentlab.errors import UserError
+from latentlab.figures.drawing import Figure
 from latentlab.run.directory import RunDirectory
 from latentlab.run.results import Spread, read_results
 
 WIDTH = 100  # characters in a line of the title
 SPREAD_OUT = 30  # the ratio of two rates from which on their axis is logarithmic
+# The labels of points that follow each other are above and below them, so that they do not overlap.
+PLACES: tuple[Mapping[str, Any], ...] = (
+    {"xytext": (5, 4)},
+    {"xytext": (-5, -4), "horizontalalignment": "right", "verticalalignment": "top"},
+)
 RATE, DISTORTION = "test/kl", "test/reconstruction"
 
 Results = Mapping[str, Any]
@@ -45,8 +50,8 @@ def rate_distortion(experiments: Sequence[Experiment[Results]]) -> Figure:
     if 0 < SPREAD_OUT * rates[0] < rates[-1]:
         axes.set_xscale("log")
     axes.plot(rates, distortions, color="0.75", linewidth=0.8)
-    for each, text in zip(points, short([each.label for each in points]), strict=True):
-        _draw(axes, each, text)
+    for number, text in enumerate(short([each.label for each in points])):
+        _draw(axes, points[number], text, PLACES[number % 2])
     axes.margins(0.12)
     _draw_bounds(axes, [-sum(pair) for pair in zip(rates, distortions, strict=True)])
     axes.set_xlabel("rate: KL, nats per example")
@@ -56,7 +61,7 @@ def rate_distortion(experiments: Sequence[Experiment[Results]]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, point: Point, text: str) -> None:
+def _draw(axes: Axes, point: Point, text: str, offset: Mapping[str, Any]) -> None:
     axes.errorbar(
         point.rate.mean,
         point.distortion.mean,
@@ -67,14 +72,14 @@ def _draw(axes: Axes, point: Point, text: str) -> None:
         capsize=2,
     )
     place = (point.rate.mean, point.distortion.mean)
-    axes.annotate(text, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.annotate(text, place, textcoords="offset points", fontsize=8, **offset)
 
 
 def _draw_bounds(axes: Axes, elbos: Sequence[float]) -> None:
     # Lines of equal ELBO within the limits that the points have set.
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     rates = np.geomspace(left, right, 200) if axes.get_xscale() == "log" else np.linspace(left, right, 200)
-    for elbo in MaxNLocator(5).tick_values(min(elbos), max(elbos)):
+    for elbo in MaxNLocator(4).tick_values(min(elbos), max(elbos)):
         distortions = -elbo - rates
         seen = (low < distortions) & (distortions < high)
         if seen.any():

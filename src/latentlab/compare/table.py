@@ -9,7 +9,7 @@ from typing import Any
 
 from latentlab.compare.runs import Experiment
 from latentlab.errors import UserError
-from latentlab.run.results import WORDS, Spread
+from latentlab.run.results import Spread, is_real
 
 # The default columns are those of these that any run has.
 METRICS = ("test/elbo", "test/reconstruction", "test/kl", "test/nll", "test/bits_per_dim")
@@ -37,10 +37,16 @@ def table(experiments: Sequence[Experiment[Results]], metrics: Sequence[str], fo
     Raises:
         UserError: if no run has one of the metrics.
     """
-    known = {name for each in experiments for run in each.runs for name in run.values}
+    known = {
+        name
+        for each in experiments
+        for run in each.runs
+        for name, value in run.values.items()
+        if is_real(value)
+    }
     chosen = metrics or [name for name in METRICS if name in known]
     for name in chosen:
-        if name not in known or name in WORDS:
+        if name not in known:
             raise UserError(
                 f"metric={name}: no run reports it; choose of {', '.join(sorted(_numbers(known)))}"
             )
@@ -48,7 +54,7 @@ def table(experiments: Sequence[Experiment[Results]], metrics: Sequence[str], fo
 
 
 def _numbers(names: Iterable[str]) -> list[str]:
-    return [name for name in names if "/" in name and name not in WORDS]
+    return [name for name in names if "/" in name]
 
 
 def _row(experiment: Experiment[Results], metrics: Sequence[str]) -> Row:

@@ -1,9 +1,13 @@
 """KL divergences by latent and by layer, and the latents that a model uses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
@@ -13,6 +17,7 @@ from latentlab.evaluation import ACTIVE_VARIANCE, EVALUATION_SEED, Tally, observ
 from latentlab.figures.drawing import Data, Figure, Table, TabledFigure, batches, figure, plain
 from latentlab.models.base import GenerativeModel
 from latentlab.models.hierarchy import Hierarchy
+from latentlab.run.metrics import read_rows
 from latentlab.trace import Layer, Traced
 
 FLOOR = 1e-6  # of the drawn variances
@@ -70,6 +75,61 @@ def usage_bars(
     last.axhline(ACTIVE_VARIANCE, color="0.2", linewidth=0.8, linestyle="--")
     last.set_ylabel("variance of the posterior mean")
     return drawn
+
+
+def kl_by_unit(units: Path) -> Figure:
+    """Draw the KL of each latent and the number of active units by epoch, from a units.csv.
+
+    Each layer has a map with a row for each latent, the latent with the largest KL at the last epoch first.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    rows = {
+        int(row["epoch"]) + 1: row for row in read_rows(units) if row["epoch"]
+    }  # the last one of each epoch
+    epochs, active = list(rows), [float(row["active_units"]) for row in rows.values()]
+    maps = _unit_maps(list(rows.values()))
+    drawn = Figure(figsize=(6.4, 1.8 + 2.6 * len(maps)))
+    heights = [1.0, *(2.0 for _ in maps)]
+    # The second column is for the colour bars, so that the panels have one width.
+    panels = drawn.subplots(len(heights), 2, squeeze=False, height_ratios=heights, width_ratios=[30, 1])
+    first = panels[0, 0]
+    panels[0, 1].set_axis_off()
+    first.plot(epochs, active, marker="o" if len(epochs) == 1 else "")
+    first.set_ylim(bottom=0)
+    first.set_ylabel("active units")
+    plain(first)
+    for (axes, bar), (number, kls) in zip(panels[1:], maps.items(), strict=True):
+        shown = _unit_map(axes, epochs, kls)
+        axes.set_ylabel("latents" if list(maps) == ["1"] else f"latents of layer {number}")
+        drawn.colorbar(shown, cax=bar, label="KL, nats")
+    for axes in panels[:, 0]:
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[-1, 0].set_xlabel("epoch")
+    return drawn
+
+
+def _unit_maps(rows: Sequence[Mapping[str, str]]) -> dict[str, Tensor]:
+    # The KL of each latent of a layer, (latents, epochs), by the layer's number.
+    layers: dict[str, list[list[float]]] = {}
+    for name in rows[0]:
+        if name.startswith("kl_"):
+            values = [float(row[name] or "nan") for row in rows]
+            layers.setdefault(name.split("_")[1], []).append(values)
+    return {number: torch.tensor(values) for number, values in layers.items()}
+
+
+def _unit_map(axes: Axes, epochs: Sequence[int], kls: Tensor) -> QuadMesh:
+    ordered = kls[kls[:, -1].argsort(descending=True)].clamp(min=FLOOR)
+    colours = LogNorm(ACTIVE_VARIANCE, max(float(ordered.nan_to_num().max()), 1.0))
+    edges = np.append(np.array(epochs) - 0.5, epochs[-1] + 0.5)
+    axes.set_ylim(len(ordered) + 0.5, 0.5)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return axes.pcolormesh(
+        edges, np.arange(len(ordered) + 1) + 0.5, ordered.numpy(), norm=colours, cmap="viridis"
+    )
 
 
 @figure

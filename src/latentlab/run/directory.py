@@ -56,6 +56,10 @@ class RunDirectory:
         return self.path / "metrics.csv"
 
     @property
+    def units(self) -> Path:
+        return self.path / "units.csv"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 
@@ -105,7 +109,15 @@ class RunDirectory:
 
     @property
     def _files(self) -> tuple[Path, ...]:
-        written = (self.config, self.summary, self.evaluation, self.metrics, self.log, self.wandb_id)
+        written = (
+            self.config,
+            self.summary,
+            self.evaluation,
+            self.metrics,
+            self.units,
+            self.log,
+            self.wandb_id,
+        )
         return (*written, self.path / LOCK)
 
     @property
