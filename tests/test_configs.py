@@ -29,6 +29,7 @@ OBJECTIVES = {
     "reconstruction": objectives.Reconstruction(1),
 }
 PROTOCOLS = {
+    "images": "threshold",
     "binarised_mnist": "threshold",
     "dynamic_mnist": "dynamic",
     "static_mnist": "static",
@@ -130,7 +131,8 @@ def test_every_image_data_set_brings_its_protocol():
     images = [name for name in options("data") if "protocol:" in (CONF / "data" / f"{name}.yaml").read_text()]
     assert set(images) == set(PROTOCOLS)
     for name, protocol in PROTOCOLS.items():
-        data = instantiate(composed(f"data={name}").data)
+        places = ("data.path=x",) if name == "images" else ()
+        data = instantiate(composed(f"data={name}", *places).data)
         assert isinstance(data, ImageData)
         assert (data.protocol.name, data.seed, data.draw_seed) == (protocol, 0, 0)
 

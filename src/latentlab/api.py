@@ -35,7 +35,7 @@ def load(
         run: a run directory, whose best checkpoint is taken, or a checkpoint.
         trust: modules of your own whose classes the run's config may name.
         device: the device of the model, "auto" for a GPU if there is one.
-        data_root: the folder of data sets, if it has moved since the training.
+        data_root: the folder of data sets, or the place of your own images, if it has moved since the training.
 
     Raises:
         UserError: if there is no run that can be read and trusted.

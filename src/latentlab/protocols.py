@@ -28,6 +28,11 @@ class Protocol(ABC):
     bits_offset: ClassVar[float | None]
     binary_source: ClassVar[bool] = False
 
+    @property
+    def prefix(self) -> str:
+        """The word in front of the name of a data set, as in `binarised_mnist`."""
+        return self.name
+
     @abstractmethod
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Map uint8 pixels (*) to float32 (*), with a generator on the same device."""
@@ -41,6 +46,7 @@ class Threshold(Protocol):
     """x = 1 where pixel / 255 > 0.5, else 0."""
 
     name = "threshold"
+    prefix = "binarised"
     levels = 2
     bits_offset = 0.0
 
@@ -65,6 +71,7 @@ class Static(Protocol):
     """x = pixel, for images stored as 0 and 1."""
 
     name = "static"
+    prefix = ""  # a set stored as 0 and 1 has no other protocol
     levels = 2
     bits_offset = 0.0
     binary_source = True

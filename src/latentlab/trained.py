@@ -61,7 +61,7 @@ class Trained:
     Args:
         saved: the checkpoint with its config.
         device: the device of the model, "auto" for a GPU if there is one.
-        root: the folder of data sets, or None for the same as in training.
+        root: the folder of data sets, or the place of your own images; None for the same as in training.
 
     Attributes:
         checkpoint: the checkpoint of the model.
@@ -89,7 +89,7 @@ class Trained:
     @cached_property
     def data(self) -> DataModule:
         """The data of the run, read at first use."""
-        data = evaluating.rebuild_data(self._saved, self._root)
+        data = evaluating.rebuild_data(self._saved, {"root": self._root, "path": self._root})
         data.prepare_data()
         data.setup("test")
         return data

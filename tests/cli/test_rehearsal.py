@@ -17,6 +17,7 @@ from latentlab.data import ImageData, Images, Splits
 from latentlab.errors import UserError
 from latentlab.lit import GradientModule
 from latentlab.lit.rehearsal import Cost, measure
+from latentlab.processes import machine
 
 GIB = 2**30
 REFUSED = {
@@ -131,11 +132,11 @@ def test_a_value_that_fits_is_proposed() -> None:
 
 
 def test_the_limit_of_a_cgroup_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert 2**28 < (memory.machine() or 0) < 2**50
+    assert 2**28 < (machine.machine() or 0) < 2**50
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.limit_in_bytes").write_text("123456789\n")
-    monkeypatch.setattr(memory, "_cgroups", lambda: [tmp_path, tmp_path / "missing"])
-    assert memory.machine() == 123456789
+    monkeypatch.setattr(machine, "_cgroups", lambda: [tmp_path, tmp_path / "missing"])
+    assert machine.machine() == 123456789
 
 
 def test_a_model_built_within_memory_is_the_same() -> None:

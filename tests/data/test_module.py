@@ -131,7 +131,7 @@ def test_a_protocol_that_contradicts_its_source_is_refused(tmp_path: Path) -> No
         UserError, match=r"^protocol=static does not fit MNIST, stored as grey levels: use threshold"
     ):
         TorchvisionData(Static(), tmp_path)
-    with pytest.raises(UserError, match=r"^protocol=dynamic does not fit BinarizedMNIST.*use static$"):
+    with pytest.raises(UserError, match=r"^protocol=dynamic does not fit Static MNIST.*use static$"):
         StaticMNIST(Dynamic(), tmp_path)
 
 

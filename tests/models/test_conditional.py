@@ -120,7 +120,7 @@ def test_the_label_changes_the_samples():
 def test_refusals(tmp_path):
     quick = ("logger=none", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
     said = refusal(call("train.py", "model=conditional_vae", "data=static_mnist", *quick))
-    assert "BinarizedMNIST has none" in said
+    assert "Static MNIST has none" in said
     said = refusal(
         call("train.py", "model=conditional_vae", "data=binarised_digits", "model.num_classes=9", *quick)
     )

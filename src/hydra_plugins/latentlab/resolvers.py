@@ -30,6 +30,13 @@ def requeued_checkpoint() -> str | None:
     return None if path is None else str(path)
 
 
+def data_name(option: str, data: Any) -> str:
+    """Return the name of a data set in results, which tells it from every other one."""
+    from latentlab.cli.build import name_of_data  # late, as the others are light
+
+    return name_of_data(option, data)
+
+
 def sweep_name() -> str:
     """Return the directory name of the sweep on this command line."""
     return command_name(sys.argv[1:])
@@ -37,6 +44,7 @@ def sweep_name() -> str:
 
 OmegaConf.register_new_resolver("command", typed, replace=True)  # for --help
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+OmegaConf.register_new_resolver("data_name", data_name, replace=True)
 OmegaConf.register_new_resolver("requeued_checkpoint", requeued_checkpoint, replace=True)
 # Cached, so that all jobs of a sweep get the same value.
 OmegaConf.register_new_resolver("sweep_name", sweep_name, use_cache=True, replace=True)

@@ -1,20 +1,24 @@
 """The objects that a config describes, and the processes of a job on several devices."""
 
+import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
 
 from latentlab.cli.overrides import quoted
 from latentlab.cli.script import config_folders, new_process
 from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
 from latentlab.run.trust import SPECIAL, Trusted, check_names
+
+log = logging.getLogger(__name__)
 
 DATA_ROOT = "data"  # the default in conf/data/
 
@@ -29,6 +33,25 @@ def build(node: Any, **arguments: Any) -> Any:
 
     with within_memory(node):
         return instantiate(node, _convert_="all", **arguments)
+
+
+def name_of_data(option: str, data: Any) -> str:
+    """Return the full name of the images that a config describes, such as `binarised_fashionmnist`.
+
+    Observations of a classical model are named after their option. So are data with a mistake, which is refused later.
+
+    Args:
+        option: the option of the group `data`.
+        data: the config of the data.
+    """
+    from latentlab.data import ImageData  # late, because it imports Lightning
+
+    try:
+        node: Any = OmegaConf.to_container(data, resolve=True)
+        images = issubclass(get_class(node["_target_"]), ImageData)
+        return instantiate(node, _convert_="all").full_name if images else option
+    except Exception:  # the config is not checked yet
+        return option
 
 
 def trusted(modules: str | Iterable[str] = ()) -> Trusted:
@@ -94,17 +117,22 @@ def _called(call: "partial[Any]", where: str, later: bool) -> Any:
         ) from error
 
 
-def check_root(data: Mapping[str, Any]) -> None:
-    """Refuse a saved folder of data sets that does not exist, as data would be downloaded there.
+def check_places(data: Mapping[str, Any], given: Collection[str]) -> None:
+    """Refuse a saved place of data that does not exist, and report a saved path, which may be anywhere.
 
     Args:
         data: the group `data` of a saved config.
+        given: the keys of it that the command gives.
 
     Raises:
-        UserError: if it is missing, and not the default.
+        UserError: if a place is missing, and not the default.
     """
-    root = data.get("root", DATA_ROOT)
-    if root != DATA_ROOT and not Path(root).expanduser().is_dir():
+    root, path = data.get("root", DATA_ROOT), data.get("path")
+    if path is not None and "path" not in given:
+        if not Path(path).expanduser().exists():
+            raise UserError(f"data.path={path}: the images of the run are not there: give data.path=PATH")
+        log.info("images: %s (from the config of the run; data.path=PATH gives another place)", path)
+    if "root" not in given and root != DATA_ROOT and not Path(root).expanduser().is_dir():
         raise UserError(
             f"data.root={root}: there is no such folder, and a saved config creates none: give data.root=DIR, "
             "or set LATENTLAB_DATA"

@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
-from latentlab.cli.build import build_saved, check_root, trusted
+from latentlab.cli.build import build_saved, check_places, trusted
 from latentlab.cli.checks import check_config, check_types
 from latentlab.cli.memory import check_evaluation, within_checkpoint
 from latentlab.cli.paths import settle
@@ -120,7 +120,7 @@ def rebuild(cfg: Any, run: Saved) -> tuple[LitModule, DataModule]:
         UserError: if the weights do not fit, or `nll.samples` is asked of a model without an NLL.
     """
     quieten_lightning()
-    data = rebuild_data(run, cfg.data.root, eval_batch_size=cfg.batch_size)
+    data = rebuild_data(run, cfg.data, eval_batch_size=cfg.batch_size)
     module = rebuild_module(run, eval_samples=cfg.samples)
     module.check(data)
     nll_samples = choose_nll_samples(module.model, cfg.nll.samples)
@@ -131,19 +131,22 @@ def rebuild(cfg: Any, run: Saved) -> tuple[LitModule, DataModule]:
     return module, data
 
 
-def rebuild_data(run: Saved, root: str | None, **moved: Any) -> DataModule:
-    """Build the data of a run, from another folder of data sets if `root` is given.
+def rebuild_data(run: Saved, places: Mapping[str, str | None], **changed: Any) -> DataModule:
+    """Build the data of a run.
+
+    Args:
+        run: the run.
+        places: the `root` of all data sets and the `path` of one's own images, None for those of the run.
+        changed: other settings that replace those of the run.
 
     Raises:
         UserError: if they cannot be built from this config.
     """
     node = run.config["data"]
-    if root and "root" in node:
-        moved["root"] = root
-    else:
-        check_root(node)
+    moved = {key: place for key, place in places.items() if place and key in node}
+    check_places(node, moved)
     with within_checkpoint("data", run.checkpoint):
-        data: DataModule = build_saved(node, "data", run.trusted, DataModule, **moved)
+        data: DataModule = build_saved(node, "data", run.trusted, DataModule, **moved, **changed)
     return data
 
 

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
 
 from latentlab.cli import resume
-from latentlab.cli.build import build, build_saved, check_root, trusted
+from latentlab.cli.build import build, build_saved, check_places, trusted
 from latentlab.cli.checks import check_config, check_types, check_underflow
 from latentlab.cli.memory import within_checkpoint
 from latentlab.cli.paths import settle
@@ -131,8 +131,8 @@ def resumed(composed: Mapping[str, Any], overrides: Iterable[str]) -> Experiment
     check_types(config, SETTINGS)
     for part in resume.PARTS:
         check_config(config[part], config[part], part)
-    if not any(word.lstrip("+").startswith("data.root=") for word in overrides):
-        check_root(config["data"])
+    given = [word.lstrip("+").partition("=")[0].removeprefix("data.") for word in overrides]
+    check_places(config["data"], given)
     return Experiment({**config, "ckpt_path": str(path)}, allowed)
 
 

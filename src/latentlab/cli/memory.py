@@ -1,7 +1,6 @@
 """The memory of this machine, and the refusal of models and runs that take too much of it."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, prod
 from pathlib import Path
@@ -18,10 +17,9 @@ from latentlab.errors import UserError
 from latentlab.lit.base import LitModule
 from latentlab.lit.rehearsal import Rehearsal, measure
 from latentlab.models.base import GenerativeModel
+from latentlab.processes.machine import machine
 from latentlab.run.config import leaves
 
-CGROUPS = Path("/sys/fs/cgroup")
-LIMITS = ("memory.max", "memory.limit_in_bytes")  # of both versions of cgroups
 BYTES = torch.float32.itemsize
 # Weights, gradients and the two moments of Adam.
 COPIES = 4
@@ -55,15 +53,6 @@ class Bounded(TorchDispatchMode):
         if self.numbers < 0 or self.operations < 0:
             raise self.error
         return function(*args, **(kwargs or {}))
-
-
-def machine() -> int | None:
-    """Return the bytes that this process may use: those of the machine or of its cgroup, None if unknown."""
-    try:
-        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError):
-        return None
-    return min([physical, *_cgroup_limits()])
 
 
 def of_trainer(trainer: pl.Trainer) -> int | None:
@@ -225,21 +214,3 @@ def _largest(node: Any) -> str:
 def _integers(value: Any) -> list[int]:
     values = value if isinstance(value, list | tuple) else [value]
     return [each for each in values if type(each) is int]
-
-
-def _cgroup_limits() -> Iterator[int]:
-    for folder in _cgroups():
-        for path in (folder / name for name in LIMITS):
-            text = path.read_text().strip() if path.is_file() else "max"
-            if text.isdigit():
-                yield int(text)
-
-
-def _cgroups() -> list[Path]:
-    """The folders of this process's cgroup and of those above it, of both versions."""
-    lines = Path("/proc/self/cgroup")
-    fields = [line.split(":", 2) for line in lines.read_text().splitlines()] if lines.is_file() else []
-    found = [
-        CGROUPS / kind / path.lstrip("/") for _, kind, path in fields if kind in ("", "memory")
-    ]  # 0::/user/job or 5:memory:/job
-    return [*found, *(above for folder in found for above in folder.parents if above.is_relative_to(CGROUPS))]

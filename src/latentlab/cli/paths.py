@@ -11,7 +11,7 @@ from latentlab.cli.overrides import quoted
 PATHS = (
     *("hydra.run.dir", "hydra.sweep.dir", "hydra.sweeper.storage.path"),
     *("ckpt_path", "resume", "run", "output_dir"),
-    *("data.root", "data.source.path", "model.pretrained"),
+    *("data.root", "data.path", "data.source.path", "model.pretrained"),
 )
 _HOME = re.compile(rf"(\+*(?:{'|'.join(map(re.escape, PATHS))}))=(['\"]?)(~.*)\2", re.DOTALL)
 

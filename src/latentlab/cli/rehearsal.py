@@ -29,7 +29,7 @@ def rehearse(trainer: pl.Trainer, module: LitModule, config: Mapping[str, Any]) 
             f"{extreme(config['module'])}: the bound is {found.bound} before training: choose a less extreme value"
         )
     batches = check_batches(trainer, module)
-    if module.data.val_size > 0 and trainer.limit_val_batches:  # else the latest epoch is the best one
+    if module.data.validates and trainer.limit_val_batches:  # else the latest epoch is the best one
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # its limits replace those of the config
             check_schedule(config["trainer"], batches)
         check_monitors(config["callbacks"], found.metrics)

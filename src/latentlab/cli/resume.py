@@ -208,7 +208,10 @@ def _check_same(config: Config, composed: Mapping[str, Any], key: str, word: str
         raise UserError(f"{word}: this run has no {key}{did_you_mean(key, keys)}, and {NEW}")
     option = config.get("names", {}).get(key)
     asked = _find(composed, key)
-    same = word == f"{key}={option}" if option else _agrees(asked, known)
+    if isinstance(asked, dict):
+        asked = {name: value for name, value in asked.items() if not is_among(f"{key}.{name}", FREE)}
+    # The name of the data is not an option where settings make it another set.
+    same = word == f"{key}={option}" if option and key != "data" else _agrees(asked, known)
     if not same:
         own = option or ("another one" if isinstance(known, dict) else shown(known))
         raise UserError(
@@ -221,7 +224,8 @@ def _agrees(asked: Any, known: Any) -> bool:
     if isinstance(asked, str) and "${" in asked:
         return True
     if isinstance(asked, dict) and isinstance(known, dict):
-        return asked.keys() == known.keys() and all(_agrees(asked[key], known[key]) for key in asked)
+        # A group's null stands for what the run has: a checksum, or a setting that an older version did not have.
+        return all(asked.get(key) is None or _agrees(asked[key], known.get(key)) for key in {*asked, *known})
     return bool(asked == known)
 
 

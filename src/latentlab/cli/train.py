@@ -57,7 +57,7 @@ def fit(chosen: "Experiment", cfg: DictConfig, job: Any) -> dict[str, Any]:
         data, module = chosen.parts()
         done = training.restore(module, config["ckpt_path"])
         callbacks = chosen.callbacks()
-        validates = data.val_size > 0 and config["trainer"].get("limit_val_batches") != 0
+        validates = data.validates and config["trainer"].get("limit_val_batches") != 0
         training.check_callbacks(callbacks, validates)
         training.check_precision(config["trainer"])
         trainer = chosen.build(

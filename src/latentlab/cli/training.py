@@ -35,6 +35,7 @@ from latentlab.callbacks.resuming import PLACE
 from latentlab.cli import resume
 from latentlab.cli.command import handle
 from latentlab.cli.rehearsal import rehearse
+from latentlab.data import FileData
 from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import LitModule
@@ -116,7 +117,7 @@ def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, config
         trainer: the trainer.
         module: the module.
         data: the data.
-        config: the config of the run.
+        config: the config of the run, to which the checksum of images in files is added.
 
     Raises:
         UserError: if data are missing or damaged, or parts do not fit together.
@@ -127,6 +128,9 @@ def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, config
     trainer.datamodule, data.trainer, module.trainer = data, trainer, trainer  # type: ignore[attr-defined]
     data.prepare_data()
     data.setup("fit")
+    if isinstance(data, FileData):  # a resume or an evaluation checks that the data are the same
+        config["data"]["sha256"] = data.sha256 = data.digest
+        config["names"]["data"] = data.full_name
     module.setup("fit")
     module.check_training(new=config["ckpt_path"] is None)
     rehearse(trainer, module, config)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from latentlab.errors import UserError
-from latentlab.run.config import read_config, shown
+from latentlab.run.config import CHECKSUM, read_config, shown
 from latentlab.run.directory import RunDirectory
 from latentlab.run.resuming import DEVICES, HARMLESS, built_from, is_among, users_key
 from latentlab.sweeps.jobs.directory import RECORD
 
 # Settings that do not make another experiment.
 IGNORED = (
-    *HARMLESS,
+    *(key for key in HARMLESS if key != CHECKSUM),
     *DEVICES,
     "callbacks.best",
     "names",
@@ -74,11 +74,17 @@ def collect(
 
 def incomparable(experiments: Iterable[Experiment[Any]]) -> str:
     """Return a remark if the experiments score different data, "" otherwise."""
-    scored = {(run.names["data"], run.names["protocol"]) for each in experiments for run in each.runs}
+    scored = {_scored(run) for each in experiments for run in each.runs}
     if len(scored) == 1:
         return ""
-    named = ", ".join(sorted(" ".join(filter(None, pair)) for pair in scored))
+    named = ", ".join(sorted(" ".join(filter(None, words)) for words in scored))
     return f"bounds of different data cannot be compared: {named}"
+
+
+def _scored(run: Run[Any]) -> tuple[str, ...]:
+    # Runs of an older version name Fashion-MNIST like MNIST. Files of the same name may hold other images.
+    told = (str(run.keys.get(key) or "")[:12] for key in ("data.dataset", CHECKSUM))
+    return (run.names["data"], run.names["protocol"], *told)
 
 
 def label(runs: Sequence[Run[Any]]) -> list[str]:

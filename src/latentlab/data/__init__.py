@@ -5,13 +5,16 @@ from latentlab.data.images import ImageData, Images, Splits
 from latentlab.data.loader import EvaluationLoader, TrainingLoader
 from latentlab.data.mnist import TorchvisionData
 from latentlab.data.module import DataModule
+from latentlab.data.own import FileData, ImageFiles
 from latentlab.data.static import StaticMNIST
 
 __all__ = [
     "DataModule",
     "Digits",
     "EvaluationLoader",
+    "FileData",
     "ImageData",
+    "ImageFiles",
     "Images",
     "Splits",
     "StaticMNIST",

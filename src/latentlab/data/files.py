@@ -44,10 +44,14 @@ def check_md5(path: Path, md5: str) -> None:
         raise damaged(path, f"md5 {utils.calculate_md5(path)}, not {md5}")
 
 
-def check_idx(path: Path) -> None:
+def check_idx(path: Path, of_mnist: bool = True) -> None:
     """Check the header and the size of an idx file, the format of MNIST and its relatives.
 
     The header is two zeros, the code of the type, the number of dimensions, and the length of each.
+
+    Args:
+        path: the file.
+        of_mnist: True to refuse other sizes than 28 x 28.
 
     Raises:
         UserError: if the file is cut, has another format, or holds images of another size.
@@ -60,7 +64,7 @@ def check_idx(path: Path) -> None:
     content = 4 * (1 + dimensions) + prod(lengths) * WIDTHS.get(code, 0)
     if zeros or code not in WIDTHS or not 1 <= dimensions <= 3 or not prod(lengths) or size != content:
         raise damaged(path, f"{size} bytes are not a whole idx file")
-    if dimensions == 3 and lengths[1:] != [28, 28]:
+    if of_mnist and dimensions == 3 and lengths[1:] != [28, 28]:
         raise UserError(f"{path} holds images of {lengths[1]}x{lengths[2]} pixels, not 28x28: {REMEDY}")
 
 

@@ -1,9 +1,12 @@
 """Data sets of images: the settings, splits and loaders that all of them share."""
 
+import hashlib
+import re
 from abc import abstractmethod
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -17,27 +20,41 @@ from latentlab.protocols import Protocol
 
 # The seeds of the draws of each split.
 NUMBERS: dict[Split, int] = {"val": 0, "test": 1, "train": 2}
+LONGEST = 80
+# The settings that do not choose the images of a set. The other ones are part of its full name.
+LOADING = (
+    *("protocol", "root", "path", "sha256", "dataset", "seed", "on_device"),
+    *("batch_size", "batch_size_per_device", "eval_batch_size"),
+)
 
 
 class Images(NamedTuple):
-    """Stored images x, uint8 (N, 1, 28, 28), and labels y, int64 (N,). A missing label is -1."""
+    """Stored images x, uint8 (N, C, H, W), and labels y, int64 (N,). A missing label is -1."""
 
     x: Tensor
     y: Tensor
 
+    def of_classes(self, classes: Sequence[int]) -> "Images":
+        """Return the images of some classes, labelled by their places in the list."""
+        kept = torch.isin(self.y, torch.tensor(classes))
+        y = self.y[kept]
+        return Images(self.x[kept], (y[:, None] == torch.tensor(classes)).int().argmax(1))
+
 
 class Splits(NamedTuple):
-    """The training images, whose end becomes the validation set, and the test images."""
+    """The training and the test images, and those for validation, or None to take the end of the training images."""
 
     train: Images
     test: Images
+    val: Images | None = None
 
 
 @dataclass(eq=False, repr=False)
 class ImageData(DataModule):
-    """Images of 28 x 28 pixels under a protocol. A data set is a subclass with a `name` and `read`.
+    """Images under a protocol. A data set is a subclass with a `name` and `read`.
 
-    A subclass that adds settings or changes defaults is a dataclass too.
+    A subclass that adds settings or changes defaults is a dataclass too. The settings that it adds become part of
+    `full_name`, where they differ from their defaults.
 
     Attributes:
         protocol: the rule that makes x of the stored pixels.
@@ -48,6 +65,9 @@ class ImageData(DataModule):
         draw_seed: fixes the draw of validation and test sets, which depends on nothing else.
         on_device: True to keep the images on the GPU that trains.
         batch_size_per_device: the number of examples on each device, instead of `batch_size`.
+        classes: the labels of the images that are kept in all splits, labelled by their places in this list; None
+            for all.
+        train_size: the number of training images, from the start, that are kept; None for all.
         name: the name of the data set.
         binary: True if the stored pixels are 0 and 1.
         labelled: True if every image has a class label.
@@ -60,11 +80,13 @@ class ImageData(DataModule):
     _: KW_ONLY
     batch_size: PositiveInt = 128
     eval_batch_size: PositiveInt = 1000
-    val_size: NonNegativeInt = 10_000
+    val_size: NonNegativeInt | None = 10_000
     seed: NonNegativeInt = 0
     draw_seed: NonNegativeInt = 0
     on_device: bool = True
     batch_size_per_device: PositiveInt | None = None
+    classes: Sequence[NonNegativeInt] | None = None
+    train_size: PositiveInt | None = None
 
     binary: ClassVar[bool] = False
     labelled = True
@@ -77,6 +99,19 @@ class ImageData(DataModule):
             raise UserError(
                 f"protocol={self.protocol.name} does not fit {self.name}, stored as {stored}: use {options}"
             )
+
+    @property
+    def full_name(self) -> str:
+        """The name of exactly these images under their protocol, such as `binarised_mnist_classes-0+1`."""
+        name = "_".join(filter(None, (self.protocol.prefix, self.word, *_changed(self))))
+        # It becomes a part of a directory's name.
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{digest}"
+
+    @property
+    def word(self) -> str:
+        """The name of the set as a part of `full_name`."""
+        return re.sub(r"\W+", "_", self.name.lower()).strip("_")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -92,24 +127,61 @@ class ImageData(DataModule):
         """
 
     def setup(self, stage: str = "") -> None:
-        if self.trainer is not None and self.val_size == 0:
+        if self.trainer is not None and not self.validates:
             self.trainer.limit_val_batches = 0  # Lightning warns of an empty list of loaders otherwise
         _ = self._splits  # read the images now, before training
 
     @cached_property
     def _splits(self) -> tuple[Images, Images, Images]:
-        (x, y), test = self._checked(*self.read())
-        kept = len(y) - self.val_size
+        train, test, val = self._checked(self.read())
+        if val is None:
+            train, val = self._cut(train)
+        train, val, test = self._of_classes(train, val, test)
+        return self._first(train), val, test
+
+    def _cut(self, train: Images) -> tuple[Images, Images]:
+        x, y = train
+        kept = len(y) - (self.val_size or 0)
         if kept <= 0:
             raise UserError(
                 f"data.val_size={self.val_size} leaves nothing to train on: {self.name} has {len(y)} images"
             )
-        return Images(x[:kept], y[:kept]), Images(x[kept:], y[kept:]), test
+        return Images(x[:kept], y[:kept]), Images(x[kept:], y[kept:])
 
-    def _checked(self, *parts: Images) -> Splits:
-        for name, (x, y) in zip(Splits._fields, parts, strict=True):
+    def _of_classes(self, *splits: Images) -> Iterable[Images]:
+        if self.classes is None:
+            return splits
+        there = torch.cat([images.y for images in splits]).unique().tolist()
+        if not self.labelled:
+            raise UserError(f"data.classes={_spelled(self.classes)}: {self.name} has no labels: leave it out")
+        if len(set(self.classes)) < len(self.classes) or not self.classes:
+            raise UserError(f"data.classes={_spelled(self.classes)}: give one or more classes, each once")
+        if missing := set(self.classes) - set(there):
+            raise UserError(
+                f"data.classes={_spelled(self.classes)}: {self.name} has no class {min(missing)}: "
+                f"its classes are {', '.join(map(str, there))}"
+            )
+        chosen = [images.of_classes(self.classes) for images in splits]
+        if any(len(images.y) > len(kept.y) == 0 for images, kept in zip(splits, chosen, strict=True)):
+            raise UserError(
+                f"data.classes={_spelled(self.classes)}: a split of {self.name} has no such image: "
+                "give more classes, or another data.val_size"
+            )
+        return chosen
+
+    def _first(self, train: Images) -> Images:
+        if self.train_size is not None and self.train_size > len(train.y):
+            raise UserError(
+                f"data.train_size={self.train_size}: there are {len(train.y)} training images besides those for "
+                f"validation: give {len(train.y)} or less"
+            )
+        return Images(*(part[: self.train_size] for part in train))
+
+    def _checked(self, splits: Splits) -> Splits:
+        there = {name: images for name, images in splits._asdict().items() if images is not None}
+        for name, (x, y) in there.items():
             wrong = {
-                "no images": len(x) == 0,
+                "no images": len(x) == 0 and name != "val",
                 f"{len(y)} labels for {len(x)} images": len(x) != len(y),
                 f"pixels of type {x.dtype}, not torch.uint8": x.dtype != torch.uint8,
                 f"labels of type {y.dtype}, not torch.int64": y.dtype != torch.int64,
@@ -120,7 +192,7 @@ class ImageData(DataModule):
                 raise UserError(
                     f"the {name} split of {self.name} has {found[0]}: choose another data set, or mend it"
                 )
-        return Splits(*parts)
+        return splits
 
     @property
     def train(self) -> Images:
@@ -140,7 +212,7 @@ class ImageData(DataModule):
 
     @property
     def num_classes(self) -> int:
-        return int(max(self.train.y.max(), self.test.y.max())) + 1
+        return len(self.classes) if self.classes else int(max(self.train.y.max(), self.test.y.max())) + 1
 
     @property
     def total_batch_size(self) -> int:
@@ -172,7 +244,7 @@ class ImageData(DataModule):
         )
 
     def val_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:
-        return self._evaluation("val", self._rank_world) if self.val_size else []
+        return self._evaluation("val", self._rank_world) if self.validates else []
 
     def test_dataloader(self) -> EvaluationLoader:
         return self._evaluation("test", self._rank_world)
@@ -207,3 +279,24 @@ class ImageData(DataModule):
     def _device(self) -> torch.device:
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         return device if self.on_device and device.type == "cuda" else torch.device("cpu")
+
+
+def _changed(data: ImageData) -> Iterator[str]:
+    """Yield the settings that choose the images and differ from their defaults, as `key-value`."""
+    for setting in fields(data):
+        value = getattr(data, setting.name)
+        if setting.name not in LOADING and value != setting.default and value not in ({}, []):
+            yield from (_word(key, each) for key, each in _entries(setting.name, value))
+
+
+def _entries(key: str, value: Any) -> Iterable[tuple[str, Any]]:
+    return value.items() if isinstance(value, Mapping) else [(key, value)]
+
+
+def _word(key: str, value: Any) -> str:
+    values = value if isinstance(value, list | tuple) else [value]
+    return re.sub(r"[^\w.+-]+", "-", f"{key}-{'+'.join(map(str, values))}", flags=re.ASCII)
+
+
+def _spelled(values: Sequence[Any]) -> str:
+    return f"[{','.join(map(str, values))}]"

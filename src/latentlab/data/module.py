@@ -22,12 +22,22 @@ class DataModule(pl.LightningDataModule, ABC):
         protocol: the rule that makes x of the stored pixels, or the source of a classical inference's own data.
         labelled: True if every example has a class label.
         val_size: the number of validation examples.
+        full_name: the name of exactly these examples, for results.
     """
 
     name: str
     protocol: Protocol | Source
     labelled: bool
-    val_size: int
+    val_size: int | None
+
+    @property
+    def full_name(self) -> str:
+        return self.name
+
+    @property
+    def validates(self) -> bool:
+        """True if there is a validation set."""
+        return self.val_size != 0
 
     @property
     @abstractmethod

@@ -51,13 +51,13 @@ class StaticMNIST(ImageData):
 
     root: str | Path = "data"
 
-    name = "BinarizedMNIST"
+    name = "Static MNIST"
     binary = True
     labelled = False
 
     @property
     def folder(self) -> Path:
-        return Path(self.root).expanduser() / self.name / "raw"
+        return Path(self.root).expanduser() / "BinarizedMNIST" / "raw"
 
     def prepare_data(self) -> None:
         for file, md5 in MD5.items():

@@ -14,7 +14,9 @@ from latentlab.run.plain import read_plain
 
 REMEDY = "restore it from a copy, or train the run again"
 # The keys that say where a run finds its data. They do not change its result.
-PLACES = ("data.root", "data.source.path")
+PLACES = ("data.root", "data.path", "data.source.path")
+# The checksum of the data, which a run adds to its config.
+CHECKSUM = "data.sha256"
 
 
 def read_config(path: Path, remedy: str = REMEDY, needs: Mapping[str, type] | None = None) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Resuming a run: the settings that must stay as they were, the checkpoint, and the finished runs."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from latentlab.errors import UserError
 from latentlab.run.checkpoints import read_first
-from latentlab.run.config import PLACES, leaves, shown
+from latentlab.run.config import CHECKSUM, PLACES, leaves, shown
 from latentlab.run.directory import RunDirectory
 
 # The parts of a config that a run is built from. Other groups are copies of their parts, or not used.
@@ -20,7 +21,7 @@ SHOWN = (
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler"),
 )
 # Settings without an influence on the results of a run.
-HARMLESS = ("ckpt_path", *PLACES, *LOGGED, *SHOWN)
+HARMLESS = ("ckpt_path", *PLACES, CHECKSUM, *LOGGED, *SHOWN)
 FREE = (*HARMLESS, *LIMITS, *DEVICES, "data.eval_batch_size", "data.on_device", "model.tolerance")
 
 # Older versions wrote the metric that chooses best.ckpt into every config. It is null by default today.
@@ -36,7 +37,8 @@ def differences(
 ) -> Iterator[Difference]:
     """Yield the settings of two configs that differ: the key, the value in each, ABSENT for none.
 
-    Only settings that a run is built from count. A key of the module is given without `module.`.
+    Only settings that a run is built from count. A key of the module is given without `module.`. A missing setting
+    equals null, as an older version did not have it.
 
     Args:
         asked: a config.
@@ -46,7 +48,8 @@ def differences(
     one, other = built_from(asked), built_from(known)
     for key in {**one, **other}:
         values = one.get(key, ABSENT), other.get(key, ABSENT)
-        if values[0] != values[1] and not is_among(key, free):
+        given = any(value not in (None, ABSENT) for value in values)
+        if given and values[0] != values[1] and not is_among(key, free):
             yield (key, *values)
 
 
@@ -83,10 +86,14 @@ def check_resumed(config: Mapping[str, Any], known: Mapping[str, Any], ckpt_path
     Raises:
         UserError: for the first setting that differs.
     """
+    found = list(differences(config, known, FREE))
     for name, option in config["names"].items():
-        if (before := known["names"].get(name, option)) != option:
+        before = known["names"].get(name, option)
+        # The name of the data holds their settings, each of which is compared below.
+        named_below = name == "data" and not any(re.fullmatch(r"data\..*_target_", key) for key, *_ in found)
+        if before != option and not named_below:
             raise _refused(name, option, before, ckpt_path)
-    for key, asked, before in differences(config, known, FREE):
+    for key, asked, before in found:
         if asked is None and key in MONITORS and before in FORMER_MONITORS:
             continue
         raise _refused(users_key(key, config), asked, before, ckpt_path)

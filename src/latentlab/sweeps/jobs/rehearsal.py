@@ -62,7 +62,7 @@ def _rehearsed(config: Mapping[str, Any]) -> frozenset[str]:
     data, module = experiment.parts()
     training.restore(module, config["ckpt_path"])
     callbacks = experiment.callbacks()
-    training.check_callbacks(callbacks, validates=data.val_size > 0)
+    training.check_callbacks(callbacks, validates=data.validates)
     trainer = experiment.build("trainer", callbacks=callbacks, logger=False)
     training.check_parts(trainer, module, data, config)
     metrics: frozenset[str] = module.rehearse().metrics
