@@ -30,6 +30,10 @@ OBJECTIVES = {
 }
 PROTOCOLS = {
     "images": "threshold",
+    "four_bit_mnist": "four_bit",
+    "omniglot": "dynamic",
+    "caltech101_silhouettes": "static",
+    "frey_faces": "discrete",
     "binarised_mnist": "threshold",
     "dynamic_mnist": "dynamic",
     "static_mnist": "static",

@@ -17,7 +17,7 @@ class Protocol(ABC):
 
     Attributes:
         name: the word recorded with every result.
-        levels: the number of values that a pixel takes (2 or 256), or None for a density on [0, 1].
+        levels: the number of values that a pixel takes (2, 16 or 256), or None for a density on [0, 1].
         bits_offset: the constant c in the bits per dimension $-b / (D \ln 2) + c$ of the stored pixels, for a bound b,
             or None for a density without bits per dimension.
         binary_source: True if the stored pixels are already 0 and 1, instead of 0..255.
@@ -122,4 +122,18 @@ class Discrete(Protocol):
         return torch.div(images, 255)
 
 
-PROTOCOLS: tuple[type[Protocol], ...] = (Threshold, Dynamic, Static, Continuous, Dequantised, Discrete)
+class FourBit(Protocol):
+    """x = floor(pixel / 16) / 15, scored as one of the 16 values k / 15."""
+
+    name = "four_bit"
+    levels = 16
+    bits_offset = 0.0
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        return images.div(16, rounding_mode="floor").float() / 15
+
+
+PROTOCOLS: tuple[type[Protocol], ...] = (
+    *(Threshold, Dynamic, Static, Continuous, Dequantised, Discrete),
+    FourBit,
+)

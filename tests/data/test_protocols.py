@@ -4,10 +4,19 @@ import pytest
 import torch
 
 from latentlab.data.loader import seeded
-from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, Protocol, Static, Threshold
+from latentlab.protocols import (
+    Continuous,
+    Dequantised,
+    Discrete,
+    Dynamic,
+    FourBit,
+    Protocol,
+    Static,
+    Threshold,
+)
 
 LEVELS = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1)
-GREY = [Threshold(), Dynamic(), Continuous(), Dequantised(), Discrete()]
+GREY = [Threshold(), Dynamic(), Continuous(), Dequantised(), Discrete(), FourBit()]
 
 
 @pytest.mark.parametrize("protocol", GREY, ids=lambda protocol: protocol.name)
@@ -43,6 +52,10 @@ def test_grey_levels_are_multiples_of_1_255(protocol: Protocol) -> None:
     assert torch.equal(protocol(LEVELS, seeded(0)), LEVELS.float() / 255)
 
 
+def test_four_bits_are_the_high_bits() -> None:
+    assert torch.equal(FourBit()(LEVELS, seeded(0)).mul(15).round().long(), LEVELS.long() >> 4)
+
+
 def test_dequantised_floors_to_its_level_and_fills_it_uniformly() -> None:
     n = 40_000
     pixels = LEVELS.expand(256, n, 1, 1).contiguous()
@@ -67,5 +80,5 @@ def test_a_draw_is_fixed_by_its_generator_alone(protocol: Protocol) -> None:
 def test_bits_per_dimension_are_defined_for_discrete_data_only() -> None:
     offsets = {protocol.name: protocol.bits_offset for protocol in [*GREY, Static()]}
     assert offsets == {
-        "threshold": 0, "dynamic": 0, "static": 0, "discrete": 0, "dequantised": 8, "continuous": None,
+        "threshold": 0, "dynamic": 0, "static": 0, "discrete": 0, "four_bit": 0, "dequantised": 8, "continuous": None,
     }  # fmt: skip

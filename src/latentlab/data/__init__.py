@@ -3,19 +3,23 @@
 from latentlab.data.digits import Digits
 from latentlab.data.images import ImageData, Images, Splits
 from latentlab.data.loader import EvaluationLoader, TrainingLoader
+from latentlab.data.matlab import Caltech101Silhouettes, FreyFaces, Omniglot
 from latentlab.data.mnist import TorchvisionData
 from latentlab.data.module import DataModule
 from latentlab.data.own import FileData, ImageFiles
 from latentlab.data.static import StaticMNIST
 
 __all__ = [
+    "Caltech101Silhouettes",
     "DataModule",
     "Digits",
     "EvaluationLoader",
     "FileData",
+    "FreyFaces",
     "ImageData",
     "ImageFiles",
     "Images",
+    "Omniglot",
     "Splits",
     "StaticMNIST",
     "TorchvisionData",

@@ -95,7 +95,11 @@ class ImageData(DataModule):
         super().__init__()
         if self.protocol.binary_source != self.binary:
             stored = "0 and 1 already" if self.binary else "grey levels"
-            options = "static" if self.binary else "threshold, dynamic, continuous, dequantised or discrete"
+            options = (
+                "static"
+                if self.binary
+                else "threshold, dynamic, continuous, dequantised, discrete or four_bit"
+            )
             raise UserError(
                 f"protocol={self.protocol.name} does not fit {self.name}, stored as {stored}: use {options}"
             )
