@@ -21,6 +21,7 @@ from latentlab.processes import devices
 from latentlab.run.checkpoints import BUILT
 from latentlab.run.directory import RunDirectory
 from latentlab.run.trust import Trusted
+from latentlab.tracking.artifacts import download, is_artifact
 from latentlab.trained import Trained
 
 
@@ -32,7 +33,8 @@ def load(
     Loading a run of somebody else executes nothing of it. It may use the classes that latentlab's own `conf/` names.
 
     Args:
-        run: a run directory, whose best checkpoint is taken, or a checkpoint.
+        run: a run directory, whose best checkpoint is taken, a checkpoint, or the name of an artifact of W&B, such as
+            "team/project/model-ID:best".
         trust: modules of your own whose classes the run's config may name.
         device: the device of the model, "auto" for a GPU if there is one.
         data_root: the folder of data sets, or the place of your own images, if it has moved since the training.
@@ -89,7 +91,7 @@ def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: for a mistake in the settings, or a run that cannot be read and trusted.
     """
-    place = quoted("run", Path(run).expanduser().absolute())
+    place = quoted("run", run if is_artifact(str(run)) else Path(run).expanduser().absolute())
     with composed("evaluate", [place, *overrides]) as (cfg, _), process_restored():
         return run_evaluation(cfg)[0]
 
@@ -132,4 +134,6 @@ def _load(run: str | Path, trusted: Trusted, device: str = "auto", root: str | N
 
 
 def _checkpoints(run: str | Path) -> list[Path]:
+    if is_artifact(str(run)):
+        return [download(str(run), "run").best_checkpoint]
     return evaluating.checkpoints(Path(run).expanduser())

@@ -21,6 +21,7 @@ from latentlab.run.config import leaves, shown
 from latentlab.run.directory import RunDirectory
 from latentlab.run.resuming import DEVICES, FREE, extends_cosine, is_among
 from latentlab.run.trust import VARIABLE, Trusted, is_library, locate
+from latentlab.tracking.artifacts import copy, is_artifact
 
 Config = dict[str, Any]
 # The parts of a config that are built.
@@ -42,7 +43,7 @@ def expand(words: Sequence[str]) -> list[str]:
     places = [word.partition("=")[2] for word in words if RESUME.match(word)]
     if not places or places[-1] in ("", "null"):
         return list(words)
-    place = Path(_text(places[-1])).expanduser().absolute()
+    place = _place(_text(places[-1]), words)
     if place == RunDirectory(place.parent).checkpoints and place.is_dir():
         place = place.parent
     run = RunDirectory(place) if place.is_dir() else RunDirectory.of_checkpoint(place)
@@ -136,6 +137,15 @@ def _text(value: str) -> str:
         return str(OverridesParser.create().parse_override(f"resume={value}").value())
     except Exception:
         return value
+
+
+def _place(text: str, words: Sequence[str]) -> Path:
+    if not is_artifact(text):
+        return Path(text).expanduser().absolute()
+    # The run is resumed in a directory of its own, not in the cache.
+    chosen = [_text(word.partition("=")[2]) for word in words if word.startswith("hydra.run.dir=")]
+    new = chosen[-1] if chosen else Path("outputs", text.rpartition("/")[2].replace(":", "_"))
+    return copy(text, "resume", Path(new).expanduser().absolute()).path
 
 
 def _prepared(word: str, run: RunDirectory) -> list[str]:
