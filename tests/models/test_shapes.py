@@ -1,9 +1,13 @@
 """Shapes of traces, images and codes, for every kind of latent, any number of draws and any shape of the images."""
 
+import json
+from math import log
+
 import pytest
 import torch
+from commands import QUICK, call, refusal
 from hydra.utils import instantiate
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from parts import composed, examples, never_trained, smaller
 
 from latentlab.batch import Batch
@@ -99,3 +103,60 @@ def test_every_model_takes_images_of_any_shape(words):
         assert model.reconstruct(x).shape == (6, *SHAPE)
         if words != "autoencoder":
             assert model.generate(2).shape == (2, *SHAPE)
+
+
+TINTED = """
+import torch
+from latentlab.data.images import ImageData, Images, Splits
+
+class Tinted(ImageData):
+    name = "Tinted"
+
+    @property
+    def shape(self):
+        return (3, 8, 6)
+
+    def read(self):
+        x = torch.randint(256, (40, *self.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        images = Images(x, torch.arange(40) % 4)
+        return Splits(images, images)
+"""
+CONFIG = """
+defaults:
+  - override /protocol@_global_.protocol: discrete
+_target_: tinted.Tinted
+protocol: ${protocol}
+val_size: 10
+"""
+
+
+@pytest.fixture
+def tinted(tmp_path, monkeypatch):
+    """The options of a command on a user's own data set of 40 colour images."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "tinted.py").write_text(TINTED)
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "tinted.yaml").write_text(CONFIG)
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    monkeypatch.setenv("LATENTLAB_TRUST", "tinted")
+    quick = [word for word in QUICK if not word.startswith("data=")]
+    place = f"hydra.run.dir={tmp_path}/run"
+    return [f"--config-dir={tmp_path}/conf", "data=tinted", *quick, "trainer.log_every_n_steps=1", place]
+
+
+def test_a_run_on_colour_images(tmp_path, tinted):
+    run = tmp_path / "run"
+    trained = call("train.py", *tinted, "model=cnn_vae", "likelihood=categorical", "decoder.channels=[4,4]")
+    assert trained.status == 0, trained.err
+    config = OmegaConf.load(run / "config.yaml")
+    assert config.model.x_shape == config.module.model.x_shape == [3, 8, 6]
+    evaluated = call("evaluate.py", f"run={run}", "nll.samples=2", "figures.draw=false")
+    assert evaluated.status == 0, evaluated.err
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["test/bits_per_dim"] == pytest.approx(-found["test/elbo"] / (3 * 8 * 6 * log(2)))
+
+
+def test_another_shape_than_that_of_the_data_is_refused(tmp_path, tinted):
+    line = refusal(call("train.py", *tinted, "likelihood=categorical", "+model.x_shape=[1,8,6]"))
+    assert "model.x_shape=[1, 8, 6]" in line and "[3, 8, 6]" in line
+    assert not (tmp_path / "run").exists()
