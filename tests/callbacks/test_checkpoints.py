@@ -6,10 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import QUICK, call
+from runs import summary
 from toy import ToyData, ToyModule, trainer_in
 
 from latentlab.callbacks import BestCheckpoint, Checkpoints, LastCheckpoint, ResumeState, Timing
 from latentlab.errors import Diverged
+from latentlab.run.metrics import read_rows
 
 
 def run(folder, epochs, module=None, ckpt=None, data=None, **options):
@@ -139,6 +142,42 @@ def test_the_end_of_training_is_validated_once(tmp_path, options, expected):
     # The toy improves at every validation.
     assert (best.best_epoch, best.best_step) == seen[-1]
     assert load(best.path)["global_step"] == best.best_step
+
+
+def test_the_trained_objective_chooses(tmp_path):
+    words = ("objective=beta_elbo", "objective.beta=1e-6", "trainer.max_epochs=3", "callbacks=early_stopping")
+    words = (*words, "figures=none", "callbacks.early_stopping.patience=5", "optimizer.lr=0.01")
+    run = tmp_path / "run"
+    done = call("train.py", *QUICK, *words, f"hydra.run.dir={run}")
+    assert done.status == 0, done.err
+    rows = [row for row in read_rows(run / "metrics.csv") if row.get("val/elbo") and row.get("epoch")]
+    epochs = {
+        name: max(range(3), key=lambda i: float(rows[i][name])) for name in ("val/elbo", "val/beta_elbo")
+    }
+    assert epochs["val/elbo"] != epochs["val/beta_elbo"]
+    found, chosen = summary(run), rows[epochs["val/beta_elbo"]]
+    assert found["best/metric"] == "val/beta_elbo" and found["best/epoch"] == epochs["val/beta_elbo"] + 1
+    for name in ("val/beta_elbo", "val/elbo"):
+        assert found[name] == pytest.approx(float(chosen[name]))
+    assert f"best epoch {found['best/epoch']} of 3, by val/beta_elbo {found['best/score']:.2f}" in done.out
+    assert "val beta_elbo" in done.out and "val elbo" in done.out
+    stopping = next(
+        v for k, v in load(run / "checkpoints" / "last.ckpt")["callbacks"].items() if "Stopping" in k
+    )
+    assert stopping["best_score"].item() == pytest.approx(found["best/score"], rel=1e-6)
+
+
+def test_a_checkpoint_of_an_older_version_keeps_its_metric(tmp_path):
+    module, trainer, (_, _, best, _) = run(tmp_path, 1)
+    for given, state, kept in [
+        (None, {}, "val/elbo"),
+        (None, {"monitor": "val/iwae"}, "val/iwae"),
+        ("val/kl", {}, "val/kl"),
+    ]:
+        best = BestCheckpoint(given)
+        best.setup(trainer, module, "fit")
+        best.load_state_dict({"best_epoch": 0, "best_score": -1.0, **state})
+        assert best.monitor == kept
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,18 @@ def test_a_line_an_epoch_in_a_log(tmp_path, caplog, capsys):
     assert all("train elbo -" in line and "val elbo -" in line and "examples/s" in line for line in lines)
 
 
+def test_an_old_validation_is_not_shown_as_new(tmp_path, caplog, capsys, monkeypatch):
+    with caplog.at_level(logging.INFO, logger="latentlab"):
+        fit(tmp_path, [Progress()], epochs=4, check_val_every_n_epoch=2)
+    lines = [record.message for record in caplog.records if record.name.startswith("latentlab")]
+    assert ["val" in line for line in lines] == [False, True, False, True]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    fit(tmp_path, [Progress(refresh_seconds=1e-9)], epochs=2)
+    shown = capsys.readouterr().err.split("\r")
+    assert any("epoch 2/2" in line and "val elbo -" in line and "(epoch 1)" in line for line in shown)
+    assert "(epoch" not in shown[-1]
+
+
 def test_a_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     fit(tmp_path, [Progress(refresh_seconds=1e-9)], epochs=2)

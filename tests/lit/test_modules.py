@@ -19,7 +19,7 @@ from latentlab.evaluation import EVALUATION_SEED, reproducible
 from latentlab.lit import GradientModule
 from latentlab.lit.gradient import shares
 from latentlab.lit.schedulers import IWAEStages
-from latentlab.objectives import ELBO, IWAE, AnalyticELBO, Clock
+from latentlab.objectives import ELBO, IWAE, STL, VIMCO, AnalyticELBO, BetaELBO, Clock, DReG, ScoreFunction
 from latentlab.protocols import Threshold
 from latentlab.tracking.csv_logger import CSVMetrics
 
@@ -109,6 +109,61 @@ def test_a_part_of_the_validation_set_is_counted():
     made = module()
     trainer(limit_val_batches=1).fit(made, data(eval_batch_size=50))
     assert made.results["val/num_examples"] == 50
+
+
+# -- The trained objective in validation
+
+
+def validated(objective, **options):
+    """The results of a validation, and the number of forward passes."""
+    made, passes = module(objective), []
+    made.model.register_forward_hook(lambda *call: passes.append(call))
+    trainer().validate(made, data(**options), verbose=False)
+    return made, len(passes)
+
+
+SAME = (ELBO(), STL(), ScoreFunction(), BetaELBO(warmup_epochs=3), IWAE(samples=1), DReG(samples=1))
+
+
+@pytest.mark.parametrize("objective", SAME, ids=lambda each: type(each).__name__)
+def test_an_objective_whose_value_is_the_bound_has_one_name_and_one_pass(objective):
+    made, passes = validated(objective)
+    reference, _ = validated(AnalyticELBO())
+    assert made.monitor == "val/elbo" and made.results == reference.results
+    assert passes == 2  # blocks of 50 of 70 examples
+
+
+@pytest.mark.parametrize("objective", [IWAE(samples=5), DReG(samples=5), VIMCO(samples=5)])
+@pytest.mark.parametrize("batch_size", [50, 100])
+def test_the_importance_weighted_bound_is_validated_exactly(objective, batch_size):
+    made, passes = validated(objective, eval_batch_size=batch_size)
+    x, bounds = made.data.protocol(made.data.val.x, None), []
+    for start in range(0, len(x), BLOCK):
+        with reproducible(EVALUATION_SEED + start, torch.device("cpu")), torch.no_grad():
+            block = x[start : start + BLOCK]
+            made.model.terms(block)
+            bounds.append(IWAE(samples=5)(made.model, block).double())
+    assert made.monitor == "val/iwae" and passes == 4
+    assert made.results["val/iwae"] == pytest.approx(torch.cat(bounds).mean().item(), abs=1e-9)
+    assert made.results["val/iwae"] > made.results["val/elbo"]
+
+
+@pytest.mark.parametrize(
+    ("options", "charged"),
+    [
+        ({"beta": 0.25}, lambda kl: 0.25 * kl),
+        ({"beta": 3.0, "warmup_epochs": 5}, lambda kl: 3 * kl),
+        ({"free_bits": 1e3}, lambda kl: 1e3),
+        ({"free_bits": 1e-9, "beta": 2.0}, lambda kl: 2 * kl),
+    ],
+)
+def test_the_weighted_bound_is_validated_with_its_final_weight(options, charged):
+    made, passes = validated(BetaELBO(**options))
+    found = made.results
+    expected = found["val/reconstruction"] - charged(found["val/kl"])
+    assert made.monitor == "val/beta_elbo" and passes == 2
+    assert found["val/beta_elbo"] == pytest.approx(expected, abs=1e-5)
+    assert found["val/elbo"] == pytest.approx(found["val/reconstruction"] - found["val/kl"], abs=1e-5)
 
 
 # -- Evaluation and training

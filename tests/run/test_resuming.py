@@ -216,6 +216,23 @@ def test_the_command_that_repeats_all_settings_compares_every_one(cut, tmp_path)
     assert tree(run) == before
 
 
+def test_a_run_that_ended_within_an_epoch_resumes_there(tmp_path):
+    whole = train(tmp_path / "whole", "+trainer.max_steps=60", "trainer.max_epochs=9")
+    parts = train(tmp_path / "parts", "+trainer.max_steps=50", "trainer.max_epochs=9")
+    assert summary(parts)["best/step"] == 50
+    for more in ((), ("trainer.max_epochs=20",), ("trainer.max_steps=40",)):
+        line = refusal(call("train.py", f"resume={parts}", *more))
+        assert "has finished (50 steps)" in line and "trainer.max_steps=100" in line
+    assert call("train.py", f"resume={parts}", "trainer.max_steps=60").status == 0
+    assert same_weights(whole, parts)
+    assert summary(parts)["trainer/epochs"] == summary(whole)["trainer/epochs"] == 2
+    with (parts / "metrics.csv").open() as file:
+        rows = [
+            (row["epoch"], row["step"]) for row in csv.DictReader(file) if row["val/elbo"] and row["epoch"]
+        ]
+    assert rows == [("0", "39"), ("1", "49"), ("1", "59")]
+
+
 def test_a_run_that_stopped_early_trains_no_further(tmp_path):
     words = ("callbacks=early_stopping", "callbacks.early_stopping.patience=0", "figures=none")
     words = (*words, "callbacks.early_stopping.min_delta=1e6", "trainer.max_epochs=50")

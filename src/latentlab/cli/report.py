@@ -115,7 +115,7 @@ def _course(trainer: pl.Trainer) -> dict[str, Any]:
         **{name: value for name, value in best.best_metrics.items() if name == f"val/{module.model.bound}"},
         **times,
         "time/examples_per_second": timing.examples_per_second,
-        "trainer/epochs": trainer.current_epoch,
+        "trainer/epochs": max(trainer.current_epoch, times["best/epoch"]),
         "trainer/devices": trainer.world_size,
         "trainer/examples_per_step": module.data.total_batch_size * trainer.accumulate_grad_batches,
     }

@@ -158,6 +158,7 @@ def check_unfinished(
     Raises:
         UserError: if the run is finished, has stopped early, or has passed the new limit.
     """
+    _check_steps(run, config["trainer"].get("max_steps", -1), state["global_step"])
     epochs, most = epochs_in(state), config["trainer"].get("max_epochs")
     if RunDirectory.of_checkpoint(config["ckpt_path"]).summary.exists() and stopped_early(state):
         name = _early_stopping(config["callbacks"])
@@ -169,11 +170,24 @@ def check_unfinished(
     changed = any(config["trainer"].get(key) != known["trainer"].get(key) for key in _names(LIMITS))
     finished = run.summary.exists() and (not changed or epochs == most)
     finished |= epochs == most and not run.best_checkpoint.exists()
+    most_time = config["trainer"].get("max_time")
+    if finished and epochs != most and most_time is not None:
+        raise UserError(
+            f"trainer.max_time={shown(most_time)}: {run.path} has finished: give more time to train on"
+        )
     if passed or finished:
         done = f"{run.path} has finished" if finished else f"{run.path} has trained for more"
         raise UserError(
             f"trainer.max_epochs={shown(most)}: {done} ({epochs} epochs): give a larger number to train on, such as "
             f"trainer.max_epochs={max(2 * epochs, (most or 0) + 1)}"
+        )
+
+
+def _check_steps(run: RunDirectory, most: int, steps: int) -> None:
+    if 0 < most < steps or (most == steps and run.summary.exists()):
+        raise UserError(
+            f"trainer.max_steps={most}: {run.path} has finished ({steps} steps): give a larger number to train on, "
+            f"such as trainer.max_steps={2 * steps}"
         )
 
 
