@@ -147,8 +147,11 @@ class BestCheckpoint(Checkpoint):
             self.monitor = state_dict.get("monitor", self._bound)
 
     def _report(self, trainer: Trainer) -> None:
-        if self.best_score is not None:
-            log_best(trainer.loggers, str(self.monitor), self.best_score)
+        # The model's own bound of the same weights compares over objectives.
+        scores = {self._bound: self.best_metrics.get(self._bound), str(self.monitor): self.best_score}
+        for name, score in scores.items():
+            if score is not None:
+                log_best(trainer.loggers, name, score)
 
     def _is_better(self, value: float | None) -> bool:
         return value is None or self.best_score is None or value > self.best_score

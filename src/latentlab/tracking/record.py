@@ -32,7 +32,7 @@ def record_table(logger: Logger, key: str, columns: Sequence[str], rows: Rows, s
 
 @singledispatch
 def record_best(logger: Logger, monitor: str, value: float) -> None:
-    """Record the new maximum of the metric `monitor`."""
+    """Record the metric `monitor` of the best checkpoint. The metric that chose it is recorded last."""
 
 
 @singledispatch
@@ -66,7 +66,7 @@ def log_table(loggers: Iterable[Logger], key: str, columns: Sequence[str], rows:
 
 
 def log_best(loggers: Iterable[Logger], monitor: str, value: float) -> None:
-    """Record the new maximum of the metric `monitor` in every logger."""
+    """Record the metric `monitor` of the best checkpoint in every logger."""
     for logger in loggers:
         record_best(logger, monitor, value)
 
