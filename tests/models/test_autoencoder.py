@@ -31,7 +31,8 @@ def test_summary_has_no_bound(run):
 
 
 def test_figures_are_those_that_need_no_draws(run):
-    assert {path.stem for path in (run / "figures").iterdir()} == {"latents", "reconstructions", "usage"}
+    drawn = {"latents", "reconstructions", "usage", "kl_by_unit"}
+    assert {path.stem for path in (run / "figures").iterdir()} == drawn
 
 
 def test_evaluation_gives_the_same_and_refuses_a_likelihood(run, tmp_path):

@@ -59,7 +59,7 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
             table.add_row(name, _rounded(name, value, summary.get(f"{name}_stderr")))
     console = Console(soft_wrap=True)
     console.print(table)
-    if "best/score" in summary:
+    if "best/score" in summary and "trainer/epochs" in summary:  # a classical inference has iterations
         console.print(_best_line(summary), highlight=False)
     figures = RunDirectory(directory).figures
     console.print(f"figures: {figures}" if figures.is_dir() else f"run: {directory}", highlight=False)
