@@ -49,7 +49,7 @@ def check_batches(trainer: pl.Trainer, module: LitModule) -> int:
     """
     of_training = "overfit_batches" if trainer.overfit_batches else "limit_train_batches"  # type: ignore[attr-defined]
     number = _check_limit(of_training, trainer.limit_train_batches, batches_per_epoch(module.data))
-    if isinstance(limit := trainer.limit_val_batches, float) and 0 < limit < 1 and module.data.val_size:
+    if isinstance(limit := trainer.limit_val_batches, float) and 0 < limit < 1 and module.data.validates:
         whole = len(module.data.val_dataloader())
         if trainer.overfit_batches and limit * whole < 1:  # type: ignore[attr-defined]
             trainer.limit_val_batches = 1

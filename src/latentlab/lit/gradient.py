@@ -89,7 +89,7 @@ class GradientModule(ScoringModule):
             self._adopt()
 
     def _check_scheduler(self) -> None:
-        if self.schedule.monitored and not (self.data.val_size and self.trainer.limit_val_batches):
+        if self.schedule.monitored and not (self.data.validates and self.trainer.limit_val_batches):
             raise UserError(
                 f"scheduler: {type(self.schedule).__name__} watches {self._watched}, but there is no validation: set "
                 "data.val_size, or choose another scheduler, such as scheduler=cosine"
