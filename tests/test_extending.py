@@ -1,82 +1,96 @@
-"""The recipes of docs/extending.md, carried out in a copy of the project."""
+"""The package of docs/extending.md, built from the page and used from an empty folder."""
 
 import re
-import shutil
-import subprocess
-import sys
+import shlex
 
 import pytest
-from commands import ROOT, environment
+from commands import ROOT, call, refusal
+from installed import Installed
+
+from latentlab.run.directory import RunDirectory
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 BLOCK = re.compile(r"\*\*`(\S+)`\*\*[^\n]*\n\n```\w+\n(.*?)```", re.S)
-COMMAND = re.compile(r"^python (train\.py.*)$", re.M)
-LIMITS = {"A likelihood": 2, "An objective": 2, "A data set": 2, "A model family": 5}
-# The first three recipes in one run, and the fourth.
-RUNS = {
-    "parts": "data=bars protocol=continuous likelihood=laplace objective=renyi objective.alpha=0.2",
-    "family": "model=bernoulli_mixture data=binarised_digits",
-}
+TRAIN = re.compile(r"^latentlab (train hydra\.searchpath=\S+ (?!-m).*)$", re.M)
+SEARCH = "hydra.searchpath=[pkg://mylib.conf]"
+SHORT = "logger=none callbacks=none trainer.max_epochs=1 +trainer.limit_train_batches=2 trainer.log_every_n_steps=1"
 
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """A copy of the project with all recipes written into it."""
-    copy = tmp_path_factory.mktemp("extended")
-    for folder in ("conf", "src"):
-        shutil.copytree(
-            ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
-    for script in ("train.py", "evaluate.py"):
-        shutil.copy(ROOT / script, copy)
-    for text in SECTIONS.values():
-        for name, block in BLOCK.findall(text):
-            path = copy / name
-            before = f"{path.read_text()}\n\n" if path.exists() else ""
-            path.write_text(before + block)
-    return copy
+    """The installed latentlab and the installed package of the page."""
+    place = tmp_path_factory.mktemp("extended")
+    for name, block in BLOCK.findall(PAGE):
+        path = place / "mylib" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block)
+    installed = Installed(place)
+    installed.install(place / "mylib")
+    return installed
 
 
-def run(copy, *commands):
-    """Run scripts of the copy, one after the other, in one process."""
-    process = subprocess.run(
-        [sys.executable, "-c", SEVERAL, *commands],
-        cwd=copy,
-        env=environment(copy) | {"PYTHONPATH": str(copy / "src")},
-        capture_output=True,
-        text=True,
+@pytest.fixture(scope="module")
+def trained(extended):
+    """Two runs of the page, of which one is resumed. Both are evaluated, as the page says."""
+    extended.run_all(
+        f"latentlab train {SEARCH} experiment=bars {SHORT} hydra.run.dir=run",
+        "latentlab evaluate run=run trust=[mylib] figures.draw=false nll.samples=2",
+        "latentlab train resume=run trust=[mylib] trainer.max_epochs=2",
+        f"latentlab train {SEARCH} model=bernoulli_mixture data=binarised_digits {SHORT} hydra.run.dir=family",
+        "latentlab evaluate run=family trust=[mylib] figures.draw=false",
+        f"latentlab train {SEARCH} -m experiment=bars {SHORT} seed=1 hydra.sweep.dir=sweep hydra.sweep.subdir=job",
     )
-    assert process.returncode == 0, process.stderr
+    return extended.home
 
 
-SEVERAL = """
-import runpy, sys
-from hydra.core.global_hydra import GlobalHydra
-for command in sys.argv[1:]:
-    sys.argv = command.split()
-    runpy.run_path(sys.argv[0], run_name="__main__")
-    GlobalHydra.instance().clear()
-"""
+def test_a_part_is_one_class_and_one_file():
+    parts = [title for title in SECTIONS if title.startswith(("A ", "An "))]
+    assert len(parts) == 4
+    for title in parts:
+        assert len(BLOCK.findall(SECTIONS[title])) == 2
 
 
-def test_a_recipe_touches_few_files():
-    assert SECTIONS.keys() == LIMITS.keys()
-    for title, text in SECTIONS.items():
-        assert len(BLOCK.findall(text)) <= LIMITS[title]
+def test_the_commands_of_the_page_compose(extended):
+    commands = TRAIN.findall(PAGE)
+    assert len(commands) >= 6
+    extended.run_all(*(f"latentlab {command} --cfg job" for command in commands))
 
 
-def test_the_commands_of_the_recipes_compose(extended):
-    run(extended, *(f"{command} --cfg job" for command in COMMAND.findall(PAGE)))
+def test_the_package_trains_sweeps_resumes_and_evaluates(extended, trained):
+    for name in ("run", "family"):
+        assert RunDirectory(trained / name).evaluation.exists()
+    assert RunDirectory(trained / "sweep" / "job").summary.exists()
+    assert "max_epochs: 2" in RunDirectory(trained / "run").config.read_text()
+    assert extended.strays.read_text() == ""
 
 
-def test_the_new_classes_train_and_evaluate(extended):
-    commands = []
-    for name, options in RUNS.items():
-        commands += [
-            f"train.py {options} logger=none trainer.max_epochs=1 +trainer.limit_train_batches=2 hydra.run.dir={name}",
-            f"evaluate.py ckpt_path={name}/checkpoints/best.ckpt figures.draw=false",
-        ]
-    run(extended, *commands)
-    for name in RUNS:
-        assert (extended / name / "evaluation.json").exists()
+def test_a_package_is_trusted_by_name(trained, monkeypatch):
+    line = refusal(call("evaluate.py", f"run={trained}/run"))
+    assert "trust=[mylib]" in line and "LATENTLAB_TRUST=mylib" in line
+    line = refusal(call("evaluate.py", f"run={trained}/run", "trust=[mylib]"))  # not installed here
+    assert "there is no module mylib" in line and "install" in line
+    monkeypatch.setenv("LATENTLAB_TRUST", "mylib")
+    assert "mylib" in refusal(call("evaluate.py", f"run={trained}/run"))
+
+
+def test_a_missing_package_of_configs_is_one_line():
+    assert "pkg://nowhere.conf" in refusal(call("train.py", "hydra.searchpath=[pkg://nowhere.conf]"))
+
+
+def test_the_options_of_a_package_are_suggested(extended, monkeypatch):
+    monkeypatch.syspath_prepend(extended.packages)
+    line = refusal(call("train.py", SEARCH, "likelihood=laplaze"))
+    assert "did you mean laplace?" in line
+
+
+def test_the_resume_command_names_the_configs_of_a_package(extended, tmp_path, monkeypatch):
+    def crash(*arguments: object, **more: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.syspath_prepend(extended.packages)
+    monkeypatch.setattr("latentlab.cli.report.conclude", crash)
+    with pytest.raises(ZeroDivisionError) as crashed:
+        call("train.py", SEARCH, "experiment=bars", *SHORT.split(), f"hydra.run.dir={tmp_path}/run")
+    [note] = crashed.value.__notes__
+    assert shlex.split(note.removeprefix("resume: python train.py ")) == [SEARCH, f"resume={tmp_path}/run"]

@@ -65,7 +65,7 @@ def test_a_run_without_a_key_says_so_in_one_line(full):
 
 def test_a_run_leaves_the_files_of_the_contract(full):
     run, _ = full
-    files = ["config.yaml", "metrics.csv", "summary.json", "train.log"]
+    files = ["config.yaml", "environment.json", "metrics.csv", "summary.json", "train.log"]
     files += ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
     assert all((run / name).stat().st_size > 0 for name in files)
     assert len(list(run.glob("wandb/offline-run-*/*.wandb"))) == 1

@@ -33,6 +33,7 @@ WRITTEN = (
     ".lock",
     "train.log",
     "metrics.csv",
+    "environment.json",
     "summary.json",
     "evaluation.json",
     "evaluation.json.part",

@@ -79,7 +79,15 @@ def test_a_run_speaks_with_one_voice_and_writes_one_set_of_files(runs, name):
         assert said.count(words) == 1, said
     assert all(words.err.count("\n") == 0 for words in done[name] if name != "torchrun"), done[name]
     files = {path.name for path in found[name].iterdir() if not path.name.startswith("probe_")}
-    assert files == {".hydra", "checkpoints", "config.yaml", "metrics.csv", "summary.json", "train.log"}
+    assert files == {
+        ".hydra",
+        "checkpoints",
+        "config.yaml",
+        "environment.json",
+        "metrics.csv",
+        "summary.json",
+        "train.log",
+    }
     assert (found[name] / "train.log").read_text().count("epoch 1/1") == 1
     summary = json.loads((found[name] / "summary.json").read_text())
     assert summary["trainer/devices"] == WORLDS[name]

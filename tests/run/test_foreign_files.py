@@ -129,7 +129,17 @@ def test_members_are_stored_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [".lock", "train.log", "metrics.csv", "checkpoints", "figures", "wandb/run-1", ".hydra"]
+    "name",
+    [
+        ".lock",
+        "train.log",
+        "metrics.csv",
+        "environment.json",
+        "checkpoints",
+        "figures",
+        "wandb/run-1",
+        ".hydra",
+    ],
 )
 def test_a_run_whose_links_lead_elsewhere_is_refused(tmp_path, name):
     victim, run = tmp_path / "victim", RunDirectory(tmp_path / "run")

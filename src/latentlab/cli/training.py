@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from latentlab.callbacks.resuming import PLACE
 from latentlab.cli import resume
 from latentlab.cli.command import handle
 from latentlab.cli.rehearsal import rehearse
+from latentlab.cli.script import typed, words
 from latentlab.data import FileData
 from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
@@ -43,6 +45,7 @@ from latentlab.processes import devices
 from latentlab.run.checkpoints import load_state, read_checkpoint
 from latentlab.run.config import read_config, write_config
 from latentlab.run.directory import RunDirectory
+from latentlab.run.environment import add_session
 from latentlab.run.files import write_text
 from latentlab.run.metrics import MetricsFile, read_rows
 from latentlab.run.resuming import check_resumed, check_unfinished
@@ -160,7 +163,7 @@ def _check_setup(callback: pl.Callback, trainer: pl.Trainer, module: LitModule) 
 def begin(
     directory: Path, cfg: DictConfig, job: Any, config: Mapping[str, Any], done: tuple[int, int | None]
 ) -> None:
-    """Write the first files of a run, on the first rank: config.yaml, .hydra and the log.
+    """Write the first files of a run, on the first rank: config.yaml, environment.json, .hydra and the log.
 
     A resumed run keeps its .hydra, the record of its first command. The rows of metrics.csv that it writes again are
     removed.
@@ -176,8 +179,10 @@ def begin(
     if devices.rank(config["trainer"]) > 0:
         return
     write_config(run.config, config)
+    resumed = config["ckpt_path"] is not None
+    add_session(run.environment, f"{typed('train')} {shlex.join(words())}", config, resumed)
     run.summary.unlink(missing_ok=True)  # a summary means that the run has finished
-    if config["ckpt_path"] is None:
+    if not resumed:
         parts = {"config": cfg, "hydra": OmegaConf.create({"hydra": job}), "overrides": job.overrides.task}
         for name, part in parts.items():
             write_text(run.hydra / f"{name}.yaml", OmegaConf.to_yaml(part))

@@ -1,5 +1,6 @@
 """The words of a command, checked before Hydra reads them."""
 
+import warnings
 from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -247,6 +248,8 @@ def _check_sweep(key: str, word: str, override: Override) -> None:
 
 
 def _check_folders(word: str, folders: object) -> None:
+    # Hydra warns of packages without __init__.py, although it reads them.
+    warnings.filterwarnings("ignore", message=r"provider=hydra\.searchpath .* is not available")
     for folder in folders if isinstance(folders, list) else []:
         if source_folder(str(folder)) is None:
             package = " (a package must be installed, or its folder be in PYTHONPATH)"

@@ -64,6 +64,10 @@ class RunDirectory:
         return self.path / "summary.json"
 
     @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
     def evaluation(self) -> Path:
         return self.path / "evaluation.json"
 
@@ -113,6 +117,7 @@ class RunDirectory:
             self.config,
             self.summary,
             self.evaluation,
+            self.environment,
             self.metrics,
             self.units,
             self.log,
