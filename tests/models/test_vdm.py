@@ -295,7 +295,7 @@ def test_the_estimates_and_the_protocol_of_an_evaluation(tmp_path):
         trainer.lightning_module.model, data.test_dataloader(), 130, data.protocol, bound
     )
     assert found == {"bits_per_dim": pytest.approx(-bound / (784 * log(2)))}
-    written = reports.conclude_evaluation(trainer, tmp_path, {"model": "vdm", "data": "digits"}, found)
+    written = reports.conclude_evaluation(trainer, tmp_path, {"model": "vdm", "data": "digits"}, found, {})
     assert written["protocol"] == "discrete"
 
 

@@ -42,8 +42,8 @@ class JobsLauncher(Launcher):
         Raises:
             UserError: if a setting is out of range, the directory cannot be made, or torchrun started this process.
         """
+        from latentlab.cli.screen import terminal
         from latentlab.sweeps.jobs.directory import make_sweep
-        from latentlab.sweeps.jobs.report import terminal
         from latentlab.sweeps.jobs.sweep import CachedLoader, Sweep
 
         check_started_once(many_workers=True)

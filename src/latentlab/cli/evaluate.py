@@ -48,7 +48,12 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     trainer.test(module, data, verbose=False)
     estimates = evaluating.estimates(cfg, trainer, module, data)
     names = {**config["names"], "seed": config["seed"]}
-    results = report.conclude_evaluation(trainer, directory, names, estimates)
+    settings = {
+        "checkpoint": trained.checkpoint.name,
+        "samples": cfg.samples,
+        "nll.samples": estimates.get("test/nll_samples", 0),
+    }
+    results = report.conclude_evaluation(trainer, directory, names, estimates, settings)
     if exported:
         export.write(cfg, exported, RunDirectory(directory).export)
     if cfg.wandb:

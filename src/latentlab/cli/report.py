@@ -1,22 +1,24 @@
 """The report of a run or an evaluation: summary.json or evaluation.json, and a table on the terminal."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
-from rich.table import Table
 
 from latentlab.callbacks import BestCheckpoint, Timing
 from latentlab.classical.base import Source
+from latentlab.cli.screen import say, show_table, terminal
 from latentlab.lit import ClassicalModule
 from latentlab.lit.base import LitModule
 from latentlab.models.base import GenerativeModel
 from latentlab.protocols import Protocol
 from latentlab.run.directory import RunDirectory
-from latentlab.run.results import write_results
+from latentlab.run.results import EARLIER, write_evaluation, write_results
 from latentlab.tracking.record import log_summary
+
+log = logging.getLogger(__name__)
 
 # The numbers in the table: results on the test set, and the results of a classical inference.
 SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")
@@ -35,12 +37,18 @@ def conclude(trainer: pl.Trainer, directory: Path, names: Mapping[str, Any]) -> 
 
 
 def conclude_evaluation(
-    trainer: pl.Trainer, directory: Path, names: Mapping[str, Any], estimates: Mapping[str, float]
+    trainer: pl.Trainer,
+    directory: Path,
+    names: Mapping[str, Any],
+    estimates: Mapping[str, float],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write evaluation.json, and return it."""
-    results = {**_described(trainer, names), **estimates}
-    write_results(RunDirectory(directory).evaluation, results)
-    return results
+    """Write evaluation.json, and return its contents. Earlier results with other `settings` stay in it."""
+    results, path = {**_described(trainer, names), **estimates}, RunDirectory(directory).evaluation
+    written = write_evaluation(path, results, settings)
+    if others := written.get(EARLIER):
+        log.info("evaluation.json keeps the results of %d evaluations with other settings", len(others))
+    return written
 
 
 def show(summary: Mapping[str, Any], directory: Path) -> None:
@@ -49,20 +57,18 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
         return
     unit = ", nats per example" if "test/reconstruction" in summary else ", nats"
     title = f"{summary['model']} on {summary['data']} ({summary['protocol']}){unit}"
-    table = Table(
-        title=f"dry run, {_batches(summary['dry_run'])}: {title}" if "dry_run" in summary else title
-    )
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in summary.items():
-        if name.startswith(SHOWN) and not name.endswith("_stderr"):
-            table.add_row(name, _rounded(name, value, summary.get(f"{name}_stderr")))
-    console = Console(soft_wrap=True)
-    console.print(table)
+    rows = [
+        [name, _rounded(name, value, summary.get(f"{name}_stderr"))]
+        for name, value in summary.items()
+        if name.startswith(SHOWN) and not name.endswith("_stderr")
+    ]
+    console = terminal()
+    say(console, f"dry run, {_batches(summary['dry_run'])}: {title}" if "dry_run" in summary else title)
+    show_table(console, ["metric", "value"], rows)
     if "best/score" in summary and "trainer/epochs" in summary:  # a classical inference has iterations
-        console.print(_best_line(summary), highlight=False)
+        say(console, _best_line(summary))
     figures = RunDirectory(directory).figures
-    console.print(f"figures: {figures}" if figures.is_dir() else f"run: {directory}", highlight=False)
+    say(console, f"figures: {figures}" if figures.is_dir() else f"run: {directory}")
 
 
 def _best_line(summary: Mapping[str, Any]) -> str:

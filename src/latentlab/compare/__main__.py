@@ -21,7 +21,7 @@ from latentlab.errors import UserError
 from latentlab.figures.drawing import save
 from latentlab.run.directory import RunDirectory
 from latentlab.run.metrics import read_curve
-from latentlab.run.results import read_results
+from latentlab.run.results import read_evaluation, read_results
 
 FIGURES = (".png", ".pdf", ".svg")
 # The figures other than curves of a metric by epoch: the reader of a run, and the function that draws.
@@ -87,6 +87,7 @@ def main(words: Sequence[str]) -> None:
         return
     found, left_out = collect(given.runs, _results)
     _warn(found, left_out)
+    _warn_of_draws(found)
     form = given.table or TABLES[given.out.suffix]
     text = table(found, given.metric.split(",") if given.metric else (), form)
     if given.out is None:
@@ -99,12 +100,21 @@ def main(words: Sequence[str]) -> None:
 
 def _results(run: RunDirectory) -> Results:
     # The summary comes last: evaluate.py may have scored the same bound with other settings.
-    return {**read_results(run.evaluation), **read_results(run.summary)}
+    evaluation = read_evaluation(run.evaluation, run.best_checkpoint.name)
+    return {**evaluation, **read_results(run.summary)}
 
 
 def _warn(experiments: Sequence[Experiment[Any]], left_out: Sequence[str]) -> None:
     for line in filter(None, [*left_out, incomparable(experiments)]):
         print(line, file=sys.stderr)
+
+
+def _warn_of_draws(experiments: Sequence[Experiment[Results]]) -> None:
+    results = [run.values for each in experiments for run in each.runs]
+    draws = {each["test/nll_samples"] for each in results if "test/nll_samples" in each}
+    if len(draws) > 1:
+        numbers = ", ".join(f"{number:,}" for number in sorted(draws))
+        print(f"test/nll is estimated with different numbers of draws: {numbers}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """summary.json and evaluation.json: the numbers and names that a run or an evaluation reports."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,13 @@ from typing import Any
 from latentlab.errors import UserError
 from latentlab.run.files import read_text, write_text
 
+log = logging.getLogger(__name__)
+
 LARGEST_FILE = 10_000_000  # bytes. That of a run has 1,000.
 LARGEST = 1e100
 WORDS = ("best/metric",)
+# The keys of evaluation.json for the settings of an evaluation, and for results with other settings.
+SETTINGS, EARLIER = "settings", "earlier"
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -23,12 +28,20 @@ def read_results(path: Path) -> dict[str, Any]:
         UserError: if the file is damaged.
     """
     results = read_mapping(path)
+    earlier = results.get(EARLIER, [])
+    if not isinstance(earlier, list) or not all(isinstance(each, dict) for each in earlier):
+        raise _damaged(path, f"{EARLIER} is not a list of results")
+    for each in (results, *earlier):
+        _check(path, each)
+    return results
+
+
+def _check(path: Path, results: Mapping[str, Any]) -> None:
     for name, value in results.items():
         if name in WORDS and not isinstance(value, str):
             raise _damaged(path, f"{name} is not a word")
         if "/" in name and name not in WORDS and not is_real(value):
             raise _damaged(path, f"{name} is not a number")
-    return results
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -63,6 +76,51 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write results, in a new folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(dict(results), indent=2) + "\n")
+
+
+def write_evaluation(path: Path, results: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the results of an evaluation. Results with other settings stay in the file, in the list `earlier`.
+
+    Args:
+        path: the file.
+        results: the results.
+        settings: the settings of the evaluation that change its results.
+
+    Returns:
+        The contents of the file.
+    """
+    try:
+        known = _evaluations(read_results(path))
+    except UserError as error:  # the new results took their time
+        log.warning("%s, so it is replaced", error)
+        known = []
+    others = [each for each in known if each.get(SETTINGS) != settings]
+    written = {**results, SETTINGS: dict(settings), **({EARLIER: others} if others else {})}
+    write_results(path, written)
+    return written
+
+
+def read_evaluation(path: Path, checkpoint: str) -> dict[str, Any]:
+    """Return the latest results of a checkpoint in evaluation.json, {} if there are none.
+
+    Args:
+        path: the file.
+        checkpoint: the name of the checkpoint. Results of older versions do not name theirs and count too.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    for each in _evaluations(read_results(path)):
+        settings = each.get(SETTINGS)
+        if not isinstance(settings, dict) or settings.get("checkpoint", checkpoint) == checkpoint:
+            return each
+    return {}
+
+
+def _evaluations(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return all results in evaluation.json, the latest first."""
+    latest = {name: value for name, value in results.items() if name != EARLIER}
+    return [latest, *results.get(EARLIER, [])] if latest else []
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,12 @@ def test_a_sweep_and_a_larger_one_in_its_directory(app, tmp_path):
     line = refusal(done)
     assert "2 of 4 jobs" in line and "multirun/mine/JOB/job.log" in line
     lines = done.out.splitlines()
-    assert lines[0] == "4 jobs, 2 at a time, in multirun/mine"
+    assert lines[:2] == ["4 jobs, 2 at a time", "sweep: multirun/mine"]
     assert sum(line.startswith("started ") for line in lines) == 4
     for words in (
         "what=fine seed=1",
         "-99.00",
-        "-98.50 +- 0.50",
+        "-98.50 │ 0.71 │",
         "what=diverge seed=2: diverged: the bound is nan",
     ):
         assert words in done.out
@@ -44,8 +44,8 @@ def test_a_sweep_and_a_larger_one_in_its_directory(app, tmp_path):
 
     more = run(app, "what=fine", "seed=1,2,3", place)
     assert (more.status, more.err) == (0, "")
-    first, second = more.out.splitlines()[:2]
-    assert first.endswith("2 finished before") and second.split() == ["started", "seed=3"]
+    first, _, third = more.out.splitlines()[:3]
+    assert first.endswith("2 finished before") and third.split() == ["started", "seed=3"]
     assert all(len(starts(folder / name)) == 1 for name in names)
     with (folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))

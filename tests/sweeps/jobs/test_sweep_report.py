@@ -5,8 +5,11 @@ from io import StringIO
 from pathlib import Path
 from statistics import stdev
 
+import pytest
 from rich.console import Console
+from rich.text import Text
 
+from latentlab.cli.screen import UNLIMITED, show_table
 from latentlab.sweeps.jobs import directory, report
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
 
@@ -31,17 +34,60 @@ def outcomes(folder: Path) -> list[Outcome]:
     ]
 
 
-def test_the_table_has_every_job_and_the_mean_over_seeds(tmp_path):
-    console = Console(file=StringIO(), width=100)
-    report.show(outcomes(tmp_path), console=console)
-    shown = console.file.getvalue()
-    error = stdev([-100, -102, -107]) / 3**0.5
+def shown(folder: Path, width: int, found: list[Outcome] | None = None) -> str:
+    console = Console(file=StringIO(), width=width)
+    report.show(found or outcomes(folder), console=console)
+    return console.file.getvalue()
+
+
+def test_the_table_has_every_job_and_the_spread_over_seeds(tmp_path):
+    text = shown(tmp_path, 100)
+    deviation = stdev([-100, -102, -107])
+    row = next(line for line in text.splitlines() if "-103.00" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["model=vae", "3", "-103.00", f"{deviation:.2f}", f"{deviation / 3**0.5:.2f}"]
     for words in (
-        *(f"-103.00 +- {error:.2f}", "2.08", "test/elbo", "model=autoencoder [x]"),
+        *("test/elbo over seeds", "model=autoencoder [x]"),
         *("1 min 5 s", "2 h 30 min", "diverged: the bound is [nan]"),
     ):
-        assert words in shown, shown
-    assert shown.count("+-") == 1 + 1  # the header, and the only group with several seeds
+        assert words in text, text
+
+
+LONG = [
+    f"model=conv_ladder_vae {'callbacks.best.monitor=val/elbo '}optimizer.lr=0.00{n} seed=1" for n in (1, 2)
+]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(tmp_path, width):
+    jobs = [Job(tmp_path, (), label) for label in LONG]
+    done = Outcome(jobs[0], Status.FINISHED, "", 7500.0, {"test/elbo": -100.0})
+    failed = Outcome(jobs[1], Status.FAILED, "the reason is a sentence of several words " * 3, 1.0)
+    text = shown(tmp_path, width, [done, failed])
+    console = Console(file=StringIO(), width=width, force_terminal=True)
+    progress = report.SweepProgress(2, console=console)
+    with progress._bar:
+        progress.started(jobs[0], resumed=False)
+        progress.ended(done, 7500.0, slots=1)
+        progress.ended(failed, 1.0, slots=1)
+    lines = [*text.splitlines(), *Text.from_ansi(console.file.getvalue()).plain.splitlines()]
+    assert max(map(len, lines)) <= width
+    for label in LONG:
+        assert all(word in text for word in label.split())
+    assert "…" not in text and "several words" in text
+
+
+def test_a_pipe_gets_a_job_in_one_line(tmp_path):
+    label = " ".join(LONG)
+    text = shown(tmp_path, UNLIMITED, [Outcome(Job(tmp_path, (), label), Status.FINISHED)])
+    assert label in text and "\x1b" not in text
+
+
+def test_a_table_of_many_columns_becomes_lines(tmp_path):
+    console = Console(file=StringIO(), width=60)
+    show_table(console, ["trial", *(f"optimizer.setting{n}" for n in range(5))], [["0001", *"abcde"]])
+    text = console.file.getvalue()
+    assert "0001, optimizer.setting0 a" in text and max(map(len, text.splitlines())) <= 60
 
 
 def test_the_metric_of_a_table():
@@ -62,6 +108,8 @@ def test_results_have_a_row_for_each_job(tmp_path):
         record = directory.Record(status, "", 1.0, 1, [f"model={name}", "+x=[1,2]"])
         directory.write_record(tmp_path / name, record)
     (tmp_path / "one" / "summary.json").write_text('{"test/elbo": -3.5}')
+    (tmp_path / "one" / "wandb").mkdir()
+    (tmp_path / "one" / "wandb" / "summary.json").write_text('{"test/elbo": {}}')  # W&B's own
     with report.write(tmp_path).open() as file:
         one, two = csv.DictReader(file)
     assert (one["model"], one["status"], one["test/elbo"], one["+x"]) == ("one", "finished", "-3.5", "[1,2]")

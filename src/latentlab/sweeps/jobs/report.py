@@ -1,8 +1,6 @@
 """The output of a sweep: progress lines, the table at the end, and results.csv."""
 
 import csv
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
+from latentlab.cli.screen import say, show_table, terminal
 from latentlab.run.directory import RunDirectory
 from latentlab.run.files import replaced
 from latentlab.run.results import Spread
@@ -23,7 +20,9 @@ from latentlab.sweeps.jobs.job import Job, Outcome, Status, duration
 # The table shows the first of these that a job has.
 METRICS = ("test/elbo", "val/elbo", "train/elbo", "test/reconstruction")
 RESULTS = "results.csv"
-WIDE = 200
+INDENT = 12 * " "  # below the name of a job
+BAR = 40  # characters, fewer on a narrow terminal
+COUNT = 30  # characters of the numbers beside the bar
 
 
 class SweepProgress:
@@ -43,7 +42,8 @@ class SweepProgress:
         self.console = console or terminal()
         self._done = 0
         self._times: list[float] = []
-        columns = (BarColumn(), TextColumn("{task.description}"))
+        width = max(1, min(BAR, self.console.width - COUNT))
+        columns = (BarColumn(bar_width=width), TextColumn("{task.description}"))
         self._bar = Progress(
             *columns, console=self.console, disable=not self.console.is_terminal, transient=True
         )
@@ -59,7 +59,7 @@ class SweepProgress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self.console.print(line, markup=False, soft_wrap=True)
+        say(self.console, line, INDENT)
 
     def started(self, job: Job, resumed: bool) -> None:
         """Print that a job starts or resumes."""
@@ -104,12 +104,14 @@ class Score:
         label: the overrides that the jobs share.
         count: number of jobs.
         mean: mean of the metric.
-        error: standard error s / sqrt(count), with the sample standard deviation s.
+        deviation: sample standard deviation s.
+        error: standard error s / sqrt(count).
     """
 
     label: str
     count: int
     mean: float
+    deviation: float
     error: float
 
 
@@ -131,7 +133,7 @@ def common_metric(outcomes: Iterable[Outcome], metric: str | None = None) -> str
 
 
 def scores(outcomes: Iterable[Outcome], metric: str) -> list[Score]:
-    """Return mean and standard error of a metric for each group of jobs that differ in their seed only."""
+    """Return the spread of a metric for each group of jobs that differ in their seed only."""
     groups: dict[str, list[float]] = {}
     for outcome in outcomes:
         value = metric_of(outcome.summary, metric)[1]
@@ -139,9 +141,9 @@ def scores(outcomes: Iterable[Outcome], metric: str) -> list[Score]:
             groups.setdefault(_without_seed(outcome.job.label), []).append(value)
     spreads = {label: Spread.of(values) for label, values in groups.items()}
     return [
-        Score(label or "all", spread.n, spread.mean, spread.error)
+        Score(label or "all", spread.n, spread.mean, spread.deviation, spread.error)
         for label, spread in spreads.items()
-        if spread.error is not None
+        if spread.deviation is not None and spread.error is not None
     ]
 
 
@@ -149,19 +151,17 @@ def show(outcomes: Sequence[Outcome], metric: str | None = None, console: Consol
     """Print the table of the jobs, the means over seeds, and the cause of each failure."""
     console = console or terminal()
     name = common_metric(outcomes, metric)
-    table = Table("job", "status")
-    table.add_column(name, justify="right")
-    table.add_column("time", justify="right")
+    rows = []
     for outcome in outcomes:
         value = metric_of(outcome.summary, name)[1]
         shown = "-" if value is None else f"{value:.2f}"
-        table.add_row(escape(outcome.job.label), str(outcome.status), shown, duration(outcome.seconds))
-    console.print(table)
+        rows.append([outcome.job.label, str(outcome.status), shown, duration(outcome.seconds)])
+    show_table(console, ["job", "status", name, "time"], rows, texts=2)
     if found := scores(outcomes, name):
-        console.print(_seeds(found, name))
+        show_table(console, [f"{name} over seeds", "n", "mean", "std", "std error"], _cells(found))
     for outcome in outcomes:
         if outcome.reason:
-            console.print(f"{outcome.job.label}: {outcome.status}: {outcome.reason}", markup=False)
+            say(console, f"{outcome.job.label}: {outcome.status}: {outcome.reason}", indent="  ")
 
 
 def write(folder: Path) -> Path:
@@ -183,19 +183,11 @@ def write(folder: Path) -> Path:
     return path
 
 
-def terminal() -> Console:
-    """Return a console for standard output. Tables are not cut if the output is not a terminal."""
-    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=WIDE if wide else None, soft_wrap=True, highlight=False)
-
-
-def _seeds(found: Sequence[Score], metric: str) -> Table:
-    table = Table("over seeds")
-    table.add_column("seeds", justify="right")
-    table.add_column(f"{metric}, mean +- standard error", justify="right")
-    for score in found:
-        table.add_row(escape(score.label), str(score.count), f"{score.mean:.2f} +- {score.error:.2f}")
-    return table
+def _cells(found: Sequence[Score]) -> list[list[str]]:
+    return [
+        [each.label, str(each.count), *(f"{value:.2f}" for value in (each.mean, each.deviation, each.error))]
+        for each in found
+    ]
 
 
 def _without_seed(label: str) -> str:

@@ -121,6 +121,7 @@ class Sweep:
             for job in jobs:
                 runner.check(job)
             runner.progress.say(self._title(jobs))
+            runner.progress.say(f"sweep: {self.folder}")
             try:
                 with runner:
                     outcomes = runner.run(jobs)
@@ -145,7 +146,7 @@ class Sweep:
         known = sum(directory.settled(job) is not None for job in jobs)
         before = f", {known} finished before" if known else ""
         count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
-        return f"{count}, {self.settings.n_jobs} at a time, in {self.folder}{before}"
+        return f"{count}, {self.settings.n_jobs} at a time{before}"
 
     def _command(self) -> list[str]:
         hydra = self.config.hydra

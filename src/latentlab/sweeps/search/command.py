@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from latentlab.cli.checks import check_call, check_config
+from latentlab.cli.screen import say, terminal
 from latentlab.errors import UserError
 from latentlab.run.files import write_text
 from latentlab.sweeps.jobs.directory import removed_if_unused
@@ -174,9 +175,11 @@ def announce(trials: Trials, settings: SearchSettings) -> None:
     """Print the space, the number of trials, and the methods."""
     parts = [str(each["_target_"]).rpartition(".")[2] for each in (settings.sampler, settings.pruner)]
     before = f", {trials.done} done before" if trials.done else ""
-    print(f"search: {trials.goal} trials{before}, {' and '.join(parts)}, in {trials.directory}")
+    console = terminal()
+    say(console, f"{trials.goal} trials{before}, {' and '.join(parts)}")
+    say(console, f"search: {trials.directory}")
     for key, each in trials.space.distributions.items():
-        print(f"  {key}: {each}")
+        say(console, f"  {key}: {each}", indent="    ")
 
 
 def check_end(trials: Trials) -> None:

@@ -14,9 +14,8 @@ from omegaconf import OmegaConf
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
-from rich.console import Console
-from rich.table import Table
 
+from latentlab.cli.screen import say, show_table, terminal
 from latentlab.cli.script import typed
 from latentlab.run.directory import RunDirectory
 from latentlab.run.files import replaced, write_text
@@ -36,15 +35,17 @@ LEGEND = 12
 def report(trials: Trials, metric: str, maximises: bool) -> None:
     """Print the best trials, and write best.yaml and figures to the sweep's directory."""
     ranked = best_first(trials.of(TrialState.COMPLETE), maximises)
-    print(f"{trials.directory}: {count(trials)}")
+    console = terminal()
+    say(console, count(trials))
+    say(console, f"search: {trials.directory}")
     if not ranked:
         return
-    Console(soft_wrap=True, highlight=False).print(table(trials, ranked, metric))
+    show_table(console, ["trial", metric, *trials.space.distributions], rows(trials, ranked))
     best = describe(ranked[0], trials.space, trials.run_directory(ranked[0]), metric)
     write_text(trials.directory / BEST, OmegaConf.to_yaml(OmegaConf.create(best)))
     folder = RunDirectory(trials.directory).figures
     draw(trials.study, metric, folder)
-    print(f"best: {best['command']}\n{trials.directory / BEST}, figures: {folder}")
+    print(f"best: {best['command']}\nsaved in: {trials.directory / BEST}\nfigures: {folder}")
 
 
 def best_first(trials: Sequence[FrozenTrial], maximises: bool) -> list[FrozenTrial]:
@@ -70,13 +71,13 @@ def describe(trial: FrozenTrial, space: Space, directory: Path, metric: str) -> 
     }
 
 
-def table(trials: Trials, ranked: Sequence[FrozenTrial], metric: str) -> Table:
-    """Return a table of the best trials with their values."""
-    keys = list(trials.space.distributions)
-    shown = Table("trial", metric, *keys)
+def rows(trials: Trials, ranked: Sequence[FrozenTrial]) -> list[list[str]]:
+    """Return the name, the score and the values of the best trials."""
+    shown = []
     for trial in ranked[:SHOWN]:
-        values = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in map(trial.params.__getitem__, keys))
-        shown.add_row(trial.user_attrs[DIRECTORY], f"{score(trial):.4f}", *values)
+        found = [trial.params[key] for key in trials.space.distributions]
+        values = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in found]
+        shown.append([trial.user_attrs[DIRECTORY], f"{score(trial):.4f}", *values])
     return shown
 
 

@@ -1,0 +1,51 @@
+"""evaluation.json: the results of several evaluations of a run."""
+
+import json
+
+import pytest
+
+from latentlab.errors import UserError
+from latentlab.run.results import read_evaluation, read_results, write_evaluation
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+
+def settings(checkpoint=BEST, draws=100):
+    return {"checkpoint": checkpoint, "samples": 1, "nll.samples": draws}
+
+
+def test_results_with_other_settings_stay_in_the_file(tmp_path):
+    path = tmp_path / "evaluation.json"
+    path.write_text('{"test/nll": 1.0}')  # an older version named no settings
+    written = [
+        write_evaluation(path, {"test/nll": value}, chosen)
+        for value, chosen in [
+            (2.0, settings()),
+            (3.0, settings(draws=0)),
+            (4.0, settings()),
+            (5.0, settings(LAST)),
+        ]
+    ]
+    assert [len(each["earlier"]) for each in written] == [1, 2, 2, 3]
+    found = json.loads(path.read_text())
+    assert (found["test/nll"], found["settings"]) == (5.0, settings(LAST))
+    assert [each["test/nll"] for each in found["earlier"]] == [4.0, 3.0, 1.0]
+    assert read_evaluation(path, LAST)["test/nll"] == 5.0
+    assert read_evaluation(path, BEST)["test/nll"] == 4.0
+    assert read_evaluation(tmp_path / "none.json", BEST) == {}
+
+
+def test_a_damaged_file_is_replaced_with_a_warning(tmp_path, caplog):
+    path = tmp_path / "evaluation.json"
+    path.write_text("{")
+    written = write_evaluation(path, {"test/nll": 2.0}, settings())
+    assert read_results(path) == written == {"test/nll": 2.0, "settings": settings()}
+    assert str(path) in caplog.text
+
+
+@pytest.mark.parametrize("earlier", [3, [3], [{"test/nll": "x"}]])
+def test_damaged_earlier_results_are_refused(tmp_path, earlier):
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps({"test/nll": 1.0, "earlier": earlier}))
+    with pytest.raises(UserError, match="is damaged"):
+        read_evaluation(path, BEST)
