@@ -90,7 +90,7 @@ def kl_by_unit(units: Path) -> Figure:
     }  # the last one of each epoch
     epochs, active = list(rows), [float(row["active_units"]) for row in rows.values()]
     maps = _unit_maps(list(rows.values()))
-    drawn = Figure(figsize=(6.4, 1.8 + 2.6 * len(maps)))
+    drawn = Figure(figsize=(6.4, 1.8 + min(2.6 * len(maps), 16.0)))
     heights = [1.0, *(2.0 for _ in maps)]
     # The second column is for the colour bars, so that the panels have one width.
     panels = drawn.subplots(len(heights), 2, squeeze=False, height_ratios=heights, width_ratios=[30, 1])
