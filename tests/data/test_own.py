@@ -225,4 +225,7 @@ def test_a_run_is_resumed_and_evaluated_with_the_same_images_only(
     resumed = ("resume=run", "trainer.max_epochs=2")
     assert call("train.py", *resumed, "data=images", "data.path=moved.npy").status == 0
     np.save("moved.npy", big[::-1])
+    again = ("data.path=moved.npy", "ckpt_path=run/checkpoints/last.ckpt", "trainer.max_epochs=3")
+    assert "data.sha256=" in refusal(call("train.py", *new[:2], *new[3:], *again))
+    assert "add data=images" in refusal(call("train.py", "data.path=moved.npy", "logger=none"))
     assert "data.sha256=" in refusal(call("evaluate.py", *evaluate))

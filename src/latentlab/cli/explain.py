@@ -92,6 +92,8 @@ def _no_such_key(key: str, error: Any) -> str:
     if f"~{key}" in words():
         return f"{key}: ~{key} leaves it out: leave out ~{key}"
     known = _known_keys()
+    if key == "data.path":
+        return f"{key}: only your own images have a path: add data=images"
     if key == "data.root":
         return f"{key}: the chosen data are not read from a folder: leave it out"
     if (name := re.match(r"logger\.(\w+)", key)) and name[0] not in known:

@@ -319,6 +319,10 @@ def _check_place(run: RunDirectory, config: Mapping[str, Any]) -> None:
         read_rows(run.metrics)  # refused before anything is written
         state, known = read_checkpoint(path), read_config(RunDirectory.of_checkpoint(path).config)
         check_resumed(config, known, path)
+        if (
+            config["data"].get("sha256", "") is None
+        ):  # the images of the run, which are checked when they are read
+            config["data"]["sha256"] = known["data"].get("sha256")
         check_unfinished(run, config, known, state)
 
 
