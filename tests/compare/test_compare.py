@@ -127,6 +127,7 @@ def test_the_figure_has_a_line_and_a_band_for_each_experiment(tmp_path):
         ("run out=a.png first=x", "--first"),
         ("damaged out=a.png", "damaged"),
         ("empty out=a.png", "it lacks names"),
+        ("dry out=a.png", "dry run"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, arguments, words):
@@ -135,6 +136,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, arguments, words):
     (write(tmp_path / "damaged") / "config.yaml").write_text("names: [")
     (write(tmp_path / "empty") / "config.yaml").write_text("{}")
     (write(tmp_path / "unfinished") / "summary.json").unlink()
+    write(tmp_path / "dry", dry_run=2)
     with pytest.raises(UserError, match=words) as error:
         main(arguments.split())
     assert "\n" not in str(error.value)

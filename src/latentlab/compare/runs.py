@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from latentlab.errors import UserError
 from latentlab.run.config import CHECKSUM, read_config, shown
 from latentlab.run.directory import RunDirectory
+from latentlab.run.results import read_results
 from latentlab.run.resuming import DEVICES, HARMLESS, built_from, is_among, users_key
 from latentlab.sweeps.jobs.directory import RECORD
 
@@ -118,6 +119,8 @@ def _find(folder: Path) -> list[Path]:
 def _read(run: RunDirectory, read: Callable[[RunDirectory], Values]) -> Run[Values]:
     if not run.summary.exists():
         raise UserError("it has no summary.json, because it has not finished")
+    if read_results(run.summary).get("dry_run"):
+        raise UserError("it is a dry run of a few batches (trainer.fast_dev_run)")
     config = read_config(run.config, needs={"names": dict})
     keys = {
         users_key(key, config): value
