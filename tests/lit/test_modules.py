@@ -32,7 +32,7 @@ class FewDigits(Digits):
     """160 digits to train, 70 to validate and 110 to test."""
 
     def read(self):
-        train, test = super().read()
+        train, test, _ = super().read()
         kept = Images(train.x[: N_TRAIN + 70], train.y[: N_TRAIN + 70])
         return Splits(kept, Images(test.x[:110], test.y[:110]))
 

@@ -168,7 +168,7 @@ class FewDigits(Digits):
     """Sixteen digits each for training, validation and test."""
 
     def read(self):
-        train, test = super().read()
+        train, test, _ = super().read()
         return Splits(Images(train.x[:32], train.y[:32]), Images(test.x[:16], test.y[:16]))
 
 

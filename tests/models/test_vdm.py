@@ -256,7 +256,7 @@ class FewDigits(Digits):
     """Digits with a test set of 130 images."""
 
     def read(self):
-        train, test = super().read()
+        train, test, _ = super().read()
         return Splits(train, Images(test.x[:130], test.y[:130]))
 
 
