@@ -18,7 +18,7 @@ from latentlab.likelihoods import (
     GaussianSharedLikelihood,
 )
 from latentlab.nn.mlp import MLP
-from latentlab.protocols import PROTOCOLS, Continuous, Discrete, Threshold
+from latentlab.protocols import PROTOCOLS, Continuous, Discrete, FourBit, Threshold
 
 GAUSSIAN = [
     GaussianFixedLikelihood,
@@ -29,12 +29,6 @@ GAUSSIAN = [
 DISCRETE = [CategoricalLikelihood, DiscretisedLogisticLikelihood]
 KINDS = [BernoulliLikelihood, ContinuousBernoulliLikelihood, *DISCRETE, *GAUSSIAN]
 SHAPE = (3, 2, 1)
-
-
-class Sixteen(Discrete):
-    """x = floor(pixel / 16) / 15."""
-
-    levels = 16
 
 
 def network(in_shape, out_shape):
@@ -131,7 +125,7 @@ def test_start_is_finite_for_pixels_that_never_change(kind):
 
 @pytest.mark.parametrize("kind", DISCRETE)
 @pytest.mark.parametrize(
-    "protocol", [Threshold(), Sixteen(), Discrete()], ids=lambda protocol: str(protocol.levels)
+    "protocol", [Threshold(), FourBit(), Discrete()], ids=lambda protocol: str(protocol.levels)
 )
 def test_the_protocol_sets_the_levels(kind, protocol):
     n, z = protocol.levels, torch.randn(5, 2).double()
@@ -149,7 +143,7 @@ def test_the_protocol_sets_the_levels(kind, protocol):
 
 
 def test_a_softmax_without_weights_gives_the_frequencies_of_the_levels():
-    likelihood, n = make(CategoricalLikelihood, protocol=Sixteen(), initialise_bias=True), 16
+    likelihood, n = make(CategoricalLikelihood, protocol=FourBit(), initialise_bias=True), 16
     images = torch.randint(n, (400, *SHAPE)).double() / (n - 1)
     with torch.no_grad():
         for parameter in likelihood.network.parameters():

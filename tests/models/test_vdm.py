@@ -22,7 +22,7 @@ from latentlab.likelihoods import NoisedLikelihood
 from latentlab.lit import GradientModule
 from latentlab.models.vdm import VDM, least_noise
 from latentlab.objectives import VLB
-from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, Static, Threshold
+from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, FourBit, Static, Threshold
 from latentlab.schedules import CosineSchedule, LearnedSchedule, LinearSchedule, alpha, sigma
 
 
@@ -221,6 +221,7 @@ def test_the_protocol_sets_the_values_and_the_least_noise(kind):
 
 
 def test_the_least_noise_keeps_its_ratio_to_the_distance_of_two_values():
+    assert tiny(LinearSchedule(), FourBit()).diffusion.noise_schedule.gamma_min == least_noise(16)
     for levels in (16, 100, 256):
         deviation = exp(least_noise(levels) / 2)
         assert 2 / (levels - 1) / deviation == pytest.approx(2 / 255 / exp(-13.3 / 2))
