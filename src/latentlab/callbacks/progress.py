@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # Marks a record that the screen shows already, see `cli.calls`.
 SHOWN = {"shown": True}
+# The width of the bar at its shortest, the time left, and the spaces between.
+TIMES = 14
 # The bound, or the score of a model without one.
 SCORES = ("elbo", "reconstruction")
 
@@ -64,6 +66,9 @@ class Bar(Display):
         self.bar.start()
 
     def refresh(self, title: str, share: float, figures: str) -> None:
+        room = self.bar.console.width - len(title) - TIMES
+        while len(figures) > room and "  " in figures:  # a narrow terminal
+            figures = figures.rpartition("  ")[0]
         self.bar.update(self.task, description=title, completed=share, figures=figures, refresh=True)
 
     def end_epoch(self, title: str, share: float, figures: str) -> None:

@@ -8,8 +8,9 @@ import sys
 import threading
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from contextlib import ContextDecorator, contextmanager, suppress
+from contextlib import ContextDecorator, contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any, ClassVar, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
@@ -153,8 +154,23 @@ def run(main: Callable[[], None]) -> None:
 def _run(main: Callable[[], None]) -> None:
     script = config_name()
     sys.argv[1:] = WORDS[script](read_words(sys.argv[1:], script))
-    with _hydra_explained():
+    with _hydra_explained(), _fitted_help():
         main()
+
+
+@contextmanager
+def _fitted_help() -> Iterator[None]:
+    # Hydra prints the template of conf/hydra/help, which knows no width.
+    if not (sys.stdout.isatty() and {"--help", "-h"} & {*sys.argv[1:]}):
+        yield
+        return
+    from latentlab.cli.screen import reflow
+
+    try:
+        with redirect_stdout(io.StringIO()) as text:
+            yield
+    finally:
+        print(reflow(text.getvalue(), get_terminal_size().columns))
 
 
 @contextmanager

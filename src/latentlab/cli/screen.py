@@ -1,6 +1,7 @@
 """The output of a command: lines and tables that fit the terminal, and that a program can search in a pipe."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from textwrap import wrap
@@ -34,6 +35,28 @@ def say(console: Console, line: str, indent: str = "") -> None:
     )
     for part in parts:
         console.print(part, markup=False)
+
+
+def reflow(text: str, width: int) -> str:
+    """Return a help text with its long lines broken at spaces. The description of a command moves below it."""
+    return "\n".join(line for long in text.splitlines() for line in _broken(long, width))
+
+
+def _broken(line: str, width: int) -> list[str]:
+    margin = " " * (len(line) - len(line.lstrip()))
+    described = re.fullmatch(r"(\s*python .+?|.*?\S)(?:(?<=\w)  | {3,})(\S.*)", line)
+    if len(line) <= width:
+        return [line]
+    first, rest = described.groups() if described else (line, "")
+    parts = [*_wrapped(first, width, f"{margin}    "), *_wrapped(rest, width - 4 - len(margin), "")]
+    return [
+        parts[0],
+        *(part if part.startswith(margin + "    ") else f"{margin}    {part}" for part in parts[1:]),
+    ]
+
+
+def _wrapped(line: str, width: int, indent: str) -> list[str]:
+    return wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def show_table(

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from latentlab.cli.screen import UNLIMITED, show_table
+from latentlab.cli.screen import UNLIMITED, reflow, show_table
 from latentlab.sweeps.jobs import directory, report
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
 
@@ -75,6 +75,18 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(tmp_path, width):
     for label in LONG:
         assert all(word in text for word in label.split())
     assert "…" not in text and "several words" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_help_text_fits(width):
+    words = (
+        "  python train.py prior=vamp objective=iwae objective.samples=50  another prior and another bound"
+    )
+    text = f"{words}\nmodel: {', '.join(['cnn_vae'] * 40)}\n  a  b"
+    lines = reflow(text, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith("  python train.py prior=vamp") and lines[-1] == "  a  b"
+    assert "".join("".join(lines).split()) == "".join(text.split())
 
 
 def test_a_pipe_gets_a_job_in_one_line(tmp_path):
