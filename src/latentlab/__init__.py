@@ -7,11 +7,13 @@ From Python: `latentlab.train(["model=vae"])` trains as the command does, `laten
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from latentlab.errors import UserError
+
 if TYPE_CHECKING:
     from latentlab import figures
     from latentlab.api import Trained, compose, evaluate, load, train
 
-__all__ = ["Trained", "compose", "evaluate", "figures", "load", "train"]
+__all__ = ["Trained", "UserError", "compose", "evaluate", "figures", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -84,7 +84,7 @@ class Trained:
 
     def __repr__(self) -> str:
         names = self.config["names"]
-        return f"Trained({type(self.model).__name__} on {names['data']}, {str(self.path)!r})"
+        return f"Trained({names['model']} on {names['data']}, {str(self.path)!r})"
 
     @cached_property
     def data(self) -> DataModule:

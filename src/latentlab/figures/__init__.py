@@ -1,7 +1,7 @@
 """Figures: functions of a model and data, such as `latents(model, data.whole_test_set())`."""
 
 from latentlab.figures.diffusion import denoising, loss_by_time, sampling_steps
-from latentlab.figures.drawing import Table, TabledFigure, save
+from latentlab.figures.drawing import Figure, Table, TabledFigure, save
 from latentlab.figures.images import (
     classes,
     frozen_layers,
@@ -14,6 +14,7 @@ from latentlab.figures.kl import layer_kl, usage
 from latentlab.figures.latent_space import latents, latents_layers
 
 __all__ = [
+    "Figure",
     "Table",
     "TabledFigure",
     "classes",
