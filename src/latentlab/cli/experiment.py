@@ -107,7 +107,7 @@ def compose(cfg: DictConfig, job: Any) -> Experiment:
     raw: Any = OmegaConf.to_container(cfg)
     if raw["resume"] is not None:
         return resumed(raw, job.overrides.task)
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     for key in ("resume", "trust"):
         del raw[key], config[key]
     raw, config = name_loggers(raw), name_loggers(config)
