@@ -34,7 +34,7 @@ def steps(folder: Path) -> int:
 
 @pytest.mark.parametrize(("value", "number"), [("true", 1), ("3", 3)])
 def test_a_dry_run_takes_a_few_batches_of_each_split(tmp_path, value, number):
-    words = (f"+trainer.fast_dev_run={value}", "scheduler=one_cycle", "logger=wandb")
+    words = (f"trainer.fast_dev_run={value}", "scheduler=one_cycle", "logger=wandb")
     done = call("train.py", *QUICK, *SMALL, *words, f"hydra.run.dir={tmp_path}")
     assert f"dry run, {number} batch" in done.out, done.err
     found = summary(tmp_path)
@@ -45,7 +45,7 @@ def test_a_dry_run_takes_a_few_batches_of_each_split(tmp_path, value, number):
 
 @pytest.mark.parametrize(("value", "trained", "validated"), [("2", 2, 80), ("0.1", 2, 40)])
 def test_overfitting_repeats_its_batches_and_is_scored(tmp_path, value, trained, validated):
-    run(tmp_path, f"+trainer.overfit_batches={value}", "trainer.max_epochs=8", "optimizer.lr=0.01")
+    run(tmp_path, f"trainer.overfit_batches={value}", "trainer.max_epochs=8", "optimizer.lr=0.01")
     found = summary(tmp_path)
     assert steps(tmp_path) == 8 * trained and found["test/num_examples"] == TEST
     assert set(column(tmp_path, "val/num_examples")) == {validated}

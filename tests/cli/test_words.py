@@ -90,7 +90,7 @@ def check(words: list[str], composes: bool) -> None:
 @pytest.mark.parametrize(
     ("typed", "read"),
     {
-        "trainer.max_time=None": "trainer.max_time=null",
+        "trainer.max_time=None": "++trainer.max_time=null",
         "encoder.hidden=[None,16]": "encoder.hidden=[null,16]",
         "data.batch_size=None,32": "data.batch_size=null,32",
         "experiment=None": "experiment=null",

@@ -31,6 +31,12 @@ KEYS: tuple[tuple[str, str], ...] = (
     # A run has several loggers today, each with its settings under its name.
     (r"logger\.(project|entity|name|group|tags|notes|job_type|offline|log_model)", r"logger.wandb.\1"),
 )
+# The flags of Lightning's Trainer that conf/trainer/ leaves out.
+LIGHTNING = (
+    "max_steps min_steps max_time min_epochs fast_dev_run overfit_batches limit_train_batches limit_val_batches "
+    "limit_test_batches val_check_interval gradient_clip_algorithm profiler enable_progress_bar deterministic "
+    "benchmark detect_anomaly inference_mode reload_dataloaders_every_n_epochs barebones enable_checkpointing"
+)
 # The old options of train.py's groups, and the group and option today.
 OPTIONS: dict[str, tuple[str, str]] = {
     **{
@@ -85,6 +91,12 @@ def with_null(word: str) -> str:
     if re.search(r"[\"']", value):
         return word
     return key + equals + re.sub(r"(?<![^=,\[(:\s])None(?![^,\])}\s])", "null", value)
+
+
+def with_plus(word: str) -> str:
+    """Return an override of a flag of Lightning's Trainer as Hydra needs it for a key that no config lists."""
+    flag = re.match(r"trainer\.(\w+)=", word)
+    return f"++{word}" if flag and flag[1] in LIGHTNING.split() else word
 
 
 def rename_old_keys(words: Iterable[str], script: str) -> list[str]:

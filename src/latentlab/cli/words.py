@@ -10,7 +10,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
 
 from latentlab.cli import mistyped
-from latentlab.cli.overrides import as_text, rename_old_keys, shell, with_null
+from latentlab.cli.overrides import as_text, rename_old_keys, shell, with_null, with_plus
 from latentlab.cli.paths import PATHS, with_home
 from latentlab.cli.script import group_options, source_folder, typed
 from latentlab.errors import UserError
@@ -74,7 +74,7 @@ def read_words(words: Sequence[str], script: str) -> list[str]:
         return [*typed, *check_completion(rest)]
     if options.hydra_help:
         return ["--hydra-help"]
-    rest = [with_home(_with_option(word)) for word in rename_old_keys(rest, script)]
+    rest = [with_plus(with_home(_with_option(word))) for word in rename_old_keys(rest, script)]
     pairs = pairwise(["", *rest])
     overrides = [mistyped.read(word, before, rest[index + 1 :]) for index, (before, word) in enumerate(pairs)]
     found = Words(options, typed, overrides)
