@@ -24,18 +24,19 @@ TORCH_INDEX ?= $(shell cat $(VENV)/.torch-index 2>/dev/null)
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  PYTHON=python3.12        the interpreter to make .venv with (3.11 or newer)"
-	@echo "  TORCH_INDEX=URL          take torch from another package index, e.g. PyTorch's CPU builds for Linux"
-	@echo "  PYTEST_ARGS='-k name'    arguments for pytest"
+	@echo "  PYTHON=python3.12      the interpreter of .venv (3.11+)"
+	@echo "  TORCH_INDEX=URL        the package index of torch"
+	@echo "  PYTEST_ARGS='-k name'  arguments for pytest"
+	@echo "  UV_ARGS=--upgrade      the newest requirements"
 
-quickstart: $(INSTALLED) ## install, then train and evaluate a VAE on scikit-learn's digits (no download, no account)
+quickstart: $(INSTALLED) ## install, then train a VAE on digits
 	@SECONDS=0; echo "$(BIN)/python $(QUICKSTART)"; $(BIN)/python $(QUICKSTART) && \
 	echo "Installing took $$(cat $(INSTALLED)) s; training, evaluating and drawing took $$SECONDS s."
 
 test: $(INSTALLED) ## run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-faults: $(INSTALLED) ## run the long tests of kills, full disks, races, damaged files and bad inputs
+test-faults: $(INSTALLED) ## run the long tests of faults
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -rP $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## check style and formatting (ruff)
@@ -45,20 +46,20 @@ lint: $(INSTALLED) ## check style and formatting (ruff)
 types: $(INSTALLED) ## check types (mypy)
 	@$(BIN)/mypy src $(wildcard train.py evaluate.py)
 
-format: $(INSTALLED) ## format the code and apply the fixes of ruff
+format: $(INSTALLED) ## format the code, apply ruff's fixes
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
 hooks: $(INSTALLED) ## install the pre-commit hooks
 	@$(BIN)/pre-commit install
 
-requirements: ## pin and hash requirements.txt again (needs uv; UV_ARGS=--upgrade for the newest versions)
+requirements: ## pin requirements.txt again (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make requirements: uv not found; python3 -m pip install uv" >&2; exit 1; }
 	@$(UV) pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 --all-extras \
 		--generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make requirements" $(UV_ARGS) --output-file requirements.txt
 
-clean: ## remove caches and build products (runs and .venv stay)
+clean: ## remove caches and build products
 	@rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

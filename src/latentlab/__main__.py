@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from runpy import run_module
 
+from latentlab.cli.screen import show_help, warn
 from latentlab.errors import did_you_mean
 
 # The commands that Hydra configures, and those with options of their own.
@@ -30,7 +31,7 @@ def main() -> None:
     """Run the command that the first word names."""
     first, *rest = sys.argv[1:] or ["--help"]
     if first in HELP:
-        print(_usage())
+        show_help(_usage())
     elif first == "--version":
         print(f"latentlab {version('latentlab')}")
     elif first in COMPLETION:
@@ -38,7 +39,8 @@ def main() -> None:
     elif first in COMMANDS:
         run(first, rest)
     else:
-        sys.exit(f"error: {_unknown(first)}")
+        warn(f"error: {_unknown(first)}")
+        sys.exit(1)
 
 
 def run(name: str, words: list[str]) -> None:

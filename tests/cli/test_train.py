@@ -59,7 +59,7 @@ def test_a_run_without_a_key_says_so_in_one_line(full):
     _, done = full
     assert done.err == ""
     assert [line for line in done.out.splitlines() if "W&B" in line] == [done.out.splitlines()[0]]
-    assert done.out.startswith("W&B: no API key found, logging offline to ")
+    assert done.out.startswith("W&B: no API key found, logging offline")
     assert "test/elbo" in done.out and "figures: " in done.out
 
 

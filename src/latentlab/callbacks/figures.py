@@ -1,6 +1,5 @@
 """Figures, drawn while a model is trained and once it is tested."""
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, signature
 from pathlib import Path
@@ -10,13 +9,11 @@ from matplotlib.figure import Figure
 from pydantic import PositiveInt
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
-from rich.console import Console
-from rich.progress import track
 from torch import nn
 
 from latentlab import figures as library
 from latentlab.callbacks.ema import averaged_weights
-from latentlab.callbacks.progress import headline
+from latentlab.callbacks.progress import bar, headline
 from latentlab.callbacks.signals import signals_of
 from latentlab.errors import UserError, did_you_mean
 from latentlab.figures.drawing import TabledFigure, save, undisturbed
@@ -97,18 +94,17 @@ class Figures(Callback):
             return
         module = LitModule.of(pl_module)
         model, data = module.model, module.data.whole_test_set()
-        shown, signals = at_end and sys.stderr.isatty(), signals_of(trainer)
-        for name in track(
-            list(names), "figures", console=Console(stderr=True), transient=True, disable=not shown
-        ):
-            figure = None
-            if signals.received:
-                break
-            # For functions without the decorator `figure`, such as those of users.
-            with isolate_rng(), undisturbed(model), signals.interrupting():
-                figure = self.figures[name](model, data)
-            if figure is not None:
-                self._record(trainer, name, figure, at_end)
+        signals = signals_of(trainer)
+        with bar(shown=at_end, transient=True) as shown:
+            for name in shown.track(list(names), description="figures"):
+                figure = None
+                if signals.received:
+                    break
+                # For functions without the decorator `figure`, such as those of users.
+                with isolate_rng(), undisturbed(model), signals.interrupting():
+                    figure = self.figures[name](model, data)
+                if figure is not None:
+                    self._record(trainer, name, figure, at_end)
 
     def _record(self, trainer: Trainer, name: str, figure: Figure, at_end: bool) -> None:
         caption = _caption(trainer, at_end)

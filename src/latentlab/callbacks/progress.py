@@ -27,6 +27,17 @@ TIMES = 14
 SCORES = ("elbo", "reconstruction")
 
 
+def bar(*columns: progress.ProgressColumn, shown: bool = True, **options: Any) -> progress.Progress:
+    """Return a bar on standard error, if that is a terminal. Other output on a terminal appears above the bar."""
+    return progress.Progress(
+        *columns,
+        console=Console(stderr=True, soft_wrap=True),
+        disable=not (shown and sys.stderr.isatty()),
+        redirect_stdout=sys.stdout.isatty(),
+        **options,
+    )
+
+
 class Display(ABC):
     """A place for progress. `share` is the finished part of the training, from 0 to 1."""
 
@@ -58,9 +69,7 @@ class Bar(Display):
             progress.TextColumn("{task.fields[figures]}"),
         )
         # The bar fills the rest of the line. Progress redraws it, so no thread is needed.
-        self.bar = progress.Progress(
-            *columns, console=Console(stderr=True), expand=True, auto_refresh=False, redirect_stdout=False
-        )
+        self.bar = bar(*columns, expand=True, auto_refresh=False)
         self.task = self.bar.add_task("", total=1.0, figures="")
         self.bar.update(self.task, completed=share)
         self.bar.start()
@@ -210,7 +219,8 @@ class Progress(ProgressBar):
             return []
         scores = dict.fromkeys([LitModule.of(trainer.lightning_module).monitor, *headline(metrics, "val")])
         shown = _shown(metrics, [name for name in scores if name.startswith("val/") and name in metrics])
-        return shown if epoch == trainer.current_epoch else [*shown, f"(epoch {epoch + 1})"]
+        mark = "" if epoch == trainer.current_epoch else f" (epoch {epoch + 1})"
+        return [f"{score}{mark}" for score in shown]
 
 
 def headline(metrics: Container[str], split: str) -> list[str]:

@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from latentlab.cli.command import WORDS, explained
+from latentlab.cli.screen import ScreenHandler
 from latentlab.cli.script import CALLED, conf_folder, user_folders
 from latentlab.cli.words import read_words, split_options
 from latentlab.errors import UserError
@@ -124,7 +124,7 @@ def process_restored() -> Iterator[None]:
 def _logging() -> Iterator[None]:
     root, drawing = logging.getLogger(), logging.getLogger("matplotlib")
     handlers, levels = root.handlers[:], (root.level, drawing.level)
-    console = logging.StreamHandler(sys.stdout)
+    console = ScreenHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
     console.addFilter(lambda record: not getattr(record, "shown", False))
     root.handlers[:] = [console]

@@ -10,7 +10,6 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Any, ClassVar, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from latentlab.cli import resume
 from latentlab.cli.explain import explain, of_hydra
+from latentlab.cli.screen import show_help, warn
 from latentlab.cli.script import config_name, words
 from latentlab.cli.words import read_words
 from latentlab.errors import UserError
@@ -51,7 +51,7 @@ class one_line_errors(ContextDecorator):
         if devices.lost_a_peer(error) and (here := devices.launched()):
             _leave(here, error)
         if isinstance(error, _mistakes()):
-            print(f"error: {explain(error)}", file=sys.stderr)
+            warn(f"error: {explain(error)}")
             print_notes(error)
             sys.exit(_status(error))
 
@@ -94,7 +94,8 @@ class SweepEnvironment(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         from latentlab.tracking.wandb_key import leave_out_run  # late, as pydantic is slow to import
 
-        leave_out_run()
+        if names := leave_out_run():
+            warn(f"W&B: {', '.join(names)} left out, because each job is a run of its own")
 
 
 class Output(io.FileIO):
@@ -164,13 +165,11 @@ def _fitted_help() -> Iterator[None]:
     if not (sys.stdout.isatty() and {"--help", "-h"} & {*sys.argv[1:]}):
         yield
         return
-    from latentlab.cli.screen import reflow
-
     try:
         with redirect_stdout(io.StringIO()) as text:
             yield
     finally:
-        print(reflow(text.getvalue(), get_terminal_size().columns))
+        show_help(text.getvalue())
 
 
 @contextmanager

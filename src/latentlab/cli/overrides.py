@@ -2,9 +2,9 @@
 
 import re
 import shlex
-import sys
 from collections.abc import Iterable
 
+from latentlab.cli.screen import warn
 from latentlab.errors import UserError
 
 _FIGURES = (
@@ -115,7 +115,7 @@ def rename_old_keys(words: Iterable[str], script: str) -> list[str]:
         renamed = today(word)
         if renamed != [word]:
             new = " ".join(renamed)
-            print(f"{word}: now called {new}; the old name works until the next release", file=sys.stderr)
+            warn(f"{word}: now called {new}; the old name works until the next release")
         # Two old keys may be one today.
         found += [each for each in renamed if each == word or each not in found]
     return found
@@ -147,7 +147,7 @@ def _without_idle(words: list[str]) -> list[str]:
     if "chain=noised_data" not in words or not idle:
         return words
     for word in idle:
-        print(f"{word}: left out, because it has no effect with chain=noised_data", file=sys.stderr)
+        warn(f"{word}: left out, because it has no effect with chain=noised_data")
     return [word for word in words if word not in idle]
 
 

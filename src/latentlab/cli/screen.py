@@ -1,68 +1,100 @@
 """The output of a command: lines and tables that fit the terminal, and that a program can search in a pipe."""
 
+import logging
 import os
 import re
 import sys
 from collections.abc import Sequence
-from textwrap import wrap
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 UNLIMITED = 10_000  # characters of a line in a pipe or a file
-NARROWEST = 20  # characters of the first column of a table
 BORDER = 3  # characters between two columns
+DEEP = 12  # characters before a line of a help text that continues the description in the line before
+# The words of a line. A command between backticks is one word.
+WORD = re.compile(r"(?:[^\s`]|`[^`]*`)+|\S+")
 
 
 def terminal() -> Console:
     """Return a console for standard output. In a pipe or a file, lines and tables have any width."""
     anywhere = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=UNLIMITED if anywhere else None, soft_wrap=True, highlight=False)
+    return Console(width=UNLIMITED if anywhere else None, soft_wrap=True, highlight=False, emoji=False)
 
 
 def say(console: Console, line: str, indent: str = "") -> None:
-    """Print a line of words. A long one is broken at spaces, with `indent` before its further lines.
+    """Print a line of words, see `fitted`."""
+    console.print(fitted(line, console.width, indent), markup=False)
 
-    A path or a setting stays whole, also if it is longer than a line.
+
+def warn(line: str) -> None:
+    """Print a line of words on standard error."""
+    print(_shown(line, sys.stderr), file=sys.stderr)
+
+
+class ScreenHandler(logging.Handler):
+    """Prints the log on standard output. While a bar is shown, its lines appear above the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            # The bar replaces sys.stdout, so that a stream that is kept would write into it.
+            print(_shown(self.format(record), sys.stdout), flush=True)
+        except Exception:
+            self.handleError(record)
+
+
+def _shown(text: str, stream: TextIO) -> str:
+    if not stream.isatty():  # a program may read it, also if COLUMNS is set
+        return text
+    width = Console(file=stream).width
+    return "\n".join(fitted(line, width) for line in text.splitlines())
+
+
+def fitted(line: str, width: int, indent: str = "") -> str:
+    """Return a line of words as lines of at most `width` characters, with `indent` before all but the first.
+
+    It is broken between its parts, which two spaces separate. A part that is longer than a line is broken at spaces.
+    A path, a setting and a command between backticks stay whole, also if they are longer than a line.
     """
-    parts = wrap(
-        line,
-        width=console.width,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    for part in parts:
-        console.print(part, markup=False)
+    lines = [""]
+    for gap, part in re.findall(r"(\s*)(\S+(?: \S+)*)", line):
+        words = [part] if len(indent) + len(part) <= width else WORD.findall(part)
+        for space, word in zip([gap, *[" "] * len(words)], words, strict=False):
+            if lines[-1] and len(lines[-1] + space + word) > width:
+                lines.append(indent + word)
+            else:
+                lines[-1] += space + word
+    return "\n".join(lines)
+
+
+def show_help(text: str) -> None:
+    """Print a help text, see `reflow`. In a pipe or a file it stays as it is."""
+    print(reflow(text, Console().width) if sys.stdout.isatty() else text)
 
 
 def reflow(text: str, width: int) -> str:
     """Return a help text with its long lines broken at spaces. The description of a command moves below it."""
-    return "\n".join(line for long in text.splitlines() for line in _broken(long, width))
+    joined = re.sub(rf"\n {{{DEEP},}}", " ", text)
+    return "\n".join(_broken(line, width) for line in joined.splitlines())
 
 
-def _broken(line: str, width: int) -> list[str]:
-    margin = " " * (len(line) - len(line.lstrip()))
-    described = re.fullmatch(r"(\s*python .+?|.*?\S)(?:(?<=\w)  | {3,})(\S.*)", line)
+def _broken(line: str, width: int) -> str:
     if len(line) <= width:
-        return [line]
+        return line
+    margin = " " * (len(line) - len(line.lstrip()))
+    described = re.fullmatch(r"(\s*(?:python|latentlab) .+?|.*?\S)(?:(?<=\w)  | {3,})(\S.*)", line)
     first, rest = described.groups() if described else (line, "")
-    parts = [*_wrapped(first, width, f"{margin}    "), *_wrapped(rest, width - 4 - len(margin), "")]
-    return [
-        parts[0],
-        *(part if part.startswith(margin + "    ") else f"{margin}    {part}" for part in parts[1:]),
-    ]
-
-
-def _wrapped(line: str, width: int, indent: str) -> list[str]:
-    return wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    below = f"{margin}    "
+    parts = [first, below + rest] if rest else [first]
+    return "\n".join(fitted(part, width, below) for part in parts)
 
 
 def show_table(
     console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1
 ) -> None:
-    """Print a table. The cells of its first column are broken if it is too wide.
+    """Print a table. The cells of its first column are broken at spaces if it is too wide.
 
     If that is not enough, each row is printed as a line of words.
 
@@ -73,10 +105,11 @@ def show_table(
         texts: the number of columns with text. The further ones hold numbers.
     """
     others = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)][1:]
-    if sum(others) + BORDER * len(columns) + 1 + NARROWEST > console.width:
+    longest = max(len(word) for cell in (columns[0], *(row[0] for row in rows)) for word in cell.split())
+    if longest + sum(others) + BORDER * len(columns) + 1 > console.width:
         for row in rows:
             pairs = zip(columns[1:], row[1:], strict=True)
-            say(console, ", ".join([row[0], *(f"{name} {cell}" for name, cell in pairs)]), indent="  ")
+            say(console, "  ".join([row[0], *(f"{name} {cell}" for name, cell in pairs)]), indent="  ")
         return
     table = Table()
     for index, name in enumerate(columns):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from latentlab.cli.command import OneLineParser
+from latentlab.cli.screen import warn
 from latentlab.cli.script import typed
 from latentlab.compare.curves import curves
 from latentlab.compare.rate_distortion import rate_distortion, read_rate
@@ -45,8 +46,13 @@ def parse(words: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="a figure (.png, .pdf, .svg) or a table (.csv, .md, .tex)"
     )
-    parser.add_argument("--figure", choices=PLANES, help="the figure instead of a metric by epoch")
-    parser.add_argument("--table", choices=FORMS, help="print a table")
+    parser.add_argument(
+        "--figure",
+        choices=PLANES,
+        metavar="NAME",
+        help=f"the figure instead of a metric by epoch: {', '.join(PLANES)}",
+    )
+    parser.add_argument("--table", choices=FORMS, metavar="FORM", help=f"print a table: {', '.join(FORMS)}")
     parser.add_argument(
         "--metric",
         help="a column of metrics.csv (default val/elbo), or results for a table (test/elbo,test/nll)",
@@ -106,7 +112,7 @@ def _results(run: RunDirectory) -> Results:
 
 def _warn(experiments: Sequence[Experiment[Any]], left_out: Sequence[str]) -> None:
     for line in filter(None, [*left_out, incomparable(experiments)]):
-        print(line, file=sys.stderr)
+        warn(line)
 
 
 def _warn_of_draws(experiments: Sequence[Experiment[Results]]) -> None:
@@ -114,11 +120,12 @@ def _warn_of_draws(experiments: Sequence[Experiment[Results]]) -> None:
     draws = {each["test/nll_samples"] for each in results if "test/nll_samples" in each}
     if len(draws) > 1:
         numbers = ", ".join(f"{number:,}" for number in sorted(draws))
-        print(f"test/nll is estimated with different numbers of draws: {numbers}", file=sys.stderr)
+        warn(f"test/nll is estimated with different numbers of draws: {numbers}")
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (UserError, OSError) as mistake:
-        sys.exit(f"error: {mistake}")
+        warn(f"error: {mistake}")
+        sys.exit(1)

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Protocol
 
 from latentlab.cli.command import OneLineParser
+from latentlab.cli.screen import warn
 from latentlab.cli.script import typed
 from latentlab.errors import UserError
 from latentlab.run.files import write_text
@@ -102,4 +103,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (UserError, OSError) as mistake:
-        sys.exit(f"error: {mistake}")
+        warn(f"error: {mistake}")
+        sys.exit(1)

@@ -3,7 +3,6 @@
 import logging
 import netrc
 import os
-import sys
 from configparser import ConfigParser
 from configparser import Error as ConfigError
 from contextlib import AbstractContextManager, chdir, suppress
@@ -51,11 +50,9 @@ def own_settings() -> AbstractContextManager[None]:
     return chdir("/")
 
 
-def leave_out_run() -> None:
-    """Remove the variables of one run from the environment, and print their names."""
-    found = [name for name in OF_ONE_RUN if os.environ.pop(name, None)]
-    if found:
-        print(f"W&B: {', '.join(found)} left out, because each job is a run of its own", file=sys.stderr)
+def leave_out_run() -> list[str]:
+    """Remove the variables of one run from the environment, and return their names."""
+    return [name for name in OF_ONE_RUN if os.environ.pop(name, None)]
 
 
 def has_key() -> bool:

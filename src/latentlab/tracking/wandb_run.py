@@ -243,7 +243,7 @@ def _announce(run: "Run", mode: Mode, directory: RunDirectory) -> None:
     lines = {
         "online": f"W&B: logging to {run.url if mode == 'online' else ''}",  # W&B warns if asked offline
         # The whole folder, because a resumed run has several records.
-        "offline": f"W&B: {why}logging offline to {directory.wandb}; `wandb sync {directory.wandb}` sends it later",
+        "offline": f"W&B: {why}logging offline; `wandb sync {directory.wandb}` sends it later",
         "disabled": "W&B: disabled by WANDB_MODE",
     }
     log.info(lines[mode])

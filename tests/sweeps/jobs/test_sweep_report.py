@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from latentlab.cli.screen import UNLIMITED, reflow, show_table
+from latentlab.cli.screen import UNLIMITED
 from latentlab.sweeps.jobs import directory, report
 from latentlab.sweeps.jobs.job import Job, Outcome, Status
 
@@ -77,29 +77,10 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(tmp_path, width):
     assert "…" not in text and "several words" in text
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 200])
-def test_a_help_text_fits(width):
-    words = (
-        "  python train.py prior=vamp objective=iwae objective.samples=50  another prior and another bound"
-    )
-    text = f"{words}\nmodel: {', '.join(['cnn_vae'] * 40)}\n  a  b"
-    lines = reflow(text, width).splitlines()
-    assert max(map(len, lines)) <= width
-    assert lines[0].startswith("  python train.py prior=vamp") and lines[-1] == "  a  b"
-    assert "".join("".join(lines).split()) == "".join(text.split())
-
-
 def test_a_pipe_gets_a_job_in_one_line(tmp_path):
     label = " ".join(LONG)
     text = shown(tmp_path, UNLIMITED, [Outcome(Job(tmp_path, (), label), Status.FINISHED)])
     assert label in text and "\x1b" not in text
-
-
-def test_a_table_of_many_columns_becomes_lines(tmp_path):
-    console = Console(file=StringIO(), width=60)
-    show_table(console, ["trial", *(f"optimizer.setting{n}" for n in range(5))], [["0001", *"abcde"]])
-    text = console.file.getvalue()
-    assert "0001, optimizer.setting0 a" in text and max(map(len, text.splitlines())) <= 60
 
 
 def test_the_metric_of_a_table():

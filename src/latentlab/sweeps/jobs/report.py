@@ -1,6 +1,7 @@
 """The output of a sweep: progress lines, the table at the end, and results.csv."""
 
 import csv
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,11 @@ class SweepProgress:
         width = max(1, min(BAR, self.console.width - COUNT))
         columns = (BarColumn(bar_width=width), TextColumn("{task.description}"))
         self._bar = Progress(
-            *columns, console=self.console, disable=not self.console.is_terminal, transient=True
+            *columns,
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+            redirect_stderr=sys.stderr.isatty(),
         )
         self._task = self._bar.add_task(self._count(), total=total)
 

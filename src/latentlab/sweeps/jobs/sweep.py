@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.status import Status as Spinner
 
 from latentlab.cli.checks import check_call, check_config
+from latentlab.cli.screen import say, terminal
 from latentlab.cli.script import new_process
 from latentlab.errors import UserError
 from latentlab.sweeps.jobs import directory, report
@@ -140,7 +141,7 @@ class Sweep:
 
     def _report(self, outcomes: Sequence[Outcome]) -> None:
         report.show(outcomes, self.settings.metric)
-        print(f"results: {report.write(self.folder)}", flush=True)
+        say(terminal(), f"results: {report.write(self.folder)}")
 
     def _title(self, jobs: Sequence[Job]) -> str:
         known = sum(directory.settled(job) is not None for job in jobs)

@@ -76,7 +76,7 @@ def run_search(
             else:
                 _run_batched(trials, chosen, prepare, launcher)
         except (KeyboardInterrupt, SystemExit):
-            print("interrupted: the same command runs the remaining trials")
+            say(terminal(), "interrupted: the same command runs the remaining trials")
             raise
         finally:
             report(trials, chosen.metric, chosen.direction == "maximise")
@@ -167,7 +167,8 @@ def _run_watched(trials: Trials, metric: str, prepare: TrialJobs, sweep: Sweep) 
 
 
 def _run_batched(trials: Trials, settings: SearchSettings, prepare: TrialJobs, launcher: Launcher) -> None:
-    print(f"{type(launcher).__name__} runs batches of {settings.batch_size} trials, so no trial is pruned")
+    batched = f"{type(launcher).__name__} runs batches of {settings.batch_size} trials"
+    say(terminal(), f"{batched}, so no trial is pruned")
     BatchedSearch(trials, settings.metric, prepare, Batches(launcher), settings.batch_size).run()
 
 
@@ -196,7 +197,7 @@ def check_end(trials: Trials) -> None:
             f"{len(trials.given_up)} trials failed, the last with: {last.user_attrs[REASON]} "
             f"({trials.run_directory(last)}; hydra.sweeper.max_failures allows more)"
         )
-    print("other workers still run trials: the last one writes the whole report")
+    say(terminal(), "other workers still run trials: the last one writes the whole report")
 
 
 @contextmanager

@@ -45,7 +45,9 @@ def report(trials: Trials, metric: str, maximises: bool) -> None:
     write_text(trials.directory / BEST, OmegaConf.to_yaml(OmegaConf.create(best)))
     folder = RunDirectory(trials.directory).figures
     draw(trials.study, metric, folder)
-    print(f"best: {best['command']}\nsaved in: {trials.directory / BEST}\nfigures: {folder}")
+    print(f"best: {best['command']}")  # in one line, to copy
+    say(console, f"saved in: {trials.directory / BEST}")
+    say(console, f"figures: {folder}")
 
 
 def best_first(trials: Sequence[FrozenTrial], maximises: bool) -> list[FrozenTrial]:
