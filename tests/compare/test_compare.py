@@ -176,6 +176,7 @@ def test_tables_have_mean_deviation_error_and_number(tmp_path):
     assert rows[1] == f'"vae, elbo",3,-104.0,1.0,{1 / 3**0.5}'
     assert rows[2] == '"stl_vae, stl",1,-105.0,,'
     assert "| vae, elbo | 3 | −104.00 ± 1.00 (0.58) |" in table(experiments, (), "markdown")
+    assert re.search(r"│ vae, elbo +│ 3 │ −104.00 ± 1.00 \(0.58\) │", table(experiments, (), "text"))
     latex = table(experiments, ["test/elbo"], "latex")
     assert r"vae, elbo & 3 & $-$104.00 $\pm$ 1.00 (0.58) \\" in latex and r"stl\_vae" in latex
 

@@ -62,7 +62,7 @@ def parse(words: Sequence[str]) -> Namespace:
         [re.sub(r"^(out|figure|table|metric|first)=", r"--\1=", word) for word in words]
     )
     if given.out is None and given.table is None:
-        parser.error("give out=FILE or table=markdown")
+        parser.error("give out=FILE or table=text")
     if given.out is not None and given.out.suffix not in (*FIGURES, *TABLES):
         parser.error(f"out={given.out}: the name must end in {', '.join((*FIGURES, *TABLES))}")
     if given.figure and (given.out is None or given.out.suffix not in FIGURES or given.metric or given.table):

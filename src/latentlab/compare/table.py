@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
+from rich.console import Console
+
+from latentlab.cli.screen import say, show_table, terminal
 from latentlab.compare.runs import Experiment
 from latentlab.errors import UserError
 from latentlab.run.results import Spread, is_real
@@ -64,6 +67,14 @@ def _row(experiment: Experiment[Results], metrics: Sequence[str]) -> Row:
     )
 
 
+def _text(metrics: Sequence[str], rows: Sequence[Row]) -> str:
+    console = Console(file=StringIO(), width=terminal().width)
+    cells = [[row.label, str(row.n), *(_cell(each, "±") for each in row.spreads)] for row in rows]
+    show_table(console, ["experiment", "n", *metrics], cells)
+    say(console, LEGEND.format("±"))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def _csv(metrics: Sequence[str], rows: Sequence[Row]) -> str:
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -106,6 +117,7 @@ def _latex(metrics: Sequence[str], rows: Sequence[Row]) -> str:
 
 LEGEND = "mean {} standard deviation (standard error) over n seeds"
 FORMS: dict[str, Callable[[Sequence[str], Sequence[Row]], str]] = {
+    "text": _text,
     "csv": _csv,
     "markdown": _markdown,
     "latex": _latex,
