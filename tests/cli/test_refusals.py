@@ -50,7 +50,7 @@ REFUSED = {
     ),
     "nothing to watch": (
         "callbacks=early_stopping data.val_size=0",
-        ["callbacks.early_stopping", "data.val_size=0"],
+        ["callbacks.early_stopping", "data.val_size"],
     ),
     "no checkpoint kept": ("~callbacks.best", ["callbacks.best", "leave it in"]),
     "part of another model": ("model=autoencoder prior=mog", ["prior=mog", "autoencoder", "change nothing"]),

@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from commands import ROOT
 from launchers import until
 
 from latentlab.cli.build import rank_command
@@ -25,7 +26,7 @@ def test_a_rank_runs_the_overrides_of_its_job_alone():
         job=SimpleNamespace(config_name="train"),
     )
     assert rank_command(job) == [
-        *(sys.executable, "/p/train.py", "--config-path=/p/conf", "--config-name=train"),
+        *(sys.executable, str(ROOT / "train.py"), "--config-path=/p/conf", "--config-name=train"),
         *("model=vae", "logger.notes='a, b'", "hydra.verbose=true"),
         *(r"hydra.run.dir='/out/seed=1,model=\'v\''", "hydra.output_subdir=null"),
     ]

@@ -102,7 +102,7 @@ def test_what_the_panels_name_is_logged(tmp_path, capsys):
     assert epochs([crashed, resumed], "figures/samples._type") == [0, 1, 2]
     assert epochs([crashed, resumed], "val/elbo") == [0, 1]
     one, two, three = (gather(each, "run") for each in (crashed, resumed, evaluated))
-    assert one["display_name"] == "vae binarised_digits seed0"
+    assert one["display_name"] == "vae binarised_digits_val_size-1400 seed0"
     assert one["run_id"] == two["run_id"] == three["run_id"] and two["resume"] is True
     assert gather(crashed, "exit")["exit_code"] == 1 and gather(resumed, "exit").get("exit_code", 0) == 0
     artifacts = [each["artifact"] for each in records(resumed) if "artifact" in each]

@@ -108,7 +108,7 @@ class Omniglot(MatlabData):
     """
 
     _: KW_ONLY
-    val_size: NonNegativeInt | None = 1345
+    val_size: NonNegativeInt = 1345
     characters: bool = False
 
     name = "Omniglot"
@@ -154,7 +154,7 @@ class Caltech101Silhouettes(MatlabData):
     """
 
     _: KW_ONLY
-    val_size: NonNegativeInt | None = 2264
+    val_size: NonNegativeInt = 2264
     invert: bool = False
 
     name = "Caltech101 silhouettes"
@@ -193,7 +193,7 @@ class FreyFaces(MatlabData):
     """
 
     _: KW_ONLY
-    val_size: NonNegativeInt | None = 200
+    val_size: NonNegativeInt = 200
 
     name = "Frey faces"
     labelled = False

@@ -3,10 +3,11 @@
 import difflib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeInt
 from torchvision import datasets
 from torchvision.datasets import MNIST
 
@@ -44,6 +45,8 @@ class TorchvisionData(ImageData):
     root: str | Path = "data"
     dataset: str = "MNIST"
     options: Mapping[str, Any] | None = None
+    _: KW_ONLY
+    val_size: NonNegativeInt = 10_000
 
     def __post_init__(self) -> None:
         self.name = self.dataset

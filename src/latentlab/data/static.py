@@ -5,7 +5,7 @@ import logging
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import prod
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import platformdirs
 import torch
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt
 from torchvision.datasets.utils import download_url
 
 from latentlab.data.files import REMEDY, check_file, check_md5, damaged, downloading
@@ -50,6 +51,8 @@ class StaticMNIST(ImageData):
     """
 
     root: str | Path = "data"
+    _: KW_ONLY
+    val_size: NonNegativeInt = 10_000
 
     name = "Static MNIST"
     binary = True

@@ -1,6 +1,5 @@
 """Resuming a run: the settings that must stay as they were, the checkpoint, and the finished runs."""
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ FREE = (*HARMLESS, *LIMITS, *DEVICES, "data.eval_batch_size", "data.on_device", 
 MONITORS = ("callbacks.best.monitor", "callbacks.early_stopping.monitor")
 FORMER_MONITORS = ("val/elbo", "val/reconstruction")
 
+PROTOCOL = "protocol._target_"
 ABSENT = object()
 Difference = tuple[str, Any, Any]
 
@@ -89,14 +89,19 @@ def check_resumed(config: Mapping[str, Any], known: Mapping[str, Any], ckpt_path
     found = list(differences(config, known, FREE))
     for name, option in config["names"].items():
         before = known["names"].get(name, option)
-        # The name of the data holds their settings, each of which is compared below.
-        named_below = name == "data" and not any(re.fullmatch(r"data\..*_target_", key) for key, *_ in found)
+        # The name of the data holds their protocol and settings, each of which is compared below.
+        keys = [key for key, *_ in found if not key.endswith(PROTOCOL)]
+        named_below = name == "data" and (not keys or not any(_is_set(key) for key, *_ in found))
         if before != option and not named_below:
             raise _refused(name, option, before, ckpt_path)
     for key, asked, before in found:
         if asked is None and key in MONITORS and before in FORMER_MONITORS:
             continue
         raise _refused(users_key(key, config), asked, before, ckpt_path)
+
+
+def _is_set(key: str) -> bool:
+    return key.startswith("data.") and key.endswith("_target_")
 
 
 def extends_cosine(config: Mapping[str, Any]) -> bool:
