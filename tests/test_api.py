@@ -93,7 +93,11 @@ def test_draws_are_the_same_at_every_call(run):
         (lambda run: run.figure("latent"), "did you mean latents?"),
         (lambda run: latentlab.load(run.path, device="cuda:9"), "device=cuda:9"),
         (lambda run: latentlab.load(run.path / "nothing"), "no such run"),
+        (lambda run: run.samples(2, seed=-1), "seed=-1"),
+        (lambda run: run.log_likelihoods(samples=2, chunk=0), "chunk=0"),
         (lambda run: latentlab.compose("model=vae"), "list"),
+        (lambda run: latentlab.train("model=vae"), "list"),
+        (lambda run: latentlab.evaluate(run.path, "samples=2"), "list"),
         (lambda run: latentlab.compose([3]), "3 is not a setting"),
         (lambda run: latentlab.train(["-m", "seed=1,2"]), "command line"),
         (lambda run: latentlab.train(["--cfg=job"]), "--cfg=job"),
@@ -257,6 +261,7 @@ def test_an_export_holds_the_arrays_of_a_loaded_run(run, tmp_path):
     np.testing.assert_array_equal(files["reconstructions"]["means"], run.reconstructions())
     np.testing.assert_array_equal(files["elbos"]["elbo"], run.elbos())
     results = json.loads((tmp_path / "evaluation.json").read_text())
+    assert results["settings"]["mutual_information.examples"] == 10000
     assert -files["log_likelihoods"]["log_px"].mean() == pytest.approx(results["test/nll"], rel=1e-12)
     means = sorted((tmp_path / "export" / "sample_means").iterdir())
     assert [path.name for path in means] == ["0000.png", "0001.png", "0002.png"]

@@ -77,7 +77,7 @@ def train(
         UserError: for a mistake in the settings, a directory that holds a run already, or a training that diverged.
     """
     place = [] if directory is None else [quoted("hydra.run.dir", Path(directory).expanduser().absolute())]
-    with composed("train", [*overrides, *place]) as (cfg, job):
+    with composed("train", overrides, *place) as (cfg, job):
         chosen, run = experiment.compose(cfg, job), RunDirectory(Path(job.runtime.output_dir))
         _check_call(chosen.config, run)
         with _resumable(run), process_restored():
@@ -92,7 +92,7 @@ def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         UserError: for a mistake in the settings, or a run that cannot be read and trusted.
     """
     place = quoted("run", run if is_artifact(str(run)) else Path(run).expanduser().absolute())
-    with composed("evaluate", [place, *overrides]) as (cfg, _), process_restored():
+    with composed("evaluate", overrides, place) as (cfg, _), process_restored():
         return run_evaluation(cfg)[0]
 
 

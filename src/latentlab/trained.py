@@ -62,6 +62,7 @@ class Trained:
         saved: the checkpoint with its config.
         device: the device of the model, "auto" for a GPU if there is one.
         root: the folder of data sets, or the place of your own images; None for the same as in training.
+        data: the data of the run, if they are read already.
 
     Attributes:
         checkpoint: the checkpoint of the model.
@@ -70,12 +71,20 @@ class Trained:
         config: the config of the run.
     """
 
-    def __init__(self, saved: evaluating.Saved, device: str = "auto", root: str | None = None) -> None:
+    def __init__(
+        self,
+        saved: evaluating.Saved,
+        device: str = "auto",
+        root: str | None = None,
+        data: DataModule | None = None,
+    ) -> None:
         evaluating.quieten_lightning()
         self.checkpoint = saved.checkpoint
         self.path = RunDirectory.of_checkpoint(saved.checkpoint).path
         self.config: Mapping[str, Any] = saved.config
         self._saved, self._root = saved, root
+        if data is not None:
+            self.data = data
         with torch.random.fork_rng([]):  # new weights are drawn before the trained ones replace them
             module = evaluating.rebuild_module(saved)
         load_state(module, saved.state, str(saved.checkpoint))
@@ -132,6 +141,8 @@ class Trained:
         model = self.having("samples")
         if n < 1:
             raise UserError(f"n={n}: give at least 1")
+        if seed < 0:
+            raise UserError(f"seed={seed}: give 0 or more")
         return _joined(_generated(model, n, seed, mean))
 
     def elbos(self, x: Examples = "test", samples: int = 1) -> Array:
@@ -161,8 +172,9 @@ class Trained:
         """
         model = self.having("log_likelihoods")
         number = evaluation.NLL_SAMPLES if samples is None else samples
-        if number < 1:
-            raise UserError(f"samples={number}: give at least 1")
+        for name, value in {"samples": number, "chunk": chunk}.items():
+            if value < 1:
+                raise UserError(f"{name}={value}: give at least 1")
         return _joined(evaluation.log_likelihoods(model, self._observations(x), number, chunk))
 
     def figure(self, name: str, **options: Any) -> Figure | None:

@@ -4,6 +4,7 @@ import parts
 import pytest
 from commands import QUICK, call, refusal
 
+import latentlab
 from latentlab.cli.overrides import rename_old_keys, todays_name
 
 RENAMED = {
@@ -51,6 +52,12 @@ SAME = (
 def test_an_old_name_is_replaced(old, new):
     assert todays_name(old) == new
     assert todays_name(new) == new
+
+
+@pytest.mark.parametrize("word", ["data.options.split=letters", "data.options={split:letters}"])
+def test_the_options_of_a_data_set_need_no_plus(word):
+    found = latentlab.compose(["data=binarised_mnist", "data.dataset=EMNIST", word])
+    assert found.data.options == {"split": "letters"}
 
 
 @pytest.mark.parametrize("word", SAME)

@@ -76,6 +76,15 @@ REFUSED = {
 }
 
 
+def test_data_of_a_missing_module_are_one_line(tmp_path):
+    place = tmp_path / "conf" / "data"
+    place.mkdir(parents=True)
+    (place / "bars.yaml").write_text("_target_: nowhere.Bars\nprotocol: ${protocol}\n")
+    words = ("data=bars", f"--config-dir={tmp_path / 'conf'}", "logger=none", f"hydra.run.dir={tmp_path}/run")
+    line = refusal(call("train.py", *words))
+    assert "there is no such class" in line and "PYTHONPATH" in line
+
+
 @pytest.mark.parametrize(("arguments", "words"), REFUSED.values(), ids=REFUSED)
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, words):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

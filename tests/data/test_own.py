@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from commands import QUICK, call, refusal
 from PIL import Image
+from torch.nn.functional import interpolate
 
+from latentlab.cli.checks import check_config
 from latentlab.data import ImageFiles
-from latentlab.data.arrays import Conversion, scale_of
+from latentlab.data.arrays import LUMA, Conversion, scale_of
 from latentlab.errors import UserError
 from latentlab.protocols import Continuous
 from latentlab.run.config import read_config
@@ -170,7 +173,13 @@ def test_a_wrong_folder_is_refused(tmp_path: Path, line: str, files: dict[str, A
 WRONG_ARRAYS: dict[str, dict[str, Any]] = {
     r".* holds 39 labels for 40 images": {"x": GREY, "y": Y[:39]},
     r".* pixels from -1 to 1 follow no rule": {"x": GREY / 127.5 - 1},
-    r".* pixels from nan": {"x": np.full((3, 2, 2), np.nan)},
+    r".* some pixels are NaN": {"x": np.full((3, 2, 2), np.nan)},
+    r".* pixels of type complex128": {"x": GREY * 1j},
+    r".* fractions from 0 to 1\.0001 are neither": {"x": GREY / 255 * 1.0001},
+    r".* the pixels of one split end at 255 and those of another at 1": {
+        "x_train": GREY,
+        "x_test": GREY / 255,
+    },
     r".* shape \(40, 48\)": {"x": GREY.reshape(40, 48)},
     r".* holds no images": {"x": GREY[:0]},
     r".* labels of shape \(40, 4\)": {"x": GREY, "y": np.eye(4)[Y]},
@@ -199,10 +208,64 @@ def test_pickles_and_other_files_are_refused(tmp_path: Path) -> None:
             own(path)
 
 
-def test_images_that_outgrow_the_memory_are_refused(tmp_path: Path) -> None:
+def test_images_that_outgrow_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentlab.data.arrays.machine", lambda: 10**6)
+    monkeypatch.setattr(Conversion, "__call__", None)  # refused before any work
     np.save(tmp_path / "own.npy", GREY)
-    with pytest.raises(UserError, match=r"GiB .* give a smaller data\.resize"):
-        own(tmp_path / "own.npy", resize=[10**6, 10**6])
+    for path in (tmp_path / "own.npy", folder(tmp_path / "own", a=SMALL)):
+        with pytest.raises(UserError, match=r"GiB .* give a smaller data\.resize"):
+            own(path, resize=[4096, 4096])
+
+
+def test_a_small_file_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros((400, 64, 64), np.uint8))
+    monkeypatch.setattr("latentlab.data.formats.SMALL", 10**6)
+    with pytest.raises(UserError, match="bytes of arrays are packed into"):
+        own(tmp_path / "zeros.npz")
+    monkeypatch.setattr("latentlab.data.pictures.MOST_PIXELS", 47)
+    with pytest.raises(UserError, match=r"8x6 pixels are more than 47"):
+        own(folder(tmp_path / "own", a=SMALL))
+
+
+def test_a_header_that_asks_for_all_memory_is_refused(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (10**17, 8, 8)}
+    )
+    with zipfile.ZipFile(tmp_path / "own.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue())
+    with pytest.raises(UserError, match=r"own\.npz is no archive of arrays"):
+        own(tmp_path / "own.npz")
+
+
+@pytest.mark.parametrize("wrong", [{"split_seed": 2**32}, {"resize": [4097, 8]}], ids=str)
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    node = {"_target_": "latentlab.data.ImageFiles", "path": "x", **wrong}
+    with pytest.raises(UserError, match=rf"data\.{next(iter(wrong))}"):
+        check_config(node, node, "data")
+
+
+def test_large_pictures_are_converted_in_parts() -> None:
+    x = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (2, 3, 600, 9)).astype(np.uint8))
+    whole = interpolate(x.float(), (50, 4), mode="bilinear", antialias=True).round().clamp(0, 255)
+    assert torch.equal(Conversion(resize=[50, 4])(x), whole.to(torch.uint8))
+    grey = (x * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True).round()
+    assert torch.equal(Conversion(channels=1)(x), grey.to(torch.uint8))
+
+
+def test_hidden_folders_and_stray_tables_are_left_out(tmp_path: Path) -> None:
+    place = folder(tmp_path / "own", **{f"{name}__{i}": GREY[i] for name in "ab" for i in range(4)})
+    folder(place / ".ipynb_checkpoints", a=SMALL)
+    (place / "a" / "x.parquet").write_bytes(b"")
+    assert own(place).num_examples == {"train": 6, "val": 1, "test": 1}
+    assert own(place).num_classes == 2
+
+
+def test_a_format_that_starts_a_program_is_not_read(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(SMALL).save(file, "eps")
+    with pytest.raises(UserError, match=r"a\.png is no picture"):
+        own(folder(tmp_path / "own", a=file.getvalue()))
 
 
 def test_a_run_is_resumed_and_evaluated_with_the_same_images_only(
@@ -216,14 +279,17 @@ def test_a_run_is_resumed_and_evaluated_with_the_same_images_only(
     assert [path.name for path in tmp_path.iterdir()] == ["faces.npy"]
     assert call("train.py", *new, "data.path=faces.npy").status == 0
     config = read_config(Path("run/config.yaml"))
+    monkeypatch.setenv("LATENTLAB_DATA", str(tmp_path))
     name = f"binarised_images_faces_{config['data']['sha256'][:8]}"
     assert config["names"]["data"] == name == read_results(Path("run/summary.json"))["data"]
     Path("faces.npy").rename("moved.npy")
     evaluate = ("run=run", "nll.samples=1", "figures.draw=false")
     assert "give data.path=PATH" in refusal(call("evaluate.py", *evaluate))
-    assert call("evaluate.py", *evaluate, "data.path=moved.npy").status == 0
+    exported = call("evaluate.py", *evaluate, "data.path=moved.npy", "export=latents")
+    assert exported.status == 0 and Path("run/export/latents.npz").exists()
     resumed = ("resume=run", "trainer.max_epochs=2")
     assert call("train.py", *resumed, "data=images", "data.path=moved.npy").status == 0
+    assert read_config(Path("run/config.yaml"))["names"]["data"] == name
     np.save("moved.npy", big[::-1])
     again = ("data.path=moved.npy", "ckpt_path=run/checkpoints/last.ckpt", "trainer.max_epochs=3")
     assert "data.sha256=" in refusal(call("train.py", *new[:2], *new[3:], *again))

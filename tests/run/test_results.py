@@ -35,6 +35,12 @@ def test_results_with_other_settings_stay_in_the_file(tmp_path):
     assert read_evaluation(tmp_path / "none.json", BEST) == {}
 
 
+def test_the_file_keeps_a_number_of_earlier_results(tmp_path):
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps({"test/nll": 1.0, "earlier": [{"test/nll": 2.0}] * 200}))
+    assert len(write_evaluation(path, {"test/nll": 3.0}, settings())["earlier"]) == 100
+
+
 def test_a_damaged_file_is_replaced_with_a_warning(tmp_path, caplog):
     path = tmp_path / "evaluation.json"
     path.write_text("{")

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from latentlab.cli.overrides import quoted
 from latentlab.cli.script import config_folders, new_process
 from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
-from latentlab.run.trust import SPECIAL, Trusted, check_names
+from latentlab.run.trust import SPECIAL, Trusted, check_names, locate
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ def name_of_data(option: str, data: Any) -> str:
 
     try:
         node: Any = OmegaConf.to_container(data, resolve=True)
-        images = issubclass(get_class(node["_target_"]), ImageData)
+        kind = locate(node["_target_"], "data")  # Hydra would log a class that is missing
+        images = isinstance(kind, type) and issubclass(kind, ImageData)
         return instantiate(node, _convert_="all").full_name if images else option
     except Exception:  # the config is not checked yet
         return option

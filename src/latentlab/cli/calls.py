@@ -35,12 +35,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def composed(script: str, words: Sequence[str]) -> Iterator[tuple[DictConfig, Any]]:
+def composed(script: str, given: Sequence[str], *more: str) -> Iterator[tuple[DictConfig, Any]]:
     """Compose the config of a call, and yield it with Hydra's own config of the job.
 
     Args:
         script: "train" or "evaluate".
-        words: the words of the command line: overrides, and `--config-dir=DIR`.
+        given: the words of the command line: overrides, and `--config-dir=DIR`.
+        more: the words that the call adds.
 
     Raises:
         UserError: for a mistake in them, or while another thread of this process runs a call.
@@ -50,8 +51,10 @@ def composed(script: str, words: Sequence[str]) -> Iterator[tuple[DictConfig, An
             "another thread of this process composes or trains already: wait until it ends "
             "(`python train.py -m` runs several trainings at a time)"
         )
-    called = CALLED.set((script, list(words)))
+    words = [*given, *more]
+    called = CALLED.set((script, words))
     try:
+        _check(given)
         with _hydra_restored(), explained():
             yield _composed(script, words)
     finally:
@@ -60,7 +63,6 @@ def composed(script: str, words: Sequence[str]) -> Iterator[tuple[DictConfig, An
 
 
 def _composed(script: str, words: Sequence[str]) -> tuple[DictConfig, Any]:
-    _check(words)
     _, _, overrides = split_options(WORDS[script](read_words(words, script)))
     version.setbase("1.3")
     path = create_config_search_path(str(conf_folder()))

@@ -42,7 +42,7 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     module, data = evaluating.rebuild(cfg, trained)
     directory = Path(cfg.output_dir or place.path)
     trainer = evaluating.trainer(cfg, trained, directory)
-    exported = Trained(trained, str(trainer.strategy.root_device), cfg.data.root) if cfg.export else None
+    exported = Trained(trained, str(trainer.strategy.root_device), data=data) if cfg.export else None
     if exported:
         export.check(export.chosen(cfg), exported)
     trainer.test(module, data, verbose=False)
@@ -52,6 +52,9 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
         "checkpoint": trained.checkpoint.name,
         "samples": cfg.samples,
         "nll.samples": estimates.get("test/nll_samples", 0),
+        "mutual_information.examples": (
+            cfg.mutual_information.examples if "test/mutual_information_limit" in estimates else 0
+        ),
     }
     results = report.conclude_evaluation(trainer, directory, names, estimates, settings)
     if exported:

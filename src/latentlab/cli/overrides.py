@@ -94,9 +94,13 @@ def with_null(word: str) -> str:
 
 
 def with_plus(word: str) -> str:
-    """Return an override of a flag of Lightning's Trainer as Hydra needs it for a key that no config lists."""
+    """Return an override as Hydra needs it for a key that no config lists.
+
+    Such keys are flags of Lightning's Trainer and the options of a data set of torchvision.
+    """
     flag = re.match(r"trainer\.(\w+)=", word)
-    return f"++{word}" if flag and flag[1] in LIGHTNING.split() else word
+    free = flag[1] in LIGHTNING.split() if flag else re.match(r"data\.options[.=]", word)
+    return f"++{word}" if free else word
 
 
 def rename_old_keys(words: Iterable[str], script: str) -> list[str]:

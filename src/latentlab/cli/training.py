@@ -132,8 +132,10 @@ def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, config
     data.prepare_data()
     data.setup("fit")
     if isinstance(data, FileData):  # a resume or an evaluation checks that the data are the same
-        config["data"]["sha256"] = data.sha256 = data.digest
-        config["names"]["data"] = data.full_name
+        if data.sha256 is None:  # a resumed run keeps its name if its images have moved
+            data.sha256 = data.digest
+            config["names"]["data"] = data.full_name
+        config["data"]["sha256"] = data.sha256
     module.setup("fit")
     module.check_training(new=config["ckpt_path"] is None)
     rehearse(trainer, module, config)

@@ -17,6 +17,13 @@ from latentlab.processes.machine import machine
 Array = NDArray[Any]
 # Images converted at a time, so that a conversion takes little memory.
 CHUNK = 4096
+# The numbers of such images at most, which an image larger than that may exceed, and rows of an image at a time.
+NUMBERS = 2**24
+ROWS = 256
+# The largest height and width after a conversion.
+LARGEST_SIDE = 4096
+# Fractions that end between 1 and this are no grey levels 0..255, but perhaps [0, 1] with an overshoot of a resize.
+DARK = 16
 # The weights of red, green and blue in a grey level (ITU-R BT.601, as in PIL).
 LUMA = (0.299, 0.587, 0.114)
 GIB = 2**30
@@ -46,12 +53,12 @@ class Conversion:
     def __call__(self, x: Tensor) -> Tensor:
         """Convert images, uint8 (N, C, H, W)."""
         if self.channels == 1 and x.shape[1] == 3:
-            x = (x * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+            x = torch.cat([_grey(rows) for rows in x.split(ROWS, 2)], 2)
         if self.channels == 3 and x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         if self.resize is not None:
-            x = interpolate(x.float(), tuple(self.resize), mode="bilinear", antialias=True)
-        x = x.round().clamp(0, 255).to(torch.uint8) if x.is_floating_point() else x
+            x = torch.cat([_resized(channel, self.resize) for channel in x.split(1, 1)], 1)
+        x = _rounded(x) if x.is_floating_point() else x
         return 255 - x if self.invert else x
 
     def shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
@@ -59,6 +66,18 @@ class Conversion:
         channels, height, width = shape
         height, width = self.resize or (height, width)
         return self.channels or channels, height, width
+
+
+def _grey(x: Tensor) -> Tensor:
+    return (x * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+
+
+def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    return _rounded(interpolate(x.float(), tuple(size), mode="bilinear", antialias=True))
+
+
+def _rounded(x: Tensor) -> Tensor:
+    return x.round().clamp(0, 255).to(torch.uint8)
 
 
 def as_parts(
@@ -85,8 +104,13 @@ def as_parts(
 
 
 def _converted(x: Array, scale: int, convert: Conversion) -> Tensor:
-    chunks = (np.ascontiguousarray(x[start : start + CHUNK]) for start in range(0, len(x), CHUNK))
-    return torch.cat([convert(torch.from_numpy(np.rint(chunk * scale).astype(np.uint8))) for chunk in chunks])
+    shape = convert.shape(x.shape[1:])
+    found = torch.empty(len(x), *shape, dtype=torch.uint8)
+    step = min(CHUNK, max(NUMBERS // max(prod(shape), prod(x.shape[1:])), 1))
+    for start in range(0, len(x), step):
+        pixels = np.rint(np.ascontiguousarray(x[start : start + step]) * scale).astype(np.uint8)
+        found[start : start + step] = convert(torch.from_numpy(pixels))
+    return found
 
 
 def channels_first(x: Array, place: Any) -> Array:
@@ -116,17 +140,38 @@ def scale_of(arrays: Iterable[Array], place: Any) -> int:
     [0, 255] have the factor 1.
 
     Raises:
-        UserError: for other values.
+        UserError: for other values, fractions that exceed 1 by little, or splits with different factors.
     """
-    found = [(x.min(), x.max()) if x.dtype.kind in "buif" else (np.nan, np.nan) for x in arrays]
-    lows, highs = np.array(found, dtype=np.float64).T
-    low, high = lows.min(), highs.max()
-    if not (low >= 0 and high <= 255):  # also for NaN
+    highs = [_highest(x, place) for x in arrays]
+    if max(highs) > 1 and any(0 < high <= 1 for high in highs):
         raise UserError(
-            f"{place}: pixels from {low:g} to {high:g} follow no rule: give integers 0..255, bits, or floats in [0, 1] "
-            "or [0, 255]"
+            f"{place}: the pixels of one split end at {max(highs):g} and those of another at {min(highs):g}: "
+            "give all splits one scale, 0..255 or [0, 1]"
         )
-    return 255 if high <= 1 else 1
+    return 255 if max(highs) <= 1 else 1
+
+
+def _highest(x: Array, place: Any) -> float:
+    """Return the largest of some pixels, after a check of their values."""
+    rule = "give integers 0..255, bits, or floats in [0, 1] or [0, 255]"
+    if x.dtype.kind not in "buif":
+        raise UserError(f"{place}: pixels of type {x.dtype} follow no rule: {rule}")
+    low, high = float(x.min()), float(x.max())
+    if np.isnan(low):
+        raise UserError(f"{place}: some pixels are NaN, no numbers: {rule}")
+    if not (low >= 0 and high <= 255):
+        raise UserError(f"{place}: pixels from {low:g} to {high:g} follow no rule: {rule}")
+    if 1 < high < DARK and not _is_whole(x):
+        raise UserError(
+            f"{place}: fractions from {low:g} to {high:g} are neither in [0, 1] nor grey levels 0..255: "
+            "clip or scale them to [0, 1]"
+        )
+    return high
+
+
+def _is_whole(x: Array) -> bool:
+    parts = (x[start : start + CHUNK] for start in range(0, len(x), CHUNK))
+    return x.dtype.kind != "f" or all((part == np.rint(part)).all() for part in parts)
 
 
 def as_labels(y: Array | None, number: int, place: Any) -> Tensor:

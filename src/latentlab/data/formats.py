@@ -28,9 +28,12 @@ log = logging.getLogger(__name__)
 PIXELS = ("x", "image", "images", "img", "imgs", "data", "pixels")
 LABELS = ("y", "label", "labels", "target", "targets")
 KEYS = "x and y, x_train, y_train, x_test and y_test, or train_images and train_labels"
+# Unpacked arrays may take this many bytes, or this many times the size of their file.
+SMALL = 2**28
+MOST_PACKED = 200
 MISTAKES = (
-    *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile),
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError),
+    *(ValueError, pickle.UnpicklingError, zipfile.BadZipFile),
 )
 
 
@@ -43,7 +46,11 @@ def read_images(path: Path, convert: Conversion) -> dict[str, Part]:
     if not path.exists():
         raise UserError(f"data.path={path}: there is no such file or folder")
     if path.is_dir():
-        return next(read for fits, read in FOLDERS if fits(path))(path, convert)
+        try:
+            return next(read for fits, read in FOLDERS if fits(path))(path, convert)
+        except OSError as error:
+            place = error.filename or path
+            raise UserError(f"data.path={path}: {place} cannot be read ({error.strerror})") from error
     if path.suffix.lower() not in FILES or not path.is_file():
         raise UserError(
             f"data.path={path}: give a folder of images, or a file that ends in {', '.join(FILES)} "
@@ -139,11 +146,16 @@ def _array(value: Any) -> Array | None:
 
 
 def _check_unpacked(path: Path) -> None:
-    limit = machine()
+    limit, packed = machine(), path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
-    if limit is not None and size > limit:
-        raise UserError(f"{path}: {size:,} bytes of unpacked arrays do not fit into memory")
+    if limit is not None and 2 * size > limit:
+        raise UserError(f"{path}: {size:,} bytes of unpacked arrays do not fit into half of the memory")
+    if size > max(SMALL, MOST_PACKED * packed):
+        raise UserError(
+            f"{path}: {size:,} bytes of arrays are packed into {packed:,}, less than images take: "
+            "if you trust the file, save it again with numpy.savez"
+        )
 
 
 @contextmanager

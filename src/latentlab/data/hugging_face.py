@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from latentlab.data.arrays import Conversion, Part, as_labels, as_parts
-from latentlab.data.pictures import SPLITS, stacked
+from latentlab.data.pictures import SPLITS, is_picture, stacked, visible
 from latentlab.errors import UserError
 
 ENDINGS = (".parquet", ".arrow")
 
 
 def is_hugging_face(folder: Path) -> bool:
-    """Return True if a folder holds such files."""
-    return any(True for _ in _files(folder))
+    """Return True if a folder holds such files, and no pictures beside them."""
+    return any(_files(folder)) and not any(map(is_picture, _near(folder)))
 
 
 def read_hugging_face(folder: Path, convert: Conversion) -> dict[str, Part]:
@@ -37,7 +37,12 @@ def read_hugging_face(folder: Path, convert: Conversion) -> dict[str, Part]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.suffix in ENDINGS and path.is_file())
+    return (path for path in _near(folder) if path.suffix in ENDINGS)
+
+
+def _near(folder: Path) -> Iterator[Path]:
+    # Hugging Face keeps the files here, in data/, or in folders of splits.
+    return (path for pattern in ("*", "*/*") for path in visible(folder, pattern))
 
 
 def _split(path: Path, folder: Path) -> str:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from latentlab.data.arrays import Conversion, Part
+from latentlab.data.arrays import LARGEST_SIDE, Conversion, Part
 from latentlab.data.formats import read_images
 from latentlab.data.images import ImageData, Images, Splits
 from latentlab.errors import UserError
 
 # The share of the images that is held out for the test set, and again for validation, in percent.
 HELD_OUT = 15
+Side = Annotated[PositiveInt, Field(le=LARGEST_SIDE)]
 
 
 @dataclass(eq=False, repr=False)
@@ -90,8 +91,8 @@ class ImageFiles(FileData):
     _: KW_ONLY
     test_size: PositiveInt | None = None
     val_size: NonNegativeInt | None = None
-    split_seed: NonNegativeInt = 0
-    resize: Annotated[Sequence[PositiveInt], Field(min_length=2, max_length=2)] | None = None
+    split_seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0
+    resize: Annotated[Sequence[Side], Field(min_length=2, max_length=2)] | None = None
     channels: Literal[1, 3] | None = None
     invert: bool = False
 

@@ -2,7 +2,8 @@
 
 import io
 import logging
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from latentlab.data.arrays import Conversion, Part, check_memory
 from latentlab.errors import UserError
 
 log = logging.getLogger(__name__)
+
+# A small file may hold a picture that takes much memory.
+MOST_PIXELS = 2**25
+# The formats of PIL that start no other program, as EPS does, and name their size before they are read.
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "GIF", "TIFF"),
+    *("BMP", "DIB", "PPM", "TGA", "PCX", "SGI"),
+)
 
 # The folders of a split, as torchvision's and Hugging Face's users name them.
 SPLITS = {
@@ -51,11 +60,22 @@ def read_folder(folder: Path, convert: Conversion) -> dict[str, Part]:
     }
 
 
+def visible(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield the files below a folder that match a pattern, sorted, without hidden ones and those in hidden folders."""
+    for path in sorted(folder.glob(pattern)):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def is_picture(path: Path) -> bool:
+    """Return True for the ending of a format that is read."""
+    return Image.registered_extensions().get(path.suffix.lower()) in FORMATS
+
+
 def _labelled(folder: Path) -> dict[Path, str]:
     """Return the pictures of a folder with the names of their classes, "" without classes."""
-    endings = Image.registered_extensions()
-    every = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name[:1] != "."]
-    pictures = [path for path in every if path.suffix.lower() in endings]
+    every = list(visible(folder, "**/*"))
+    pictures = [path for path in every if is_picture(path)]
     if not pictures:
         raise UserError(f"{folder} holds no picture: give a folder of files such as PNG or JPEG")
     if len(pictures) < len(every):
@@ -90,9 +110,11 @@ def stacked(
     """
     x, first = torch.empty(0), ""
     for index, (name, source) in enumerate(pictures):
-        image = convert(decoded(name, source)[None])[0]
+        read = decoded(name, source)
         if index == 0:
-            check_memory(all_number, image.shape, place)
+            check_memory(all_number, convert.shape(read.shape), place)
+        image = convert(read[None])[0]
+        if index == 0:
             x, first = torch.empty(number, *image.shape, dtype=torch.uint8), name
         if image.shape != x.shape[1:]:
             raise _mixed(first, x.shape[1:], name, image.shape)
@@ -119,7 +141,8 @@ def decoded(name: str, source: Path | bytes) -> Tensor:
         UserError: if it is none.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        with _opened(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            _check_size(file)
             image = _plain(ImageOps.exif_transpose(file))
             pixels = np.array(image)
     except Exception as error:  # the readers of PIL raise all kinds of errors
@@ -128,6 +151,17 @@ def decoded(name: str, source: Path | bytes) -> Tensor:
             f"{name} is no picture that can be read ({reason}): mend it, or move it elsewhere"
         ) from error
     return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
+
+
+def _opened(source: Path | io.BytesIO) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+        return Image.open(source, formats=FORMATS)
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels are more than {MOST_PIXELS:,}")
 
 
 def _plain(image: Image.Image) -> Image.Image:

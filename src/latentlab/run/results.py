@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 LARGEST_FILE = 10_000_000  # bytes. That of a run has 1,000.
 LARGEST = 1e100
+MOST_EARLIER = 100  # of the results with other settings, so that the file stays readable
 WORDS = ("best/metric",)
 # The keys of evaluation.json for the settings of an evaluation, and for results with other settings.
 SETTINGS, EARLIER = "settings", "earlier"
@@ -94,7 +95,7 @@ def write_evaluation(path: Path, results: Mapping[str, Any], settings: Mapping[s
     except UserError as error:  # the new results took their time
         log.warning("%s, so it is replaced", error)
         known = []
-    others = [each for each in known if each.get(SETTINGS) != settings]
+    others = [each for each in known if each.get(SETTINGS) != settings][:MOST_EARLIER]
     written = {**results, SETTINGS: dict(settings), **({EARLIER: others} if others else {})}
     write_results(path, written)
     return written

@@ -159,6 +159,10 @@ def locate(target: str, where: str) -> Callable[..., Any]:
     module_name, _, name = target.rpartition(".")
     try:
         found: Callable[..., Any] = getattr(import_module(module_name), name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{where}._target_={target}: there is no such class ({error}; PYTHONPATH lists the folders of modules)"
+        ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{where}._target_={target}: there is no such class ({error})") from error
     if not (inspect.isclass(found) or inspect.isroutine(found)):
