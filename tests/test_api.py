@@ -92,6 +92,7 @@ def test_draws_are_the_same_at_every_call(run):
         (lambda run: run.latents(np.zeros((2, 1, 28, 28), np.uint8)), "uint8"),
         (lambda run: run.figure("latent"), "did you mean latents?"),
         (lambda run: latentlab.load(run.path, device="cuda:9"), "device=cuda:9"),
+        (lambda run: latentlab.load(run.path, device="tpu"), "(an unknown kind)"),
         (lambda run: latentlab.load(run.path / "nothing"), "no such run"),
         (lambda run: run.samples(2, seed=-1), "seed=-1"),
         (lambda run: run.log_likelihoods(samples=2, chunk=0), "chunk=0"),

@@ -1,5 +1,6 @@
 """A trained run from Python: its model, data and results, and arrays of latents, samples and likelihoods."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from math import nan
@@ -240,7 +241,7 @@ def _device(name: str) -> torch.device:
     try:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = re.sub("^Expected one of .*", "an unknown kind", str(error).partition("\n")[0])
         raise UserError(f"device={name}: torch has no such device here ({reason}): use 'cpu'") from error
     return torch.device(chosen)
 

@@ -66,6 +66,7 @@ REFUSED = {
         "logger=wandb logger.wandb.offline=false",
         ["logger.wandb.offline=false", "wandb login"],
     ),
+    "figures of no callback": ("figures=none", ["figures=none: callbacks=none has no figures"]),
     "settings of no logger": ("logger.wandb.name=x", ["logger.wandb.name", "logger=wandb"]),
     "folder of other data": ("data.root=there", ["data.root", "not read from a folder"]),
     "left out and set": ("~optimizer.lr optimizer.lr=2", ["optimizer.lr", "leave out ~optimizer.lr"]),

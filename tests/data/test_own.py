@@ -106,6 +106,12 @@ def test_stored_splits_are_kept_and_a_given_size_makes_another_validation_set(tm
         assert own(place, val_size=4).num_examples == {"train": 26, "val": 4, "test": 10}
 
 
+def test_a_missing_label_is_minus_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", x=GREY, y=Y - 1)
+    data = own(tmp_path / "own.npz")
+    assert not data.labelled and every(data) == expected(GREY, Y - 1)
+
+
 def test_the_shuffle_depends_on_its_seed_alone(tmp_path: Path) -> None:
     np.save(tmp_path / "own.npy", GREY)
     one, same, other = (own(tmp_path / "own.npy", split_seed=n) for n in (0, 0, 1))
@@ -183,6 +189,7 @@ WRONG_ARRAYS: dict[str, dict[str, Any]] = {
     r".* shape \(40, 48\)": {"x": GREY.reshape(40, 48)},
     r".* holds no images": {"x": GREY[:0]},
     r".* labels of shape \(40, 4\)": {"x": GREY, "y": np.eye(4)[Y]},
+    r".* labels of shape \(40,\)": {"x": GREY, "y": Y - 2},
     r".* has the keys a, b, and no training images": {"a": GREY, "b": Y},
     r".* name the same thing": {"x": GREY, "images": GREY},
     r".* splits have images of": {"x_train": GREY, "x_test": GREY[:, 1:]},

@@ -51,6 +51,7 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     settings = {
         "checkpoint": trained.checkpoint.name,
         "samples": cfg.samples,
+        "batch_size": cfg.batch_size,
         "nll.samples": estimates.get("test/nll_samples", 0),
         "mutual_information.examples": (
             cfg.mutual_information.examples if "test/mutual_information_limit" in estimates else 0

@@ -47,7 +47,8 @@ def conclude_evaluation(
     results, path = {**_described(trainer, names), **estimates}, RunDirectory(directory).evaluation
     written = write_evaluation(path, results, settings)
     if others := written.get(EARLIER):
-        log.info("evaluation.json keeps the results of %d evaluations with other settings", len(others))
+        number = "an evaluation" if len(others) == 1 else f"{len(others)} evaluations"
+        log.info("evaluation.json keeps the results of %s with other settings", number)
     return written
 
 

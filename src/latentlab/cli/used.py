@@ -38,7 +38,7 @@ def check_used(raw: Config, overrides: Iterable[str], model: str) -> None:
         _check_entry(raw, word, group)
         if _is_idle(raw, used, group):
             raise UserError(
-                f"{word}: model={model} has no {group}, so this would change nothing: leave it out"
+                f"{word}: {_owner(words, group, model)} has no {group}, so this would change nothing: leave it out"
             )
     for name in (word.partition("=")[2] for word in words if word.startswith("experiment=")):
         for group in _set_by(name):
@@ -47,6 +47,12 @@ def check_used(raw: Config, overrides: Iterable[str], model: str) -> None:
                     f"experiment={name} sets {group}, which model={model} does not have: leave out the model, or "
                     "choose an experiment of its family"
                 )
+
+
+def _owner(words: Iterable[str], group: str, model: str) -> str:
+    # The figures belong to the callbacks.
+    chosen = [word for word in words if word.startswith("callbacks=") and group == "figures"]
+    return chosen[-1] if chosen else f"model={model}"
 
 
 def _top(word: str) -> str:

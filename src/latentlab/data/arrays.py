@@ -175,7 +175,7 @@ def _is_whole(x: Array) -> bool:
 
 
 def as_labels(y: Array | None, number: int, place: Any) -> Tensor:
-    """Return labels, int64 (N,), of whole numbers (N,) or (N, 1). Without labels, all are -1.
+    """Return labels, int64 (N,), of whole numbers (N,) or (N, 1). A missing label is -1, and all are without `y`.
 
     Raises:
         UserError: for other labels, or another number than `number`.
@@ -184,9 +184,9 @@ def as_labels(y: Array | None, number: int, place: Any) -> Tensor:
         return torch.full((number,), -1)
     flat = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     whole = flat.dtype.kind in "bui" or (flat.dtype.kind == "f" and bool((flat == np.rint(flat)).all()))
-    if flat.ndim != 1 or not whole or (flat < 0).any():
+    if flat.ndim != 1 or not whole or (flat < -1).any():
         raise UserError(
-            f"{place}: labels of shape {y.shape} and type {y.dtype} are not whole numbers (N,) from 0"
+            f"{place}: labels of shape {y.shape} and type {y.dtype} are not whole numbers (N,) from 0, or -1 for none"
         )
     if len(flat) != number:
         raise UserError(f"{place} holds {len(flat)} labels for {number} images")

@@ -139,8 +139,8 @@ class ImageFiles(FileData):
         val = 0 if "val" in parts else share if self.val_size is None else self.val_size
         if test + val >= number:
             raise UserError(
-                f"data.test_size={test} and data.val_size={val} leave nothing to train on: {self.place} has {number} "
-                "images for training"
+                f"data.test_size={test} and data.val_size={val} leave nothing to train on: {self.place} needs "
+                f"{test + val + 1} images for training or more, and has {number}"
             )
         # The stream of RandomState is the same in all versions of NumPy.
         order = torch.from_numpy(np.random.RandomState(self.split_seed).permutation(number))
