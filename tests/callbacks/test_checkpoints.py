@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from commands import QUICK, call
+from pytorch_lightning.callbacks import EarlyStopping
 from runs import summary
 from toy import ToyData, ToyModule, trainer_in
 
@@ -142,6 +143,22 @@ def test_the_end_of_training_is_validated_once(tmp_path, options, expected):
     # The toy improves at every validation.
     assert (best.best_epoch, best.best_step) == seen[-1]
     assert load(best.path)["global_step"] == best.best_step
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
+@pytest.mark.parametrize("cut", [{"epochs": 3}, {"epochs": -1, "max_steps": 6}])
+def test_the_extra_validation_of_a_cut_counts_for_no_patience(tmp_path, cut):
+    def fit(ckpt=None, **limits):
+        stopping = EarlyStopping(None, patience=2, min_delta=1e3, mode="max", check_on_train_epoch_end=False)
+        callbacks = [ResumeState(), BestCheckpoint(), LastCheckpoint(), stopping]
+        torch.manual_seed(0)
+        trainer = trainer_in(tmp_path, callbacks, check_val_every_n_epoch=2, **limits)
+        trainer.fit(ToyModule(), ToyData(), ckpt_path=ckpt, weights_only=True)
+        return trainer.global_step, stopping.wait_count
+
+    uncut = fit(epochs=9)
+    fit(**cut)
+    assert fit(tmp_path / "checkpoints" / "last.ckpt", epochs=9) == uncut == (24, 2)
 
 
 def test_the_trained_objective_chooses(tmp_path):

@@ -40,6 +40,18 @@ def test_an_old_validation_is_not_shown_as_new(tmp_path, caplog, capsys, monkeyp
     assert "(epoch" not in shown[-1]
 
 
+def test_an_old_training_bound_is_not_shown_as_new(tmp_path, caplog, capsys):
+    class Sparse(ToyModule):
+        def log(self, name, *args, **more):
+            if name != "train/elbo" or self.current_epoch % 2 == 0:
+                super().log(name, *args, **more)
+
+    with caplog.at_level(logging.INFO, logger="latentlab"):
+        trainer_in(tmp_path, [Progress()], epochs=3).fit(Sparse(), ToyData())
+    lines = [record.message for record in caplog.records if record.name.startswith("latentlab")]
+    assert ["train elbo" in line for line in lines] == [True, False, True]
+
+
 def test_a_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     fit(tmp_path, [Progress(refresh_seconds=1e-9)], epochs=2)

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Callback
 from toy import ToyData, ToyModule, trainer_in
 
-from latentlab.callbacks import EMA, Figures, LastCheckpoint, ResumeState, Signals
+from latentlab.callbacks import EMA, BestCheckpoint, Figures, LastCheckpoint, ResumeState, Signals
 from latentlab.callbacks import signals as subject
 
 
@@ -70,6 +70,26 @@ def test_a_signal_within_a_validation_saves_the_trained_weights(tmp_path):
     trainer_in(tmp_path / "plain", epochs=1).fit(module, ToyData())
     assert torch.equal(trained, torch.cat([p.detach().flatten() for p in module.parameters()]))
     assert not torch.equal(trained, average)
+
+
+@pytest.mark.parametrize("at", ["on_validation_start", "on_validation_batch_end"])
+@pytest.mark.parametrize("steps", [4, 6])  # an epoch has four steps
+def test_a_signal_after_the_last_step_waits_for_its_validation(tmp_path, at, steps):
+    """Nothing else would validate: a run resumed after its last step trains no further."""
+
+    class AtTheEnd(Send):
+        def send(self, trainer, *args):
+            if trainer.global_step == steps:
+                super().send()
+
+    limits = {"epochs": -1, "max_steps": steps}
+    with pytest.raises(SystemExit) as end:
+        fit(tmp_path, AtTheEnd(signal.SIGTERM, at=at), BestCheckpoint(), **limits)
+    assert end.value.code == 143
+    best = BestCheckpoint()
+    trainer = trainer_in(tmp_path, [ResumeState(), best, LastCheckpoint(), Signals()], **limits)
+    trainer.fit(ToyModule(), ToyData(), ckpt_path=tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (trainer.global_step, best.best_step) == (steps, steps)
 
 
 def test_two_copies_of_a_signal_are_one_and_a_later_one_ends_at_once(tmp_path, monkeypatch):

@@ -41,6 +41,7 @@ def test_a_dry_run_takes_a_few_batches_of_each_split(tmp_path, value, number):
     assert found["dry_run"] == number and found["test/num_examples"] == 40 * number
     assert steps(tmp_path) == number and column(tmp_path, "val/num_examples") == [40 * number]
     assert not (tmp_path / "wandb").exists()
+    assert "was a dry run" in refusal(call("train.py", f"resume={tmp_path}"))
 
 
 @pytest.mark.parametrize(("value", "trained", "validated"), [("2", 2, 80), ("0.1", 2, 40)])

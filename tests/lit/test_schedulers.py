@@ -11,6 +11,7 @@ from test_modules import data, fit, module, trainer
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
+from latentlab.callbacks import BestCheckpoint
 from latentlab.callbacks.resuming import ResumeState
 from latentlab.errors import UserError
 from latentlab.lit.schedulers import Cosine, OneCycle, Plateau, Step, WarmupCosine, extend
@@ -151,6 +152,25 @@ def test_a_plateau_counts_validations_instead_of_epochs():
     assert plateau([-9.0] * 6, data(), max_epochs=2, val_check_interval=2, num_sanity_val_steps=0)[1] == RATE
 
 
+def test_a_plateau_does_not_count_the_extra_validation_of_a_cut(tmp_path):
+    made = module(optimizer=DESCENT, scheduler=Plateau(factor=0.5, patience=0, threshold=1e3))
+    made.training_step = partial(no_loss, made)
+    options = {"default_root_dir": tmp_path, "callbacks": [BestCheckpoint()], "enable_checkpointing": True}
+    fit(made, data(), max_epochs=3, check_val_every_n_epoch=2, **options)
+    assert made.optimizers().param_groups[0]["lr"] == RATE  # the first validation is the best so far
+
+
+def test_a_plateau_watches_what_chooses_the_best_checkpoint():
+    made = module(optimizer=DESCENT, scheduler=Plateau())
+    made.trainer = trainer(callbacks=[BestCheckpoint("val/kl")], enable_checkpointing=True)
+    assert made._watched == made.chosen_by == "val/kl"
+    with pytest.raises(UserError, match=r"scheduler\.monitor=val/kl.* val/elbo"):
+        made._check_plateau({"val/elbo", "train/elbo"})
+    made.schedule = Plateau(monitor="train/elbo")
+    with pytest.raises(UserError, match=r"scheduler\.monitor=train/elbo.* val/elbo"):
+        made._check_plateau({"val/elbo", "train/elbo"})
+
+
 def checked(schedule, **options):
     """Check a training as train.py does before it begins."""
     made, few, run = module(optimizer=DESCENT, scheduler=schedule), data(), trainer(**options)
@@ -186,6 +206,12 @@ def test_a_schedule_that_cannot_be_is_refused(schedule, options, words):
 def test_a_given_length_needs_no_limit():
     checked(Cosine(T_max=5), max_epochs=-1)
     checked(WarmupCosine(T_max=5), max_epochs=-1, max_time="00:00:01:00")
+
+
+@pytest.mark.parametrize(("length", "warmup"), [(1, 0), (4, 1), (30, 3)])
+def test_a_share_is_a_warm_up_even_of_a_short_training(length, warmup):
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
+    assert WarmupCosine(T_max=length).scheduler(optimizer, None).warmup == warmup
 
 
 RESUMED = {

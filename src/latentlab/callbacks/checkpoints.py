@@ -3,6 +3,7 @@
 Lightning's `ModelCheckpoint` may write `last-v1.ckpt` or a link instead, and may save weights that are NaN.
 """
 
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from time import monotonic
@@ -15,7 +16,7 @@ from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from latentlab.callbacks.ending import EpochLoop, ends_epoch
+from latentlab.callbacks.ending import EpochLoop, ends_epoch, is_extra
 from latentlab.callbacks.signals import Stopped, largest, ranks_meet, signals_of
 from latentlab.callbacks.timing import restart_clocks
 from latentlab.errors import Diverged
@@ -95,6 +96,7 @@ class BestCheckpoint(Checkpoint):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping):
                 callback.monitor = callback.monitor or self.monitor
+                callback._should_skip_check = partial(_skips, callback)  # type: ignore[method-assign]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run resumed in another directory has no best.ckpt there.
@@ -155,6 +157,11 @@ class BestCheckpoint(Checkpoint):
 
     def _is_better(self, value: float | None) -> bool:
         return value is None or self.best_score is None or value > self.best_score
+
+
+def _skips(callback: EarlyStopping, trainer: Trainer) -> bool:
+    # Its patience counts the validations that a longer training has too.
+    return is_extra(trainer) or type(callback)._should_skip_check(callback, trainer)
 
 
 class LastCheckpoint(Checkpoint):

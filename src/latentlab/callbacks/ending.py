@@ -12,7 +12,13 @@ class EpochLoop(_TrainingEpochLoop):
 
     Lightning alone would not validate there if `trainer.max_steps` ends the training within an epoch, or if
     `trainer.check_val_every_n_epoch` leaves out the last epoch.
+
+    Attributes:
+        extra: True if the validation due now is one that a longer training would not have. It chooses best.ckpt, but
+            counts for no patience, as the run may be resumed to train longer.
     """
+
+    extra = False
 
     @classmethod
     def install(cls, trainer: Trainer) -> None:
@@ -24,7 +30,22 @@ class EpochLoop(_TrainingEpochLoop):
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         ends = self.trainer.enable_validation and ends_training(self.trainer)
-        return ends or super()._should_check_val_fx(data_fetcher)
+        due = super()._should_check_val_fx(data_fetcher)
+        self.extra = (ends or due) and not self._is_regular(data_fetcher)
+        return ends or due
+
+    def _is_regular(self, data_fetcher: _DataFetcher) -> bool:
+        stop, self.trainer.should_stop = self.trainer.should_stop, False
+        try:
+            return super()._should_check_val_fx(data_fetcher)
+        finally:
+            self.trainer.should_stop = stop
+
+
+def has_taken_all_steps(trainer: Trainer) -> bool:
+    """Return True after the last step that `trainer.max_steps` allows."""
+    loop = trainer.fit_loop.epoch_loop
+    return _is_max_limit_reached(loop.global_step, loop.max_steps)
 
 
 def ends_training(trainer: Trainer) -> bool:
@@ -32,9 +53,7 @@ def ends_training(trainer: Trainer) -> bool:
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     last_epoch = _is_max_limit_reached(trainer.current_epoch + 1, fit.max_epochs or -1)
     return (
-        _is_max_limit_reached(loop.global_step, loop.max_steps)
-        or (last_epoch and loop._num_ready_batches_reached())
-        or stops(trainer)
+        has_taken_all_steps(trainer) or (last_epoch and loop._num_ready_batches_reached()) or stops(trainer)
     )
 
 
@@ -46,6 +65,11 @@ def ends_epoch(trainer: Trainer) -> bool:
 def stops(trainer: Trainer) -> bool:
     """Return True if something asked the training to stop, and it may."""
     return trainer.should_stop and trainer.fit_loop._can_stop_early
+
+
+def is_extra(trainer: Trainer) -> bool:
+    """Return True if the last validation was extra, see `EpochLoop`."""
+    return getattr(trainer.fit_loop.epoch_loop, "extra", False)
 
 
 def time_is_up(trainer: Trainer) -> bool:

@@ -160,6 +160,7 @@ class Progress(ProgressBar):
         self._enabled = True
         self._examples = 0
         self._start = self._now = self._due = 0.0
+        self._old: dict[str, Tensor] = {}  # the metrics of earlier epochs
         self._validated: int | None = None  # the epoch of the last validation
 
     def enable(self) -> None:
@@ -176,6 +177,7 @@ class Progress(ProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._examples = 0
+        self._old = dict(trainer.callback_metrics)
         self._start = self._now = perf_counter()
 
     def on_train_batch_end(
@@ -207,6 +209,8 @@ class Progress(ProgressBar):
         metrics = trainer.callback_metrics
         # The trained bound has the name of its objective, such as train/iwae.
         trained = [name for name in metrics if name.startswith("train/")][:1]
+        if ended:  # an epoch may be shorter than log_every_n_steps
+            trained = [name for name in trained if metrics[name] is not self._old.get(name)]
         rate = self._examples * trainer.world_size / max(self._now - self._start, 1e-9)
         return "  ".join(
             [*_shown(metrics, trained), *self._validation(trainer, ended), f"{rate:,.0f} examples/s"]
@@ -217,7 +221,7 @@ class Progress(ProgressBar):
         metrics, epoch = trainer.callback_metrics, self._validated
         if epoch is None or (ended and epoch != trainer.current_epoch):
             return []
-        scores = dict.fromkeys([LitModule.of(trainer.lightning_module).monitor, *headline(metrics, "val")])
+        scores = dict.fromkeys([LitModule.of(trainer.lightning_module).chosen_by, *headline(metrics, "val")])
         shown = _shown(metrics, [name for name in scores if name.startswith("val/") and name in metrics])
         mark = "" if epoch == trainer.current_epoch else f" (epoch {epoch + 1})"
         return [f"{score}{mark}" for score in shown]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from latentlab.callbacks.ending import has_taken_all_steps
+
 NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 # A terminal and a launcher may both send a signal to the same process. Within these seconds they count as one.
 TOGETHER = 1.0
@@ -57,8 +59,10 @@ class Signals(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        # A run that is about to stop would not repeat the validation. It ends after the epoch instead.
-        if ranks_meet(trainer, batch_idx) and not trainer.should_stop:
+        # A run that is about to stop, or has taken all its steps, would not repeat the validation. It ends after the
+        # epoch instead.
+        last = trainer.should_stop or has_taken_all_steps(trainer)
+        if ranks_meet(trainer, batch_idx) and not last:
             stop(trainer)
 
     on_test_batch_start = on_validation_batch_start

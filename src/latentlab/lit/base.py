@@ -38,8 +38,14 @@ class LitModule(pl.LightningModule, ABC):
 
     @property
     def monitor(self) -> str:
-        """The metric that chooses the best checkpoint, the larger the better."""
+        """The metric that chooses the best checkpoint by default, the larger the better."""
         return "val/elbo"
+
+    @property
+    def chosen_by(self) -> str:
+        """The metric that chooses the best checkpoint: the one that its callback names, or `monitor`."""
+        named = (getattr(callback, "monitor", None) for callback in self.trainer.checkpoint_callbacks)
+        return next((name for name in named if name), self.monitor)
 
     @classmethod
     def of(cls, module: pl.LightningModule) -> Self:

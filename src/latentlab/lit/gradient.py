@@ -128,11 +128,11 @@ class GradientModule(ScoringModule):
         return Rehearsal(frozenset(names), cost, self.objective.samples, sum(bounds))
 
     def _check_plateau(self, names: set[str]) -> None:
-        if self.schedule.monitored and self._watched not in names:
-            validated = sorted(name for name in names if name.startswith("val/"))
+        validated = sorted(name for name in names if name.startswith("val/"))
+        if self.schedule.monitored and self._watched not in validated:
             raise UserError(
-                f"scheduler.monitor={self._watched}: no such metric{did_you_mean(self._watched, validated)} "
-                f"(validation has {', '.join(validated)})"
+                f"scheduler.monitor={self._watched}: validation has no such metric"
+                f"{did_you_mean(self._watched, validated)} (it has {', '.join(validated)})"
             )
 
     def _check_shape(self, batch: Batch) -> None:
@@ -243,6 +243,9 @@ class GradientModule(ScoringModule):
             self.schedule.monitored
             and self.trainer.state.fn == TrainerFn.FITTING
             and not self.trainer.sanity_checking
+            and not getattr(
+                self.trainer.fit_loop.epoch_loop, "extra", False
+            )  # see `callbacks.ending.EpochLoop`
         ):
             [config] = self.trainer.lr_scheduler_configs
             assert isinstance(config.scheduler, ReduceLROnPlateau)
@@ -251,7 +254,7 @@ class GradientModule(ScoringModule):
     @property
     def _watched(self) -> str:
         # The metric of a plateau.
-        return self.schedule.monitor or self.monitor
+        return self.schedule.monitor or self.chosen_by
 
     @property
     def clock(self) -> Clock:

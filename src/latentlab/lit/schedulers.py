@@ -111,7 +111,7 @@ class WarmupCosine(Schedule):
     Goyal et al. 2017, section 2.2, and Loshchilov & Hutter 2017, eq. 5. The last rate is kept afterwards.
 
     Attributes:
-        warmup: the length w of the warm-up, or its share of T.
+        warmup: the length w of the warm-up, or its share of T, which is at least 1 where T > 1.
         T_max: the whole length T, or None for the length of the training.
         eta_min: the rate at the end.
     """
@@ -123,7 +123,8 @@ class WarmupCosine(Schedule):
 
     def scheduler(self, optimizer: Optimizer, training: int | None) -> LRScheduler:
         length = _known("T_max", self.T_max, training, self.interval)
-        warmup = self.warmup if isinstance(self.warmup, int) else round(self.warmup * length)
+        share = max(round(self.warmup * length), 1)  # in a few epochs it would round to none
+        warmup = self.warmup if isinstance(self.warmup, int) else min(share, length - 1)
         if warmup >= length:
             raise UserError(
                 f"scheduler.warmup={self.warmup}: the whole schedule takes {length} {self.interval}s: give less"

@@ -161,8 +161,13 @@ def check_unfinished(
         state: the checkpoint.
 
     Raises:
-        UserError: if the run is finished, has stopped early, or has passed the new limit.
+        UserError: if the run is finished, has stopped early, has passed the new limit, or was a dry run.
     """
+    if dry := known["trainer"].get("fast_dev_run"):
+        raise UserError(
+            f"trainer.fast_dev_run={shown(dry)}: {run.path} was a dry run, which has nothing to resume: start "
+            "a new run without this setting"
+        )
     _check_steps(run, config["trainer"].get("max_steps", -1), state["global_step"])
     epochs, most = epochs_in(state), config["trainer"].get("max_epochs")
     if RunDirectory.of_checkpoint(config["ckpt_path"]).summary.exists() and stopped_early(state):
