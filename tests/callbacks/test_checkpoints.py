@@ -176,7 +176,11 @@ def test_the_trained_objective_chooses(tmp_path):
     assert found["best/metric"] == "val/beta_elbo" and found["best/epoch"] == epochs["val/beta_elbo"] + 1
     for name in ("val/beta_elbo", "val/elbo"):
         assert found[name] == pytest.approx(float(chosen[name]))
-    assert f"best epoch {found['best/epoch']} of 3, by val/beta_elbo {found['best/score']:.2f}" in done.out
+    assert (
+        f"best epoch {found['best/epoch']} of 3, by val/beta_elbo {found['best/score']:.2f}, after "
+        in done.out
+    )
+    assert f"after {found['best/step']} steps\n" in done.out
     assert "val beta_elbo" in done.out and "val elbo" in done.out
     stopping = next(
         v for k, v in load(run / "checkpoints" / "last.ckpt")["callbacks"].items() if "Stopping" in k
@@ -206,6 +210,26 @@ def test_an_exception_in_the_first_epoch(tmp_path, error, saved):
     with pytest.raises((error, SystemExit)):
         run(tmp_path, 1, module)
     assert (tmp_path / "checkpoints" / "last.ckpt").exists() == saved
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
+@pytest.mark.parametrize("steps", [2, 4])  # an epoch has four steps
+def test_a_validation_that_failed_after_the_last_step_is_repeated(tmp_path, steps):
+    def fail(*batch):
+        raise RuntimeError("on purpose")
+
+    module, limits = ToyModule(), {"max_steps": steps, "epochs": -1}
+    module.on_validation_batch_end = fail
+    with pytest.raises(RuntimeError):
+        run(tmp_path, module=module, **limits)
+    module, seen = ToyModule(), []
+    module.on_validation_end = lambda: seen.append(module.global_step)
+    _, trainer, (_, _, best, _) = run(
+        tmp_path, module=module, ckpt=tmp_path / "checkpoints" / "last.ckpt", **limits
+    )
+    assert (seen, trainer.global_step, best.best_step) == ([steps], steps, steps)
+    run(tmp_path, module=module, ckpt=tmp_path / "checkpoints" / "last.ckpt", **limits)
+    assert seen == [steps]
 
 
 def test_an_exception_later_keeps_the_last_whole_epoch(tmp_path):

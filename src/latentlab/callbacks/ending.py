@@ -3,8 +3,19 @@
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.loops.fit_loop import _FitLoop
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.loops.utilities import _is_max_limit_reached
+
+
+class FitLoop(_FitLoop):
+    """Lightning's loop over epochs, which also repeats a validation that was cut off after the last step."""
+
+    @property
+    def done(self) -> bool:
+        validations = self.epoch_loop.val_loop.batch_progress.current
+        owed = self.epoch_loop.restarting and validations.completed < validations.ready
+        return super().done and not owed
 
 
 class EpochLoop(_TrainingEpochLoop):
@@ -22,11 +33,12 @@ class EpochLoop(_TrainingEpochLoop):
 
     @classmethod
     def install(cls, trainer: Trainer) -> None:
-        """Replace the trainer's loop, before a checkpoint is loaded."""
+        """Replace the trainer's loops, before a checkpoint is loaded."""
         old = trainer.fit_loop.epoch_loop
         if not isinstance(old, cls):
             loop = trainer.fit_loop.epoch_loop = cls(trainer, old.min_steps, old.max_steps)
             loop.val_loop = old.val_loop  # the data are attached to it already
+            trainer.fit_loop.__class__ = FitLoop
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         ends = self.trainer.enable_validation and ends_training(self.trainer)

@@ -74,7 +74,9 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
 
 def _best_line(summary: Mapping[str, Any]) -> str:
     epoch, epochs = summary["best/epoch"], summary["trainer/epochs"]
-    return f"best epoch {epoch} of {epochs}, by {summary['best/metric']} {summary['best/score']:.2f}"
+    line = f"best epoch {epoch} of {epochs}, by {summary['best/metric']} {summary['best/score']:.2f}"
+    # The last epoch may have ended early.
+    return f"{line}, after {summary['best/step']:,} steps" if "best/step" in summary else line
 
 
 def _batches(number: int) -> str:
