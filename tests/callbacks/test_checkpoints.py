@@ -195,10 +195,13 @@ def test_a_checkpoint_of_an_older_version_keeps_its_metric(tmp_path):
         (None, {"monitor": "val/iwae"}, "val/iwae"),
         ("val/kl", {}, "val/kl"),
     ]:
-        best = BestCheckpoint(given)
+        best, stopping = BestCheckpoint(given), EarlyStopping(None, mode="max")
+        trainer.callbacks = [best, stopping]
         best.setup(trainer, module, "fit")
-        best.load_state_dict({"best_epoch": 0, "best_score": -1.0, **state})
-        assert best.monitor == kept
+        state = {"best_epoch": 0, "best_score": -1.0, **state}
+        best.on_load_checkpoint(trainer, module, {"callbacks": {best.state_key: state}})
+        best.load_state_dict(state)
+        assert best.monitor == stopping.monitor == kept
 
 
 @pytest.mark.parametrize(

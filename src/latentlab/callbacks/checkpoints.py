@@ -81,6 +81,7 @@ class BestCheckpoint(Checkpoint):
         self.best_score: float | None = None
         self.best_metrics: dict[str, float] = {}
         self._validated = False
+        self._followers: list[EarlyStopping] = []  # without a monitor of their own
 
     @property
     def best_model_path(self) -> str:
@@ -95,6 +96,8 @@ class BestCheckpoint(Checkpoint):
         self.monitor = self.monitor or module.monitor
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping):
+                if callback.monitor is None:
+                    self._followers.append(callback)
                 callback.monitor = callback.monitor or self.monitor
                 callback._should_skip_check = partial(_skips, callback)  # type: ignore[method-assign]
 
@@ -143,10 +146,20 @@ class BestCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_epoch, self.best_score = state_dict["best_epoch"], state_dict["best_score"]
         self.best_step, self.best_metrics = state_dict.get("best_step"), state_dict.get("best_metrics", {})
-        if (
-            self._default
-        ):  # scores of two metrics do not compare; older versions chose by the model's own bound
-            self.monitor = state_dict.get("monitor", self._bound)
+        self._keep_monitor(state_dict)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if state := checkpoint["callbacks"].get(self.state_key):
+            self._keep_monitor(state)
+            for callback in self._followers:  # before Lightning looks for their patience by this name
+                callback.monitor = str(self.monitor)
+
+    def _keep_monitor(self, state: dict[str, Any]) -> None:
+        # Scores of two metrics do not compare. Older versions chose by the model's own bound.
+        if self._default:
+            self.monitor = state.get("monitor", self._bound)
 
     def _report(self, trainer: Trainer) -> None:
         # The model's own bound of the same weights compares over objectives.
