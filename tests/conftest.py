@@ -1,5 +1,6 @@
 """Every test starts from the same seed, on one thread, with validated arguments of distributions."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ import torch
 from torch.distributions import Distribution
 
 torch.set_num_threads(1)
+# pytest-xdist sets it, and commands would take it for the width of a terminal.
+os.environ.pop("COLUMNS", None)
 # In the background, a shell makes the tests and their child processes ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
