@@ -181,12 +181,10 @@ def _adam_state(t: "Tensor", moments: "Tensor") -> dict[str, "Tensor"]:
 
 def list_conditionals(node: Any) -> Any:
     """Replace `inference` and `transitions` of a Markovian HVAE by `up` and `down`."""
-    if isinstance(node, list):
-        return [list_conditionals(each) for each in node]
-    if not isinstance(node, Mapping):
-        return node
-    found = {key: list_conditionals(value) for key, value in node.items()}
-    return _chain(found) if {"_target_", "inference", "transitions"} <= found.keys() else found
+    return _mapped(
+        node,
+        lambda found: _chain(found) if {"_target_", "inference", "transitions"} <= found.keys() else found,
+    )
 
 
 def _chain(model: Config) -> Config:
@@ -230,14 +228,21 @@ def rename_schedules_of_diffusions(weights: Weights, config: Config) -> Weights:
 
 def name_protocols(node: Any) -> Any:
     """Give a discretised logistic likelihood, which always had 256 levels, the protocol of its data."""
+
+    def named(found: dict[str, Any]) -> dict[str, Any]:
+        logistic = str(found.get("_target_")).endswith(".DiscretisedLogisticLikelihood")
+        return {"protocol": {"_target_": "latentlab.protocols.Discrete"}, **found} if logistic else found
+
+    return _mapped(node, named)
+
+
+def _mapped(node: Any, change: Callable[[dict[str, Any]], Any]) -> Any:
+    """Change every mapping in a part of a config, the innermost first."""
     if isinstance(node, list):
-        return [name_protocols(each) for each in node]
+        return [_mapped(each, change) for each in node]
     if not isinstance(node, Mapping):
         return node
-    found = {key: name_protocols(value) for key, value in node.items()}
-    if str(found.get("_target_")).endswith(".DiscretisedLogisticLikelihood"):
-        found.setdefault("protocol", {"_target_": "latentlab.protocols.Discrete"})
-    return found
+    return change({key: _mapped(value, change) for key, value in node.items()})
 
 
 def name_loggers(config: Config) -> Config:

@@ -87,12 +87,12 @@ def check_resumed(config: Mapping[str, Any], known: Mapping[str, Any], ckpt_path
         UserError: for the first setting that differs.
     """
     found = list(differences(config, known, FREE))
+    # The name of the data holds their protocol and settings, each of which is compared below.
+    keys = [key for key, *_ in found]
+    same_data = all(key.endswith(PROTOCOL) for key in keys) or not any(map(_is_set, keys))
     for name, option in config["names"].items():
         before = known["names"].get(name, option)
-        # The name of the data holds their protocol and settings, each of which is compared below.
-        keys = [key for key, *_ in found if not key.endswith(PROTOCOL)]
-        named_below = name == "data" and (not keys or not any(_is_set(key) for key, *_ in found))
-        if before != option and not named_below:
+        if before != option and not (name == "data" and same_data):
             raise _refused(name, option, before, ckpt_path)
     for key, asked, before in found:
         if asked is None and key in MONITORS and before in FORMER_MONITORS:
