@@ -1,8 +1,9 @@
-"""The old names of keys on the command line, and quoting."""
+"""The old names of keys on the command line, quoting, and the modes of Hydra."""
 
 import parts
 import pytest
 from commands import QUICK, call, refusal
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 import latentlab
 from latentlab.cli.overrides import rename_old_keys, todays_name
@@ -99,3 +100,21 @@ def test_an_old_name_trains(tmp_path):
     done = call("train.py", *QUICK, "module=vae", f"hydra.run.dir={tmp_path}/run")
     assert done.status == 0 and done.err.startswith("module=vae: now called module=gradient")
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_the_config_of_a_single_run_is_composed_once(tmp_path, monkeypatch):
+    compositions, compose = [], ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(
+        ConfigLoaderImpl, "load_configuration", lambda *a, **k: compositions.append(1) or compose(*a, **k)
+    )
+    refusal(call("train.py", *QUICK, "optimizer.lr=abc", f"hydra.run.dir={tmp_path}/run"))
+    assert compositions == [1]
+
+
+def test_the_file_of_an_experiment_chooses_a_multirun(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiment").mkdir()
+    sweep = "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,1\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(sweep)
+    line = refusal(call("train.py", f"--config-dir={tmp_path}", "experiment=mine", *QUICK))
+    assert "seed-1" in line and "two jobs" in line
