@@ -19,14 +19,15 @@ WANTED     = $(if $(TORCH_INDEX),!~ /^(torch|torchvision|triton|(nvidia|cuda)-.*
 TORCH_INDEX ?= $(shell cat $(VENV)/.torch-index 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-faults lint types format hooks requirements clean distclean
+.PHONY: help quickstart test test-faults benchmark benchmark-quick lint types format hooks requirements clean distclean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=python3.12      the interpreter of .venv (3.11+)"
 	@echo "  TORCH_INDEX=URL        the package index of torch"
 	@echo "  PYTEST_ARGS='-k name'  arguments for pytest"
+	@echo "  ROWS='start epoch'     rows of the benchmark"
 	@echo "  UV_ARGS=--upgrade      the newest requirements"
 
 quickstart: $(INSTALLED) ## install, then train a VAE on digits
@@ -38,6 +39,12 @@ test: $(INSTALLED) ## run the tests
 
 test-faults: $(INSTALLED) ## run the long tests of faults
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -rP $(PYTEST_ARGS)
+
+benchmark: $(INSTALLED) ## measure the speed as ratios to bare loops (10 minutes)
+	@$(BIN)/python benchmarks $(ROWS)
+
+benchmark-quick: $(INSTALLED) ## the same with less work (2 minutes)
+	@$(BIN)/python benchmarks --quick $(ROWS)
 
 lint: $(INSTALLED) ## check style and formatting (ruff)
 	@$(BIN)/ruff check .

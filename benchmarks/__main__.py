@@ -1,0 +1,85 @@
+"""The speed of latentlab on this machine, as ratios to bare loops.
+
+    python benchmarks                      # all rows, under 10 minutes on two cores
+    python benchmarks --quick              # smaller and noisier, under 2 minutes
+    python benchmarks start epoch          # some rows
+    python benchmarks --tree ../other      # the latentlab of another working tree
+
+The commands of a row take turns. A result is the median of their ratios.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import machine
+import report
+from frame import HERE, Processes, Result, measure
+from rows import FULL, QUICK, ROWS, Size
+
+
+def main() -> int:
+    given = _arguments()
+    tree = given.tree.resolve()
+    started, loaded = time.perf_counter(), machine.load()
+    if warning := machine.warning(loaded):
+        print(warning, file=sys.stderr)
+    details = machine.describe(tree)
+    print("\n".join(f"{name}: {value}" for name, value in details.items()), flush=True)
+    processes = Processes(tree, given.threads, given.processor)
+    results = run(given.rows or list(ROWS), QUICK if given.quick else FULL, processes, given.repeats)
+    details |= {
+        "clock": "processor time (but in neighbour and sweep)" if given.processor else "wall time",
+        "load before": ", ".join(f"{name} {value:.2f}" for name, value in loaded.items()),
+        "measured": f"{datetime.now():%Y-%m-%d}, in {time.perf_counter() - started:.0f} s{', quick' * given.quick}",
+    }
+    report.write_json(given.json, results, details)
+    print(f"{details['measured']}; every figure: {given.json}")
+    if given.markdown:
+        report.replace_between(given.markdown, report.table([*map(report.Line.of, results)], details))
+    return int(any(result.failure for result in results))
+
+
+def run(names: list[str], size: Size, processes: Processes, repeats: int | None) -> list[Result]:
+    """Measure rows, and print each one when it is done."""
+    results = []
+    for name in names:
+        row = ROWS[name](size)
+        with TemporaryDirectory(prefix="benchmark-") as place:
+            row = row if repeats is None else replace(row, repeats=repeats)
+            results.append(measure(row, Path(place), processes))
+        print(report.terminal(report.Line.of(results[-1])), flush=True)
+    return results
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--quick", action="store_true", help="less work and fewer alternations")
+    parser.add_argument(
+        "--tree", type=Path, default=HERE.parent, help="the working tree whose latentlab is measured"
+    )
+    parser.add_argument("--threads", type=int, help="the threads of each process (default: its own choice)")
+    parser.add_argument(
+        "--processor", action="store_true", help="processor time, for a machine with other work"
+    )
+    parser.add_argument("--repeats", type=int, help="the number of alternations of every row")
+    parser.add_argument(
+        "--json", type=Path, default=_default(), help="the file of every figure (default: %(default)s)"
+    )
+    parser.add_argument("--markdown", type=Path, help="a file whose table between the markers is replaced")
+    return parser.parse_args()
+
+
+def _default() -> Path:
+    return Path("outputs", "benchmarks", f"{datetime.now():%Y-%m-%d-%H%M%S}.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
