@@ -17,10 +17,7 @@ from frame import Command, Failed, Finished, Result, Row, filled, measure, new_f
 from rows import ROWS, TINY  # noqa: E402
 
 # Rows whose commands another row runs as well, and the sweep, which starts processes.
-RUN = sorted(
-    {*ROWS}
-    - {"neighbour", "digits", "digits_quiet", "nll_hierarchy", "evaluation", "memory", "help", "sweep"}
-)
+SHARED = {"neighbour", "digits", "digits_quiet", "nll_hierarchy", "evaluation", "memory", "help", "sweep"}
 
 
 @pytest.fixture
