@@ -63,6 +63,18 @@ def test_precisions_train_and_score(precision):
     assert -600 < made.results["val/elbo"] < -300
 
 
+def test_bounds_of_mixed_precision_are_those_of_an_evaluation_in_float32():
+    made = module()
+    trainer(max_epochs=1, precision="bf16-mixed", limit_train_batches=2).fit(made, data())
+    trained, whole = dict(made.results), trainer()
+    whole.validate(made, data(), verbose=False)
+    assert made.results == trained
+    trainer(precision="bf16-mixed").test(made, data(), verbose=False)
+    mixed = made.results["test/elbo"]
+    whole.test(made, data(), verbose=False)
+    assert made.results["test/elbo"] == mixed
+
+
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
 )  # torch's own

@@ -71,7 +71,8 @@ class Units(Callback):
         if left > 0 and len(batch.x) and _is_recorded(trainer) and _has_units(model):
             x = model.observe(Batch(batch.x[:left], batch.y[:left]).to(pl_module.device))
             draws = reproducible(EVALUATION_SEED, pl_module.device)
-            with torch.no_grad(), draws, trainer.precision_plugin.forward_context():
+            unmixed = torch.autocast(pl_module.device.type, enabled=False)  # as validation scores
+            with torch.no_grad(), draws, trainer.precision_plugin.forward_context(), unmixed:
                 kls = kl_per_latent(model, x)
                 self._means.append(model.posterior_mean(x).cpu())
             self._kls.append({layer: kl for layer, kl in kls.items() if kl.shape[1] <= MOST_UNITS})

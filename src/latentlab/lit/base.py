@@ -92,7 +92,10 @@ class LitModule(pl.LightningModule, ABC):
 
 
 class ScoringModule(LitModule, ABC):
-    """A model scored on held-out data: `val/*` and `test/*` are exact means of its terms over the whole set."""
+    """A model scored on held-out data: `val/*` and `test/*` are exact means of its terms over the whole set.
+
+    Scores are computed in the precision of the weights, float32 in training with mixed precision.
+    """
 
     model: GenerativeModel
 
@@ -130,14 +133,16 @@ class ScoringModule(LitModule, ABC):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch, self.validation_terms)
+        with self._full_precision():
+            self._score(batch, self.validation_terms)
 
     def validation_terms(self, x: Any, samples: int) -> dict[str, Tensor]:
         """Return the terms that are averaged over the validation set, each (B,)."""
         return self.model.terms(x, samples=samples)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch, self.model.test_terms)
+        with self._full_precision():
+            self._score(batch, self.model.test_terms)
 
     def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:
@@ -145,6 +150,10 @@ class ScoringModule(LitModule, ABC):
 
     def on_test_epoch_end(self) -> None:
         self._log_means("test")
+
+    def _full_precision(self) -> torch.autocast:
+        # Mixed precision is for training. A score in half precision would not be that of evaluate.py.
+        return torch.autocast(self.device.type, enabled=False)
 
     def _score(self, batch: Batch, terms: Callable[..., dict[str, Tensor]]) -> None:
         # Each block has a seed that depends on its position in the set alone. So the sums depend neither on the
