@@ -7,6 +7,7 @@ From Python: `latentlab.train(["model=vae"])` trains as the command does, `laten
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from latentlab import late
 from latentlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from latentlab.api import Trained, compose, evaluate, load, train
 
 __all__ = ["Trained", "UserError", "compose", "evaluate", "figures", "load", "train"]
+
+late.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+import torchvision.datasets.utils
 from numpy.typing import NDArray
 
 from latentlab.data import EvaluationLoader, StaticMNIST, static
@@ -125,7 +126,7 @@ def test_a_missing_file_without_network_is_named(
     def refuse(*args: object) -> None:
         raise URLError("no network")
 
-    monkeypatch.setattr(static, "download_url", refuse)
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", refuse)
     (root / "BinarizedMNIST" / "raw" / static.TEST).unlink()
     line = refusal(root)
     assert (

@@ -1,6 +1,7 @@
 """Files of data sets: integrity checks and quiet downloads, with errors of one line."""
 
 import contextlib
+import hashlib
 import io
 import socket
 import struct
@@ -8,7 +9,9 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
-from torchvision.datasets import utils
+import numpy as np
+import torch
+from torch import Tensor
 
 from latentlab.errors import UserError
 
@@ -40,8 +43,10 @@ def check_md5(path: Path, md5: str) -> None:
         UserError: if it is another, or `path` is not a file.
     """
     check_file(path)
-    if not utils.check_md5(path, md5):
-        raise damaged(path, f"md5 {utils.calculate_md5(path)}, not {md5}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != md5:
+        raise damaged(path, f"md5 {found}, not {md5}")
 
 
 def check_idx(path: Path, of_mnist: bool = True) -> None:
@@ -66,6 +71,20 @@ def check_idx(path: Path, of_mnist: bool = True) -> None:
         raise damaged(path, f"{size} bytes are not a whole idx file")
     if of_mnist and dimensions == 3 and lengths[1:] != [28, 28]:
         raise UserError(f"{path} holds images of {lengths[1]}x{lengths[2]} pixels, not 28x28: {REMEDY}")
+
+
+def read_idx(path: Path, dimensions: int) -> Tensor:
+    """Read the bytes of an idx file, uint8 with 3 dimensions for images and 1 for labels. See `check_idx`.
+
+    Raises:
+        UserError: if it holds other numbers or another number of dimensions.
+    """
+    with path.open("rb") as file:
+        _, code, found = struct.unpack(">HBB", file.read(4))
+        shape = struct.unpack(f">{found}I", file.read(4 * found))
+        if WIDTHS.get(code) != 1 or found != dimensions:
+            raise damaged(path, f"{found} dimensions of type {code}, not {dimensions} of bytes")
+        return torch.from_numpy(np.fromfile(file, np.uint8).reshape(shape))
 
 
 @contextlib.contextmanager

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from latentlab.data.arrays import Array, Conversion, Part, as_parts
-from latentlab.data.files import check_idx
+from latentlab.data.files import check_idx, read_idx
 from latentlab.data.hugging_face import is_hugging_face, read_hugging_face
 from latentlab.data.pictures import SPLITS, read_folder
 from latentlab.errors import UserError
@@ -94,7 +93,7 @@ def read_pt(path: Path, convert: Conversion) -> dict[str, Part]:
     return as_parts(by_split({key: _array(value) for key, value in content.items()}, path), path, convert)
 
 
-def read_idx(folder: Path, convert: Conversion) -> dict[str, Part]:
+def read_idx_folder(folder: Path, convert: Conversion) -> dict[str, Part]:
     """Read the files of MNIST and its relatives, as torchvision keeps them."""
     arrays = {}
     for images in _idx_files(folder):
@@ -102,7 +101,7 @@ def read_idx(folder: Path, convert: Conversion) -> dict[str, Part]:
         for path in (images, labels):
             check_idx(path, of_mnist=False)
         split = "train" if images.name.startswith("train") else "test"
-        arrays[split] = (read_image_file(str(images)).numpy(), read_label_file(str(labels)).numpy())
+        arrays[split] = (read_idx(images, 3).numpy(), read_idx(labels, 1).long().numpy())
     return as_parts(arrays, folder, convert)
 
 
@@ -187,7 +186,7 @@ FILES: dict[str, Callable[[Path, Conversion], dict[str, Part]]] = {
 }
 # The first reader whose files are there. Pictures are what remains.
 FOLDERS: list[tuple[Callable[[Path], Any], Callable[[Path, Conversion], dict[str, Part]]]] = [
-    (_idx_files, read_idx),
+    (_idx_files, read_idx_folder),
     (is_hugging_face, read_hugging_face),
     (Path.is_dir, read_folder),
 ]

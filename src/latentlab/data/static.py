@@ -14,7 +14,6 @@ import platformdirs
 import torch
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt
-from torchvision.datasets.utils import download_url
 
 from latentlab.data.files import REMEDY, check_file, check_md5, damaged, downloading
 from latentlab.data.images import ImageData, Images, Splits
@@ -76,6 +75,8 @@ class StaticMNIST(ImageData):
 
 def fetch(url: str, path: Path, md5: str) -> None:
     """Download a file and check it. A failure leaves no file at `path`."""
+    from torchvision.datasets.utils import download_url  # late, as it is slow to import
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as draft:
         download_url(url, draft.parent, draft.name, md5)
