@@ -88,6 +88,20 @@ def test_the_report_of_a_profiler_is_kept(tmp_path, kind):
     assert (tmp_path / "profile").exists() == (kind == "pytorch")
 
 
+def test_a_profile_of_the_parts_of_a_run(tmp_path):
+    run(tmp_path, "debug=profile", "+trainer.limit_train_batches=6")
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in (tmp_path / "profile.txt").read_text().splitlines()
+        if line.startswith("│")
+    ]
+    calls = {row[0]: row[3] for row in rows}
+    assert {"imports", "data", "rehearsal", "loggers", "test", "report"} <= {*calls}
+    assert calls["forward"] == calls["backward"] == calls["optimiser"] == "6" and calls["checkpoints"]
+    seconds = {row[0]: float(row[1]) for row in rows}
+    assert seconds["forward"] + seconds["backward"] < seconds["training"] < seconds["sum"]
+
+
 @pytest.fixture
 def flags_of_torch():
     """Restore what `deterministic` and `detect_anomaly` set for the whole process."""

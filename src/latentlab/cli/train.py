@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from latentlab.cli.build import start_ranks
 from latentlab.cli.command import one_line_errors, run
 from latentlab.cli.script import conf_folder
+from latentlab.processes import phases
 
 if TYPE_CHECKING:
     from latentlab.cli.experiment import Experiment
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 @one_line_errors()
 def command(cfg: DictConfig) -> None:
     """Train one experiment in its run directory, and print its report."""
+    phases.reached("config")
     from hydra.core.hydra_config import HydraConfig
 
     # Lightning takes seconds to import, and --help answers at once.
@@ -39,7 +41,10 @@ def train(cfg: DictConfig, job: Any) -> dict[str, Any]:
     """
     from latentlab.cli import experiment
 
-    return fit(experiment.compose(cfg, job), cfg, job)
+    phases.reached("imports")
+    chosen = experiment.compose(cfg, job)
+    phases.reached("checks of the config")
+    return fit(chosen, cfg, job)
 
 
 def fit(chosen: "Experiment", cfg: DictConfig, job: Any) -> dict[str, Any]:
@@ -67,18 +72,28 @@ def fit(chosen: "Experiment", cfg: DictConfig, job: Any) -> dict[str, Any]:
             default_root_dir=directory,
             plugins=training.plugins(config["trainer"]),
         )
+        phases.reached("model and trainer")
         training.check_parts(trainer, module, data, config)
+        phases.reached("rehearsal")
         if config["compile"]:
             compile_networks(module.model)
         loggers = chosen.loggers(directory)
         training.begin(directory, cfg, job, config, done)
-        with training.tracked(trainer, loggers, config), training.profiled(trainer, directory):
+        phases.reached("first files")
+        with training.profiled(trainer, directory), training.tracked(trainer, loggers, config):
+            phases.reached("loggers")
             trainer.fit(module, data, ckpt_path=config["ckpt_path"], weights_only=True)
+            phases.reached("training")
             best = training.best_checkpoint(directory)
             trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
-            return report.conclude(trainer, directory, {**config["names"], "seed": config["seed"]})
+            phases.reached("test")
+            summary = report.conclude(trainer, directory, {**config["names"], "seed": config["seed"]})
+            phases.reached("report")
+        return summary
 
 
 def main() -> None:
     """Run the command of this process."""
+    phases.begin()
+    phases.reached("Python and Hydra")
     run(command)

@@ -7,6 +7,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
 from torch.distributions import Distribution
 
 from latentlab.callbacks import (
@@ -36,12 +38,14 @@ from latentlab.callbacks.resuming import PLACE
 from latentlab.cli import resume
 from latentlab.cli.command import handle
 from latentlab.cli.rehearsal import rehearse
+from latentlab.cli.screen import show_table, terminal
 from latentlab.cli.script import typed, words
 from latentlab.data import FileData
 from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import LitModule
-from latentlab.processes import devices
+from latentlab.lit.profiler import PartsProfiler, table
+from latentlab.processes import devices, phases
 from latentlab.run.checkpoints import load_state, read_checkpoint
 from latentlab.run.config import read_config, write_config
 from latentlab.run.directory import RunDirectory
@@ -131,6 +135,7 @@ def check_parts(trainer: pl.Trainer, module: LitModule, data: DataModule, config
     trainer.datamodule, data.trainer, module.trainer = data, trainer, trainer  # type: ignore[attr-defined]
     data.prepare_data()
     data.setup("fit")
+    phases.reached("data")
     if isinstance(data, FileData):  # a resume or an evaluation checks that the data are the same
         if data.sha256 is None:  # a resumed run keeps its name if its images have moved
             data.sha256 = data.digest
@@ -265,13 +270,18 @@ def check_precision(trainer: Mapping[str, Any]) -> None:
 def profiled(trainer: pl.Trainer, directory: Path) -> Iterator[None]:
     """Collect the reports of the trainer's profiler, one of the fit and one of the test, in profile.txt.
 
-    The traces of `profiler=pytorch` are kept in the folder profile/.
+    The traces of `profiler=pytorch` are kept in the folder profile/. `debug=profile` prints its table as well.
     """
     profiler: Any = trainer.profiler  # type: ignore[attr-defined]
     if isinstance(profiler, PassThroughProfiler) or not trainer.is_global_zero:
         yield
         return
     run = RunDirectory(directory)
+    if isinstance(profiler, PartsProfiler):
+        yield
+        phases.reached("loggers")
+        _show_profile(profiler, run)
+        return
     profiler.dirpath, profiler.filename = run.traces, "report"
     try:
         yield
@@ -283,6 +293,14 @@ def profiled(trainer: pl.Trainer, directory: Path) -> Iterator[None]:
             part.unlink()
         if run.traces.is_dir() and not any(run.traces.iterdir()):
             run.traces.rmdir()
+
+
+def _show_profile(profiler: PartsProfiler, run: RunDirectory) -> None:
+    rows = table(phases.durations(), {"training": profiler.parts("fit"), "test": profiler.parts("test")})
+    file = Console(file=StringIO(), width=100)
+    for console in (file, terminal()):
+        show_table(console, ["part", "seconds", "share", "calls", "µs a call"], rows)
+    write_text(run.profile, file.file.getvalue())  # type: ignore[attr-defined]
 
 
 @contextmanager
