@@ -7,9 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import forks
 import pytest
 import torch
-from commands import QUICK, call, command, refusal, start
+from commands import QUICK, call, refusal, start
+from forks import forked
 from runs import load, same_weights, summary, train, weights
 
 from latentlab.errors import Diverged
@@ -31,7 +33,7 @@ def test_a_resumed_run_is_the_run_that_was_not_cut_off(tmp_path):
     whole = train(tmp_path / "whole", "trainer.max_epochs=3")
     parts = train(tmp_path / "parts", "trainer.max_epochs=2")
     last = f"ckpt_path={parts}/checkpoints/last.ckpt"
-    done = command("train.py", *QUICK, last, f"hydra.run.dir={parts}", "trainer.max_epochs=3", home=tmp_path)
+    done = forked("train.py", *QUICK, last, f"hydra.run.dir={parts}", "trainer.max_epochs=3", home=tmp_path)
     assert done.status == 0, done.err
     assert same_weights(whole, parts)
     for name in ("test/elbo", "val/elbo", "best/epoch"):
@@ -82,12 +84,11 @@ def test_nothing_to_score_is_one_line(tmp_path):
     assert "trainer.max_epochs=0" in line and not (tmp_path / "run").exists()
 
 
-def wait_for(path: Path, process) -> None:
-    for _ in range(600):
+def wait_for(path: Path) -> None:
+    for _ in range(1200):
         if path.exists() and path.stat().st_size > 0:
             return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise AssertionError(f"{path} never came")
 
 
@@ -99,12 +100,12 @@ def test_sigterm_ends_with_143_and_a_checkpoint_to_resume_from(tmp_path, after):
         if after == "metrics.csv"
         else ("trainer.max_epochs=5000",)
     )
-    process = start("train.py", *QUICK, *long, "hydra.run.dir=run", home=tmp_path)
-    wait_for(tmp_path / "run" / after, process)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
-    assert err == f"resume: python train.py resume={tmp_path}/run\n"
+    running = forks.start("train.py", *QUICK, *long, "hydra.run.dir=run", home=tmp_path)
+    wait_for(tmp_path / "run" / after)
+    running.signal(signal.SIGTERM)
+    done = running.finish()
+    assert done.status == 143, done.err
+    assert done.err == f"resume: python train.py resume={tmp_path}/run\n"
     last = load(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
     epochs = last["epoch"] + (1 if after == "metrics.csv" else 2)

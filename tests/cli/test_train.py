@@ -6,6 +6,7 @@ import math
 
 import pytest
 from commands import call, command
+from forks import forked
 from omegaconf import OmegaConf
 from PIL import Image
 from runs import same_weights, summary, train, weights
@@ -23,7 +24,7 @@ def full(tmp_path_factory):
     """The run of the quickstart, with everything on, in its own process."""
     home = tmp_path_factory.mktemp("home")
     arguments = ("model=vae", "data=binarised_digits", "trainer.max_epochs=1", "hydra.run.dir=run")
-    done = command("train.py", *arguments, home=home)
+    done = forked("train.py", *arguments, home=home)
     assert done.status == 0, done.err
     return home / "run", done
 

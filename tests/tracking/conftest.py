@@ -10,7 +10,7 @@ with warnings.catch_warnings():  # it uses deprecated parts of pydantic
     import wandb_workspaces.reports.v2  # noqa: F401
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "callbacks"), str(HERE.parent / "faults")]  # for toy.py and forks.py
+sys.path.insert(0, str(HERE.parent / "callbacks"))  # for toy.py
 
 # Warnings of libraries about themselves, or about the toy.
 LIBRARIES = [
