@@ -36,6 +36,7 @@ MEANINGFUL: dict[str, tuple[Any, ...]] = {
     "every_n_epochs": (None,),
     "GradientVariance.every_n_epochs": (),
     "every_minutes": (None,),
+    "min_seconds": (0,),
     "check_val_every_n_epoch": (None,),
     "log_every_n_steps": (0, None),
     "max_epochs": (-1, None),

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import resource
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from commands import QUICK, call
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from runs import summary
 from toy import ToyData, ToyModule, trainer_in
 
@@ -59,16 +61,76 @@ def test_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     run(tmp_path, 1, plugins=[Checkpoints()])
     before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
 
-    def full(path, content):
-        with path.open("wb") as file:
-            file.write(content[:100])
+    def full(state, file):
+        file.write(bytes(100))
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("torch.save", full)
     with pytest.raises(OSError, match=r"No space left.*best\.ckpt"):
         run(tmp_path, 1, plugins=[Checkpoints()])
     assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
     assert names(tmp_path) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_write_that_is_cut_short_is_an_error(tmp_path):
+    """The last byte is missing. Linux writes the bytes before it without an error."""
+    state = {"weights": torch.ones(1000)}
+    Checkpoints().save_checkpoint(state, tmp_path / "whole")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "whole").stat().st_size - 1, hard))
+    try:
+        with pytest.raises(OSError, match="cut"):
+            Checkpoints().save_checkpoint(state, tmp_path / "cut")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+    assert torch.equal(load(tmp_path / "whole")["weights"], state["weights"])
+
+
+class Look(Callback):
+    """Reads the steps of both checkpoints on disk after each epoch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        self.seen.append([load(path)["global_step"] for path in sorted(folder.glob("*.ckpt"))])
+
+
+@pytest.mark.parametrize(("seconds", "seen"), [(0, [[4, 4], [8, 8]]), (1e9, [[4, 4], [4, 4]])])
+def test_checkpoints_wait_in_memory(tmp_path, seconds, seen):
+    look = Look()
+    torch.manual_seed(0)
+    callbacks = [look, ResumeState(), BestCheckpoint(), LastCheckpoint(min_seconds=seconds)]
+    trainer_in(tmp_path, callbacks, epochs=3).fit(ToyModule(), ToyData())
+    assert look.seen[1:] == seen  # the first epoch is written at once
+    best, last = (load(tmp_path / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    assert best["global_step"] == last["global_step"] == 12
+
+
+def test_what_waits_is_a_copy_that_an_error_writes(tmp_path):
+    """The state of the second epoch is on disk after an error in the third, with the weights of then."""
+    torch.manual_seed(0)
+    callbacks = [ResumeState(), BestCheckpoint(), LastCheckpoint(min_seconds=1e9)]
+    with pytest.raises(RuntimeError):
+        trainer_in(tmp_path / "failed", callbacks, epochs=3).fit(ToyModule(fail_at=10), ToyData())
+    whole, _, _ = run(tmp_path / "whole", 2)
+    for name in ("best", "last"):
+        state = load(tmp_path / "failed" / "checkpoints" / f"{name}.ckpt")
+        assert state["global_step"] == 8
+        for key, weight in whole.state_dict().items():
+            assert torch.equal(state["state_dict"][key], weight)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_best_and_last_in_any_order(tmp_path, order):
+    module = ToyModule()
+    module.validation_step = lambda *batch: module.log("val/elbo", -float(module.current_epoch))
+    callbacks = [ResumeState(), *[BestCheckpoint(), LastCheckpoint(min_seconds=1e9)][::order]]
+    trainer_in(tmp_path, callbacks, epochs=3).fit(module, ToyData())
+    states = [load(tmp_path / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")]
+    assert [state["global_step"] for state in states] == [4, 12]
 
 
 def test_best_is_the_largest_validation_bound(tmp_path):

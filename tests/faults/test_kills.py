@@ -9,10 +9,10 @@ from equality import COLUMNS, differences
 from forks import Ended, forked
 
 STATUS = {"SIGKILL": -9, "SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}
-OFTEN = "callbacks.last.every_minutes=1e-3"  # 60 ms
+OFTEN = ("callbacks.last.every_minutes=1e-3", "callbacks.last.min_seconds=0")  # 60 ms, and after each epoch
 SMALL = (
     *("data=binarised_digits", "data.batch_size=64", "data.eval_batch_size=50"),
-    *("trainer.log_every_n_steps=7", "trainer.max_epochs=3", OFTEN),
+    *("trainer.log_every_n_steps=7", "trainer.max_epochs=3", *OFTEN),
 )
 MLP = "encoder.hidden=[16]"
 
@@ -136,7 +136,7 @@ def test_kills_of_other_callbacks(tmp_path):
 
 @pytest.mark.faults
 def test_kills_of_classical_inference(tmp_path):
-    arguments = ("model=bbvi_normal_gamma", "figures=none", "trainer.max_epochs=2", OFTEN)
+    arguments = ("model=bbvi_normal_gamma", "figures=none", "trainer.max_epochs=2", *OFTEN)
     tally(
         tmp_path,
         "bbvi",

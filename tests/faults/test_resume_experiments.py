@@ -15,7 +15,7 @@ DIGITS = (
     "trainer.log_every_n_steps=7",
     "trainer.max_epochs=3",
 )
-OFTEN = "callbacks.last.every_minutes=1e-3"
+OFTEN = ("callbacks.last.every_minutes=1e-3", "callbacks.last.min_seconds=0")
 MLP = ("encoder.hidden=[16]", "decoder.hidden=[16]")
 # The options of each run, and the number of its training batches.
 RUNS: dict[str, tuple[tuple[str, ...], int]] = {
@@ -65,7 +65,7 @@ def cut_and_resume(home: Path, words: tuple[str, ...], batches: int, seed: int) 
     # SIGKILL leaves nothing to resume from before the first checkpoint, at the end of the first of three epochs.
     batch = draws.randint(batches // 3 + 1 if number == "SIGKILL" else 2, batches - 1)
     logger = () if any(word.startswith("logger=") for word in words) else ("logger=none",)
-    words = (*words, *logger, OFTEN)
+    words = (*words, *logger, *OFTEN)
     assert (done := run(home, *words, "hydra.run.dir=uncut")).status == 0, done
     kill = f"{{_target_: {KILL}.Kill, number: {number}, event: batch, n: {batch}, once: '{home}/sent'}}"
     ended = run(home, *words, "hydra.run.dir=cut", f"+callbacks.kill={kill}")

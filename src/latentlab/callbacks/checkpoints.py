@@ -1,16 +1,22 @@
 """The checkpoints best.ckpt and last.ckpt, each replaced as a whole.
 
 Lightning's `ModelCheckpoint` may write `last-v1.ckpt` or a link instead, and may save weights that are NaN.
+
+Writing a checkpoint takes longer than a hundredth of a short epoch. So both callbacks hold copies of their states in
+memory, and write them some seconds apart and however the training ends. Only a process that is killed without a signal
+that it can catch loses the states of the last seconds, and its run resumes exactly from the ones before.
 """
 
+from contextlib import suppress
 from functools import partial
-from io import BytesIO
+from io import FileIO
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
-from pydantic import PositiveFloat
+from lightning_utilities.core.apply_func import apply_to_collection
+from pydantic import NonNegativeFloat, PositiveFloat
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -26,6 +32,8 @@ from latentlab.run.directory import RunDirectory
 from latentlab.run.files import replaced
 from latentlab.tracking.record import log_best, log_checkpoint
 
+State = dict[str, Any]
+
 
 class Checkpoints(TorchCheckpointIO):
     """Lightning's checkpoint files, written as a whole, and read as everywhere else.
@@ -34,13 +42,35 @@ class Checkpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        content = BytesIO()  # torch.save to a file would hide the error of a full disk
-        torch.save(checkpoint, content)
-        with replaced(Path(path)) as draft:
-            draft.write_bytes(content.getbuffer())
+        with replaced(Path(path)) as draft, _DraftFile(draft, "wb") as file:
+            torch.save(checkpoint, file)
+            if file.error:
+                raise file.error
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return read_checkpoint(path)
+
+
+class _DraftFile(FileIO):
+    """A file for `torch.save`, which would hide the error of a full disk behind one of its own.
+
+    A copy in memory would need the size of the file.
+
+    Attributes:
+        error: the first error of a write, after which nothing is written.
+    """
+
+    error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        size = len(left)
+        try:
+            while left and self.error is None:  # a disk that is nearly full takes a part
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return size
 
 
 def is_finite(trainer: Trainer) -> bool:
@@ -48,12 +78,45 @@ def is_finite(trainer: Trainer) -> bool:
     bounds = [
         value for name, value in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))
     ]
-    tensors = [*trainer.lightning_module.parameters(), *bounds]
-    finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    # The extremes are NaN if a value is. They are read at once, because a GPU waits for every read.
+    weights = [parameter.detach() for parameter in trainer.lightning_module.parameters() if parameter.numel()]
+    extremes = [extreme for weight in weights for extreme in weight.aminmax()]
+    finite = all(bool(torch.isfinite(value).all()) for value in [*bounds, *_stacked(extremes)])
     return bool(trainer.strategy.reduce_boolean_decision(finite, all=True))
 
 
-class BestCheckpoint(Checkpoint):
+def _stacked(values: list[Tensor]) -> list[Tensor]:
+    return [torch.stack(values)] if values else []
+
+
+def snapshot(trainer: Trainer) -> State:
+    """Return a copy on the CPU of what a checkpoint holds now, {} on other ranks. All ranks must call it."""
+    state: State = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    if not trainer.is_global_zero:
+        return {}
+    copied: State = apply_to_collection(state, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+    return copied
+
+
+class HeldCheckpoint(Checkpoint):
+    """A checkpoint whose state waits in memory to be written.
+
+    Attributes:
+        path: the path of the file, set when a trainer starts.
+        held: the state, or None if it is written.
+    """
+
+    path: Path
+    held: State | None = None
+
+    def write(self, trainer: Trainer) -> None:
+        """Write the state that is held, on the first rank. Other ranks need not call it."""
+        state, self.held = self.held, None  # a write that failed is not repeated when the error ends the run
+        if state is not None:
+            trainer.strategy.save_checkpoint(state, self.path)
+
+
+class BestCheckpoint(HeldCheckpoint):
     """Keeps the weights with the largest validation score in checkpoints/best.ckpt.
 
     Every validation counts, also within an epoch and at the end of training. Without a validation set, it keeps the
@@ -68,10 +131,8 @@ class BestCheckpoint(Checkpoint):
         best_step: the optimiser steps behind best.ckpt, or None if an older version wrote it.
         best_score: the metric of best.ckpt, or None without validation.
         best_metrics: all validation metrics of best.ckpt.
-        path: the path of best.ckpt, set when a trainer starts.
+        kept_the_end: True if the end of the current epoch is kept.
     """
-
-    path: Path
 
     def __init__(self, monitor: str | None = None) -> None:
         self.monitor = monitor
@@ -80,6 +141,7 @@ class BestCheckpoint(Checkpoint):
         self.best_step: int | None = None
         self.best_score: float | None = None
         self.best_metrics: dict[str, float] = {}
+        self.kept_the_end = False
         self._validated = False
         self._followers: list[EarlyStopping] = []  # without a monitor of their own
 
@@ -106,6 +168,9 @@ class BestCheckpoint(Checkpoint):
         if not trainer.strategy.broadcast(self.path.exists()):
             self.best_epoch = self.best_score = None
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.kept_the_end = False
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
@@ -116,13 +181,13 @@ class BestCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         validates = trainer.enable_validation and sum(trainer.fit_loop.epoch_loop.val_loop.max_batches) > 0
         validated, self._validated = self._validated, False
-        if validated or not validates:
-            score = trainer.callback_metrics.get(str(self.monitor)) if validated else None
-            self._keep_if_better(trainer, score)
+        score = trainer.callback_metrics.get(str(self.monitor)) if validated else None
+        self.kept_the_end = (validated or not validates) and self._keep_if_better(trainer, score)
 
-    def _keep_if_better(self, trainer: Trainer, score: Tensor | None) -> None:
+    def _keep_if_better(self, trainer: Trainer, score: Tensor | None) -> bool:
         value = None if score is None else float(score)
-        if self._is_better(value) and is_finite(trainer):
+        better = self._is_better(value) and is_finite(trainer)
+        if better:
             self.best_epoch, self.best_step, self.best_score = (
                 trainer.current_epoch,
                 trainer.global_step,
@@ -130,8 +195,17 @@ class BestCheckpoint(Checkpoint):
             )
             metrics = trainer.callback_metrics.items() if score is not None else ()
             self.best_metrics = {name: float(each) for name, each in metrics if name.startswith("val/")}
-            trainer.save_checkpoint(self.path)
+            self.held = snapshot(trainer)
             self._report(trainer)
+        return better
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.write(trainer)
+        trainer.strategy.barrier()  # the other ranks read the file next
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        with suppress(OSError):  # the first error ends the run
+            self.write(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer)  # the best epoch of a resumed run may lie before the resume
@@ -177,24 +251,24 @@ def _skips(callback: EarlyStopping, trainer: Trainer) -> bool:
     return is_extra(trainer) or type(callback)._should_skip_check(callback, trainer)
 
 
-class LastCheckpoint(Checkpoint):
+class LastCheckpoint(HeldCheckpoint):
     """Keeps the latest state in checkpoints/last.ckpt, from which a run resumes.
 
-    It saves after each epoch, within an epoch after some minutes, and when a signal ends the run. A run resumed
-    there gives the same numbers as an uninterrupted one. If another error ends the first epoch before it saved, the
-    unfinished weights are saved. Weights or bounds that are not finite are never saved.
+    It holds the state after each epoch, and writes it after the first epoch, then some seconds apart, and when the
+    training ends. It also saves within an epoch after some minutes, and when a signal ends the run. A run resumed there
+    gives the same numbers as an uninterrupted one. If another error ends the first epoch, the unfinished weights are
+    saved. Weights or bounds that are not finite are never saved. best.ckpt is always written first, so that it is never
+    older than last.ckpt says.
 
     Args:
-        every_minutes: the time between two checkpoints within an epoch, or None to save after each epoch only.
-
-    Attributes:
-        path: the path of last.ckpt, set when a trainer starts.
+        every_minutes: the time between two checkpoints within an epoch, or None to save after epochs only.
+        min_seconds: the shortest time between two checkpoints after epochs. A kill that no program can catch loses as
+            much training.
     """
 
-    path: Path
-
-    def __init__(self, every_minutes: PositiveFloat | None = 5) -> None:
+    def __init__(self, every_minutes: PositiveFloat | None = 5, min_seconds: NonNegativeFloat = 10) -> None:
         self.every_minutes = every_minutes
+        self.min_seconds = min_seconds
         self._saved = 0.0
         self._trains = False
 
@@ -210,33 +284,55 @@ class LastCheckpoint(Checkpoint):
         # In between, gradients are accumulated that no checkpoint holds.
         whole, rest = divmod(batch_idx, trainer.accumulate_grad_batches)
         if rest == 0 and ranks_meet(trainer, whole):
-            self._stop_or_save(trainer, due=self._is_due())
+            due = self.every_minutes is not None and self._age() >= 60 * self.every_minutes
+            if self._stop_or_reduce(trainer, due):
+                self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_or_save(trainer, due=True)
+        due = self._stop_or_reduce(trainer, self._age() >= self.min_seconds or not self.path.exists())
+        self._hold(trainer)
+        if due:
+            self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._trains = False
+        self._write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # After another error, saving could wait forever for a rank that failed.
-        first = trainer.world_size == 1 and trainer.global_step > 0 and not self.path.exists()
+        # After another error, a new snapshot could wait forever for a rank that failed.
+        alone = trainer.world_size == 1 and trainer.global_step > 0
+        first = alone and self.held is None and not self.path.exists()
         crashed = first and not isinstance(exception, Diverged | SystemExit | OSError)
         if self._trains and (crashed or isinstance(exception, Stopped)):
             self._save(trainer)
+        with suppress(OSError):  # the first error ends the run
+            self._write(trainer)
 
-    def _is_due(self) -> bool:
-        return self.every_minutes is not None and monotonic() - self._saved >= 60 * self.every_minutes
+    def _age(self) -> float:
+        return monotonic() - self._saved
 
-    def _stop_or_save(self, trainer: Trainer, due: bool) -> None:
+    def _stop_or_reduce(self, trainer: Trainer, due: bool) -> bool:
         number, due_somewhere = largest(trainer, signals_of(trainer).received, int(due))
         if number:
             raise Stopped(128 + number)  # `on_exception` saves
-        if due_somewhere:
-            self._save(trainer)
+        return bool(due_somewhere)
+
+    def _hold(self, trainer: Trainer) -> None:
+        shared = [best.held for best in _best(trainer) if best.kept_the_end]
+        if shared or is_finite(trainer):
+            self.held = shared[0] if shared else snapshot(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         if is_finite(trainer):
-            trainer.save_checkpoint(self.path)
+            self.held = snapshot(trainer)
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        for each in [*_best(trainer), self]:
+            each.write(trainer)
         self._saved = monotonic()
         restart_clocks(trainer)
+
+
+def _best(trainer: Trainer) -> list[BestCheckpoint]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint)]  # type: ignore[attr-defined]

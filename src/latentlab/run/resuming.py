@@ -16,8 +16,9 @@ LOGGED = ("logger", "figures", "callbacks.figures")
 LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 DEVICES = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
 SHOWN = (
-    *("callbacks.progress", "callbacks.last.every_minutes", "callbacks.units", "trainer.log_every_n_steps"),
-    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler"),
+    *("callbacks.progress", "callbacks.last.every_minutes", "callbacks.last.min_seconds", "callbacks.units"),
+    *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
+    "trainer.profiler",
 )
 # Settings without an influence on the results of a run.
 HARMLESS = ("ckpt_path", *PLACES, CHECKSUM, *LOGGED, *SHOWN)
