@@ -9,6 +9,7 @@ from parts import assembled, built, examples
 from torch.distributions import Independent, Normal, kl_divergence
 
 from latentlab.batch import BLOCK
+from latentlab.draws import reproducible
 from latentlab.errors import UserError
 from latentlab.evaluation import (
     EVALUATION_SEED,
@@ -18,7 +19,6 @@ from latentlab.evaluation import (
     identification,
     information,
     log_likelihood,
-    reproducible,
 )
 from latentlab.protocols import Threshold
 

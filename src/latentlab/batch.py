@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Evaluation draws latents for this many examples at a time, so that draws do not depend on the batch size.
+# Evaluation seeds the draws of latents for this many examples, so that they do not depend on the batch size.
 BLOCK = 50
 
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
         return Batch(self.x.to(device), self.y.to(device))
 
 
-def blocks(batch: Batch) -> Iterator[Batch]:
-    """Split a batch into blocks of at most BLOCK examples, none for an empty batch."""
-    parts = zip(batch.x.split(BLOCK), batch.y.split(BLOCK), strict=True)
+def blocks(batch: Batch, size: int = BLOCK) -> Iterator[Batch]:
+    """Split a batch into blocks of at most `size` examples, none for an empty batch."""
+    parts = zip(batch.x.split(size), batch.y.split(size), strict=True)
     return (Batch(x, y) for x, y in parts if len(y))

@@ -1,9 +1,8 @@
 """Estimates of a trained model: exact means, NLL, bits per dimension, active units, mutual information."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import reduce
-from itertools import chain, count
+from itertools import count, islice
 from math import ceil, log, prod, sqrt
 from typing import Any, TypeVar
 
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentlab.batch import BLOCK, Batch, blocks
+from latentlab.draws import Blocks, reproducible
 from latentlab.errors import UserError
-from latentlab.models.base import GenerativeModel
+from latentlab.models.base import GenerativeModel, device_of
 from latentlab.protocols import Protocol
 from latentlab.trace import Layer, Trace, Traced
 
@@ -21,6 +21,9 @@ from latentlab.trace import Layer, Trace, Traced
 NLL_SAMPLES = 100
 # Evaluation seeds start here, far from the small seeds that users choose for training.
 EVALUATION_SEED = 2**20
+# The most rows of a pass over several blocks: its examples times the draws of each. On a CPU more rows win nothing, and
+# they leave the cache. On a GPU the launches take longer than the arithmetic of fewer rows (not measured).
+PASS = {"cpu": 200, "cuda": 10_000}
 T = TypeVar("T")
 # A latent is active if its posterior mean has a larger variance (Burda et al. 2016, section 5).
 ACTIVE_VARIANCE = 0.01
@@ -79,34 +82,80 @@ class Tally:
         return {**means, f"{bound}_stderr": sqrt(max(variance, 0.0) / count), "num_examples": int(count)}
 
 
-@contextmanager
-def reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed all random draws in the context, and restore the generators of the CPU and of `device` after it."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+class Passes:
+    """Passes of a model, each over several blocks of examples. A block has its own seed, whatever else is in the pass.
+
+    A pass whose function draws by other means than those of `latentlab.draws` is repeated for each block alone, and so
+    are all later ones.
+
+    Args:
+        draws: the number of draws of the latents per example.
+    """
+
+    def __init__(self, draws: int = 1) -> None:
+        self.draws = draws
+        self.together = True
+
+    def __call__(self, score: Callable[[Batch], T], batch: Batch, seeds: Iterator[int]) -> Iterator[T]:
+        """Yield `score` of each pass over a batch of whole blocks, which take the next seeds."""
+        for part in blocks(batch, self.examples(batch.device)):
+            own = list(islice(seeds, ceil(len(part.y) / BLOCK)))
+            yield from self._scores(score, part, own)
+
+    def examples(self, device: torch.device) -> int:
+        """Return the number of examples in a pass."""
+        return max(1, PASS[device.type] // (self.draws * BLOCK)) * BLOCK if device.type in PASS else BLOCK
+
+    def _scores(self, score: Callable[[Batch], T], part: Batch, seeds: Sequence[int]) -> list[T]:
+        if self.together and len(seeds) > 1:
+            sizes = [len(block.y) for block in blocks(part)]
+            with reproducible(seeds[0], part.device), Blocks(sizes, seeds, part.device) as drawn:
+                found = score(part)
+                self.together = not drawn.bypassed
+            if self.together:
+                return [found]
+        return [_alone(score, block, seed) for block, seed in zip(blocks(part), seeds, strict=True)]
+
+
+def _alone(score: Callable[[Batch], T], block: Batch, seed: int) -> T:
+    with reproducible(seed, block.device):
+        return score(block)
+
+
+def scored(
+    model: GenerativeModel,
+    batches: Iterable[Batch],
+    score: Callable[[Any], T],
+    seeds: Iterable[int] | None = None,
+    draws: int = 1,
+) -> Iterator[T]:
+    """Yield a function of the observations of each pass over a data set.
+
+    The random draws for an example depend on the position of its block alone.
+
+    Args:
+        model: the model.
+        batches: the data set.
+        score: the function.
+        seeds: the seed of each block, by default its index.
+        draws: the number of draws of the latents per example.
+    """
+
+    @torch.inference_mode()
+    def observed(part: Batch) -> T:
+        return score(model.observe(part))
+
+    device, passes, left = device_of(model), Passes(draws), iter(count() if seeds is None else seeds)
+    for batch in batches:
+        yield from passes(observed, batch.to(device), left)
 
 
 def observations(model: GenerativeModel, batches: Iterable[Batch]) -> Iterator[Any]:
     """The observations of a data set in blocks (see `batch.blocks`), on the model's device."""
-    device = next(chain(model.parameters(), model.buffers())).device
+    device = device_of(model)
     for batch in batches:
         for block in blocks(batch):
             yield model.observe(block.to(device))
-
-
-def seeded(xs: Iterable[Any], draw: Callable[[Any], T], seeds: Iterable[int] | None = None) -> Iterator[T]:
-    """Apply a function to each block of observations, whose random draws depend on the position of the block alone.
-
-    Args:
-        xs: the observations in blocks.
-        draw: the function.
-        seeds: the seed of each block, by default its index.
-    """
-    for seed, x in zip(count() if seeds is None else seeds, xs, strict=False):
-        with torch.inference_mode(), reproducible(seed, x.device):
-            found = draw(x)
-        yield found
 
 
 def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int = 50) -> Tensor:
@@ -120,42 +169,40 @@ def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int
     return reduce(torch.logaddexp, parts) - log(samples)
 
 
-def log_likelihoods(
-    model: Callable[..., Trace], xs: Iterable[Any], samples: int, chunk: int = 50
-) -> Iterator[Tensor]:
-    """Yield the importance-weighted estimates of log p(x) of each block, (B,), in nats. `nll` is minus their mean."""
-    return seeded(xs, lambda x: log_likelihood(model, x, samples, chunk))
+def log_likelihoods(model: Any, batches: Iterable[Batch], samples: int, chunk: int = 50) -> Iterator[Tensor]:
+    """Yield the importance-weighted estimates of log p(x) of each pass, (B,), in nats. `nll` is minus their mean."""
+    score = lambda x: log_likelihood(model, x, samples, chunk)  # noqa: E731
+    return scored(model, batches, score, draws=min(chunk, samples))
 
 
 def terms(
-    model: GenerativeModel, xs: Iterable[Any], samples: int = 1, test: bool = True
+    model: GenerativeModel, batches: Iterable[Batch], samples: int = 1, test: bool = True
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield the terms of each block, each (B,), in nats. Their means over the test set are a run's test results.
+    """Yield the terms of each pass, each (B,), in nats. Their means over the test set are a run's test results.
 
     Args:
         model: the model.
-        xs: the observations in blocks.
+        batches: the data set.
         samples: the draws of the latents per example.
         test: True for the terms of a test, False for those of a validation.
     """
     score = model.test_terms if test else model.terms
-    return seeded(xs, lambda x: score(x, samples=samples), count(EVALUATION_SEED, BLOCK))
+    seeds = count(EVALUATION_SEED, BLOCK)
+    return scored(model, batches, lambda x: score(x, samples=samples), seeds, samples)
 
 
-def nll(
-    model: Callable[..., Trace], xs: Iterable[Any], samples: int, chunk: int, expected: int
-) -> dict[str, float]:
+def nll(model: Any, batches: Iterable[Batch], samples: int, chunk: int, expected: int) -> dict[str, float]:
     """The importance-weighted negative log-likelihood `nll` and its standard error `nll_stderr`, in nats per example.
 
     Args:
-        model: a model whose call returns a trace.
-        xs: the observations of the data set in blocks. The seed of a block is its index.
+        model: a generative model whose call returns a trace.
+        batches: the data set. The seed of a block is its index.
         samples: the draws of the latents per example.
         chunk: the draws held in memory at a time.
         expected: the number of examples in the data set.
     """
     tally = Tally()
-    for log_px in log_likelihoods(model, xs, samples, chunk):
+    for log_px in log_likelihoods(model, batches, samples, chunk):
         tally.add({"log_px": log_px})
     means = tally.means(expected, bound="log_px")
     return {"nll": -means["log_px"], "nll_stderr": means["log_px_stderr"], "nll_samples": samples}
@@ -289,14 +336,13 @@ def estimate(
         return {}
     found: dict[str, float] = {}
     if model.learned_inference:
-        with torch.inference_mode():
-            means = torch.cat([model.posterior_mean(x).cpu() for x in observations(model, batches)])
+        means = torch.cat([part.cpu() for part in scored(model, batches, model.posterior_mean)])
         found["active_units"] = active_units(means)
         found["collapsed_units"] = means.shape[1] - found["active_units"]
     if mixture_examples and model.learned_inference and isinstance(model, Traced):
         found |= information(model, observations(model, batches), num_examples, samples, mixture_examples)
     if nll_samples > 0:
-        found |= nll(model, observations(model, batches), nll_samples, chunk, num_examples)
+        found |= nll(model, batches, nll_samples, chunk, num_examples)
     offset = model.scored_as(protocol).bits_offset
     if bound is not None and model.bounded and offset is not None:
         found["bits_per_dim"] = bits_per_dim(bound, prod(model.x_shape), offset)

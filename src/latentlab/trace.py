@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
+from latentlab.draws import each_block_of
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -169,5 +171,14 @@ def draw(q: Distribution, samples: int | None = None) -> Tensor:
 
     The two kinds differ for a relaxed q, whose gradient path leads through a continuous relaxation of a discrete draw.
     """
-    shape = () if samples is None else (samples,)
-    return q.rsample(shape) if torch.is_grad_enabled() and q.has_rsample else q.sample(shape)
+    pathwise = torch.is_grad_enabled() and q.has_rsample
+    return each_block_of(q, _shape(samples), q.rsample) if pathwise else sample(q, samples)
+
+
+def sample(q: Distribution, samples: int | None = None) -> Tensor:
+    """Draw from q exactly and without a gradient path, with a leading dimension as in `draw`."""
+    return each_block_of(q, _shape(samples), q.sample)
+
+
+def _shape(samples: int | None) -> torch.Size:
+    return torch.Size(() if samples is None else (samples,))

@@ -19,6 +19,7 @@ from latentlab.cli import evaluating
 from latentlab.cli.build import build_saved
 from latentlab.data.loader import seeded
 from latentlab.data.module import DataModule
+from latentlab.draws import reproducible
 from latentlab.errors import UserError, did_you_mean
 from latentlab.figures.drawing import device_of
 from latentlab.models.base import GenerativeModel
@@ -158,7 +159,7 @@ class Trained:
             samples: the draws of the latents per example.
         """
         model = self.having("terms")
-        rows = list(evaluation.terms(model, self._observations(x), samples, test=_is(x, "test")))
+        rows = list(evaluation.terms(model, self._batches(x), samples, test=_is(x, "test")))
         return {name: _joined(row[name] for row in rows) for name in rows[0]}
 
     def log_likelihoods(self, x: Examples = "test", samples: int | None = None, chunk: int = 50) -> Array:
@@ -176,7 +177,7 @@ class Trained:
         for name, value in {"samples": number, "chunk": chunk}.items():
             if value < 1:
                 raise UserError(f"{name}={value}: give at least 1")
-        return _joined(evaluation.log_likelihoods(model, self._observations(x), number, chunk))
+        return _joined(evaluation.log_likelihoods(model, self._batches(x), number, chunk))
 
     def figure(self, name: str, **options: Any) -> Figure | None:
         """Draw a figure by its name, such as "latents", from the test set.
@@ -229,11 +230,8 @@ class Trained:
             return self.data.whole_set(x)  # type: ignore[arg-type]  # it refuses other names
         return [_batch(x, self.having("images"))]
 
-    def _observations(self, x: Examples) -> Iterator[Any]:
-        return evaluation.observations(self.having("images"), self._batches(x))
-
     def _per_example(self, x: Examples, draw: Callable[[Any], Tensor]) -> Array:
-        return _joined(evaluation.seeded(self._observations(x), draw))
+        return _joined(evaluation.scored(self.model, self._batches(x), draw))
 
 
 def _device(name: str) -> torch.device:
@@ -259,7 +257,7 @@ def _generated(model: GenerativeModel, n: int, seed: int, mean: bool) -> Iterato
     for index, start in enumerate(range(0, n, SAMPLES)):
         # z is drawn first, so that samples and means share it.
         state = seeded(seed, index).initial_seed()
-        with torch.inference_mode(), evaluation.reproducible(state, device_of(model)):
+        with torch.inference_mode(), reproducible(state, device_of(model)):
             drawn = model.generate(min(SAMPLES, n - start), mean=mean)
         yield drawn
 

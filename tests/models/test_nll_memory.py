@@ -29,11 +29,11 @@ class Peak(TorchDispatchMode):
 @pytest.mark.parametrize("model", MODELS)
 def test_the_largest_tensor_does_not_depend_on_the_number_of_samples(model):
     module = instantiate(smaller(composed(f"model={model}")).module).eval()
-    x = module.model.observe(examples(instantiate(composed().protocol), n=20))
+    batch = examples(instantiate(composed().protocol), n=20)
     peaks = []
     for samples in (20, 200):
         with Peak() as peak:
-            found = nll(module.model, [x], samples, chunk=10, expected=20)
+            found = nll(module.model, [batch], samples, chunk=10, expected=20)
         assert found["nll_samples"] == samples and found["nll"] > 0
         peaks.append(peak.bytes)
     assert peaks[0] == peaks[1] >= 10 * 20 * 784 * 4

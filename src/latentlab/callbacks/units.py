@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from latentlab.batch import Batch
 from latentlab.callbacks.figures import Figures
-from latentlab.evaluation import EVALUATION_SEED, active_units, reproducible
+from latentlab.draws import reproducible
+from latentlab.evaluation import EVALUATION_SEED, active_units
 from latentlab.figures.drawing import save
 from latentlab.figures.kl import kl_by_unit, kl_per_latent
 from latentlab.lit import LitModule

@@ -15,7 +15,7 @@ from latentlab.classical.base import Inference, Numbers, Source, state
 from latentlab.errors import UserError
 from latentlab.models.base import GenerativeModel
 from latentlab.protocols import Protocol
-from latentlab.trace import Layer, Trace
+from latentlab.trace import Layer, Trace, sample
 
 # One product of many rows is much faster than many products of few rows.
 ROWS = 4096
@@ -160,7 +160,7 @@ class PPCA(Inference, GenerativeModel):
     def forward(self, x: Tensor, samples: int = 1, zs: Sequence[Tensor] | None = None) -> Trace:
         """The trace of x (B, *x_shape) under the exact posterior. log w is log p(x) for every draw."""
         q = self.posterior(x)
-        z = q.sample((samples,)) if zs is None else zs[0]  # (K, B, q)
+        z = sample(q, samples) if zs is None else zs[0]  # (K, B, q)
         px = self.likelihood(z)
         return Trace([Layer.scored(z, q, self.prior())], px, px.log_prob(x.double()))
 
@@ -195,7 +195,7 @@ class PPCA(Inference, GenerativeModel):
         return (px.mean if mean else px.sample()).float()
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.posterior(x).sample()
+        return sample(self.posterior(x))
 
     def decode(self, z: Tensor) -> Tensor:
         return self.likelihood(z).mean.float()

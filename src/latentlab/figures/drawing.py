@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from io import BytesIO
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
@@ -19,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from latentlab.batch import Batch
+from latentlab.models.base import device_of
 from latentlab.run.files import replaced
 
 DPI = 160
@@ -111,11 +111,6 @@ def spread(model: nn.Module, data: Data, n: int) -> Batch:
 def spread_over(n: int, at_most: int) -> list[int]:
     """Return the indices 0, ..., n - 1, or `at_most` of them at equal steps up to the last one."""
     return torch.linspace(n - 1, 0, min(n, at_most)).round().long().flip(0).tolist()
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's tensors."""
-    return next(chain(model.parameters(), model.buffers())).device
 
 
 def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:

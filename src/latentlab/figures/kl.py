@@ -12,8 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from latentlab.batch import BLOCK
-from latentlab.evaluation import ACTIVE_VARIANCE, EVALUATION_SEED, Tally, observations, reproducible
+from latentlab.evaluation import ACTIVE_VARIANCE, Tally, terms
 from latentlab.figures.drawing import Data, Figure, Table, TabledFigure, batches, figure, plain
 from latentlab.models.base import GenerativeModel
 from latentlab.models.hierarchy import Hierarchy
@@ -136,9 +135,8 @@ def _unit_map(axes: Axes, epochs: Sequence[int], kls: Tensor) -> QuadMesh:
 def layer_kl(model: Hierarchy, data: Data) -> Figure:
     """Draw the KL of each layer, averaged over the data, in nats."""
     tally = Tally()
-    for index, x in enumerate(observations(model, data)):
-        with reproducible(EVALUATION_SEED + index * BLOCK, x.device):  # the draws of the reported test score
-            tally.add(model.terms(x))
+    for found in terms(model, data, test=False):  # with the draws of the reported test score
+        tally.add(found)
     means = tally.means(tally.count)
     return layer_bars([means[f"kl_{level + 1}"] for level in range(len(model.z_shapes))], model.layer_name)
 

@@ -1,7 +1,8 @@
 """The base of all Lightning modules, and exact scores over a data set."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from typing import Any, Self
 
 import pytorch_lightning as pl
@@ -9,12 +10,12 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from latentlab.batch import BLOCK, Batch, blocks
+from latentlab.batch import BLOCK, Batch
 from latentlab.classical.base import Source
 from latentlab.data.images import ImageData
 from latentlab.data.module import DataModule
 from latentlab.errors import UserError
-from latentlab.evaluation import EVALUATION_SEED, Tally, reproducible
+from latentlab.evaluation import EVALUATION_SEED, Passes, Tally
 from latentlab.lit.rehearsal import Rehearsal
 from latentlab.models.base import GenerativeModel
 
@@ -102,7 +103,8 @@ class ScoringModule(LitModule, ABC):
     def __init__(self, model: GenerativeModel, eval_samples: PositiveInt = 1) -> None:
         super().__init__(model, eval_samples)
         self.tally = Tally()
-        self.blocks = 0
+        self.passes = Passes(eval_samples)
+        self.seeds: Iterator[int] = iter(())
 
     @property
     def monitor(self) -> str:
@@ -126,9 +128,15 @@ class ScoringModule(LitModule, ABC):
         with torch.no_grad(), torch.random.fork_rng([]):
             return {f"val/{name}" for name in (*model.terms(x), f"{model.bound}_stderr", "num_examples")}
 
+    @property
+    def most_draws(self) -> int:
+        """The draws of the latents per example that an evaluation makes at a time."""
+        return self.eval_samples
+
     def on_validation_epoch_start(self) -> None:
         self.tally = Tally()
-        self.blocks = 0
+        self.passes = Passes(self.most_draws)
+        self.seeds = count(EVALUATION_SEED + self.global_rank * BLOCK, self.trainer.world_size * BLOCK)
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -156,13 +164,13 @@ class ScoringModule(LitModule, ABC):
         return torch.autocast(self.device.type, enabled=False)
 
     def _score(self, batch: Batch, terms: Callable[..., dict[str, Tensor]]) -> None:
-        # Each block has a seed that depends on its position in the set alone. So the sums depend neither on the
+        # Each block has a seed that depends on its position in the set alone. So the draws depend neither on the
         # batch size nor on the number of devices.
-        for block in blocks(batch.to(self.device)):
-            position = (self.blocks * self.trainer.world_size + self.global_rank) * BLOCK
-            self.blocks += 1
-            with reproducible(EVALUATION_SEED + position, self.device):
-                self.tally.add(terms(self.model.observe(block), samples=self.eval_samples))
+        def score(part: Batch) -> dict[str, Tensor]:
+            return terms(self.model.observe(part), samples=self.eval_samples)
+
+        for found in self.passes(score, batch.to(self.device), self.seeds):
+            self.tally.add(found)
 
     def _log_means(self, split: str) -> None:
         means = self.tally.means(self._expected(split), self.model.bound, self._add_ranks)

@@ -68,6 +68,10 @@ class GradientModule(ScoringModule):
     def monitor(self) -> str:
         return f"val/{self.objective.criterion}"
 
+    @property
+    def most_draws(self) -> int:
+        return max(self.eval_samples, self.objective.samples)
+
     def check(self, data: DataModule) -> None:
         super().check(data)
         if self.model.labelled and not data.labelled:

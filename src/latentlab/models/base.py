@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from latentlab.batch import Batch
 from latentlab.protocols import Protocol
@@ -91,3 +93,8 @@ class GenerativeModel(Scored, ABC):
     def reconstruct(self, x: Any) -> Tensor:
         """The means of p(x|z) for z ~ q(z|x), (B, *x_shape)."""
         return self.decode(self.encode(x))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's tensors."""
+    return next(chain(model.parameters(), model.buffers())).device

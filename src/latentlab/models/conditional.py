@@ -18,7 +18,7 @@ from latentlab.models.vae import SingleLayer
 from latentlab.nn import NetworkFactory
 from latentlab.posteriors import PosteriorFactory
 from latentlab.priors import PriorFactory
-from latentlab.trace import Layer, Trace, draw
+from latentlab.trace import Layer, Trace, draw, sample
 
 
 class ConditionalVAE(SingleLayer):
@@ -128,7 +128,7 @@ class ConditionalVAE(SingleLayer):
         return px.mean if mean else px.sample()
 
     def encode(self, x: Batch) -> Tensor:
-        return self.posterior(self.joined(x)).sample().flatten(1)
+        return sample(self.posterior(self.joined(x))).flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
         """The means of p(x|z) = sum_y p(y) p(x|y, z) for flat z (B, latent_dim), (B, *x_shape)."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.nn.functional import softplus
 
+from latentlab.draws import each_block, normal_like
 from latentlab.errors import UserError
 from latentlab.gradients import with_gradient_of_square
 from latentlab.nn import Shape, full_precision
@@ -130,12 +131,15 @@ class Diffusion(nn.Module):
         Each time is uniform, and the n times of each sample are evenly spaced too. Means over them have less variance
         than over independent times.
         """
+        return each_block(n, lambda size: self._times(size, samples), dim=1)
+
+    def _times(self, n: int, samples: int) -> Tensor:
         start = torch.rand(1, dtype=self.origin.dtype, device=self.origin.device)
         order = torch.arange(samples * n, device=start.device).view(samples, n)
         return 1 - (start + order / (samples * n)) % 1
 
     def draw(self, x: Tensor) -> NoiseDraws:
-        return NoiseDraws(self.times(len(x))[0], torch.randn_like(x))
+        return NoiseDraws(self.times(len(x))[0], normal_like(x))
 
     def loss(self, x: Tensor, steps: int | None = None, draws: NoiseDraws | None = None) -> Tensor:
         r"""Return an unbiased estimate of $L_T$, with one time for each x, (N,).
@@ -159,7 +163,7 @@ class Diffusion(nn.Module):
         noise. A learned schedule is trained for a small variance instead, by the gradient of the squared loss
         (appendix I.2).
         """
-        eps = torch.randn_like(x) if eps is None else eps
+        eps = normal_like(x) if eps is None else eps
         gamma_t, slope = self.noise_schedule(t)
         error = (eps - self.predict(self._mix(x, gamma_t, eps), gamma_t)).square().flatten(1).sum(1)
         if steps is None:

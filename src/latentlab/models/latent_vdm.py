@@ -15,7 +15,7 @@ from latentlab.nn import NetworkFactory
 from latentlab.posteriors import PosteriorFactory
 from latentlab.protocols import Protocol
 from latentlab.schedules import NoiseSchedule, alpha
-from latentlab.trace import draw
+from latentlab.trace import draw, sample
 
 # The parts that are loaded from a pre-trained VAE, and frozen on request.
 AUTOENCODER = ("posterior", "likelihood")
@@ -114,7 +114,7 @@ class LatentVDM(DiffusionModel):
         return z_0 / alpha(z_0.new_tensor(gamma)) + exp(gamma / 2) * torch.randn_like(z_0)
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.posterior(x).sample()
+        return sample(self.posterior(x))
 
     def decode(self, z: Tensor) -> Tensor:
         return self.likelihood(z).mean

@@ -13,7 +13,7 @@ from latentlab.nn import NetworkFactory
 from latentlab.posteriors import Posterior, PosteriorFactory
 from latentlab.priors import Prior, PriorFactory
 from latentlab.protocols import Protocol
-from latentlab.trace import Layer, Trace, Traced, draw
+from latentlab.trace import Layer, Trace, Traced, draw, sample
 
 
 class SingleLayer(GenerativeModel, Traced, ABC):
@@ -91,7 +91,7 @@ class VAE(SingleLayer):
         return px.mean if mean else px.sample()
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.posterior(x).sample().flatten(1)
+        return sample(self.posterior(x)).flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
         return self.likelihood(z.unflatten(-1, self.z_shape)).mean

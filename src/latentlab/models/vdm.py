@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from latentlab.draws import normal_like
 from latentlab.errors import UserError
 from latentlab.likelihoods import Likelihood
 from latentlab.likelihoods.noised import NoisedLikelihood
@@ -98,7 +99,7 @@ class DiffusionModel(GenerativeModel, ABC):
 
     def _score(self, drawn: Diffused, u: Tensor, others: Sequence[int | None]) -> dict[str, Tensor]:
         data, reconstruction, kls = drawn
-        draws = NoiseDraws(u, torch.randn_like(data))
+        draws = NoiseDraws(u, normal_like(data))
         loss = self.diffusion.loss(data, self.steps, draws)
         rest = reconstruction - torch.stack(list(kls.values())).sum(0)
         bounds = {_bound_name(steps): rest - self.diffusion.loss(data, steps, draws) for steps in others}
@@ -194,7 +195,7 @@ class VDM(DiffusionModel):
 
     def _draw_z_0(self, data: Tensor) -> Tensor:
         gamma = self._gamma_0(data)
-        return alpha(gamma) * data + sigma(gamma) * torch.randn_like(data)
+        return alpha(gamma) * data + sigma(gamma) * normal_like(data)
 
     def _gamma_0(self, x: Tensor) -> Tensor:
         return x.new_tensor(self.diffusion.noise_schedule.gamma_min)
