@@ -24,6 +24,7 @@ def test_the_test_bound_is_the_same_on_any_number_of_devices(monkeypatch, world)
         monkeypatch.setattr(type(few), "_rank_world", (rank, world))
         made.trainer = SimpleNamespace(world_size=world, global_rank=rank)
         monkeypatch.setattr(GradientModule, "global_rank", rank)
+        made.on_test_epoch_start()
         with torch.no_grad():
             for index, batch in enumerate(few.test_dataloader()):
                 made.test_step(batch, index)
