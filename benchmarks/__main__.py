@@ -3,6 +3,7 @@
     python benchmarks                      # all rows, under 10 minutes on two cores
     python benchmarks --quick              # smaller and noisier, under 2 minutes
     python benchmarks start epoch          # some rows
+    python benchmarks steps                # the microseconds of a training step by its parts
     python benchmarks --tree ../other      # the latentlab of another working tree
 
 The commands of a row take turns. A result is the median of their ratios.
@@ -18,8 +19,10 @@ from tempfile import TemporaryDirectory
 
 import machine
 import report
-from frame import HERE, Processes, Result, measure
+from frame import HERE, Command, Failed, Processes, Result, measure, seconds
 from rows import FULL, QUICK, ROWS, Size
+
+STEPS = "steps"  # a table of its own
 
 
 def main() -> int:
@@ -31,15 +34,19 @@ def main() -> int:
     details = machine.describe(tree)
     print("\n".join(f"{name}: {value}" for name, value in details.items()), flush=True)
     processes = Processes(tree, given.threads, given.processor)
-    results = run(given.rows or list(ROWS), QUICK if given.quick else FULL, processes, given.repeats)
+    rows = [name for name in given.rows or ROWS if name != STEPS]
+    results = run(rows, QUICK if given.quick else FULL, processes, given.repeats)
+    if STEPS in given.rows:
+        show_steps(processes)
     details |= {
         "clock": "processor time (but in neighbour and sweep)" if given.processor else "wall time",
         "load before": ", ".join(f"{name} {value:.2f}" for name, value in loaded.items()),
         "measured": f"{datetime.now():%Y-%m-%d}, in {time.perf_counter() - started:.0f} s{', quick' * given.quick}",
     }
-    report.write_json(given.json, results, details)
-    print(f"{details['measured']}; every figure: {given.json}")
-    if given.markdown:
+    if results:
+        report.write_json(given.json, results, details)
+        print(f"{details['measured']}; every figure: {given.json}")
+    if results and given.markdown:
         report.replace_between(given.markdown, report.table([*map(report.Line.of, results)], details))
     return int(any(result.failure for result in results))
 
@@ -56,11 +63,22 @@ def run(names: list[str], size: Size, processes: Processes, repeats: int | None)
     return results
 
 
+def show_steps(processes: Processes) -> None:
+    """Print the parts of a training step."""
+    with TemporaryDirectory(prefix="benchmark-") as place:
+        try:
+            print(processes(Command(STEPS, ["steps.py"], seconds), Path(place)).out, flush=True)
+        except Failed as error:
+            raise SystemExit(f"steps failed: {error}") from error
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument(
+        "rows", nargs="*", choices=[[], *ROWS, STEPS], metavar="ROW", help=f"of {', '.join([*ROWS, STEPS])}"
+    )
     parser.add_argument("--quick", action="store_true", help="less work and fewer alternations")
     parser.add_argument(
         "--tree", type=Path, default=HERE.parent, help="the working tree whose latentlab is measured"

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
-
 from frame import HERE, Processes, training
 from rows import CLOCK, IMAGES, QUIET, images, train
 
@@ -59,7 +58,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("figure", type=Path)
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--processor", action="store_true", help="processor time, for a machine with other work")
+    parser.add_argument(
+        "--processor", action="store_true", help="processor time, for a machine with other work"
+    )
     given = parser.parse_args()
     processes, found = Processes(HERE.parent, by_processor=given.processor), {}
     with TemporaryDirectory() as folder:

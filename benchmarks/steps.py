@@ -20,17 +20,17 @@ from time import process_time
 from typing import Any
 from unittest.mock import patch
 
-import latentlab
+import report
 import torch
-from latentlab import trace
-from latentlab.cli.build import build
-from latentlab.models.base import GenerativeModel
+from bare.images import write
+from frame import Finished, training_processor
 from torch import nn
 from torch.distributions import Bernoulli, Normal
 
-import report
-from bare.images import write
-from frame import Finished, training_processor
+import latentlab
+from latentlab import trace
+from latentlab.cli.build import build
+from latentlab.models.base import GenerativeModel
 
 START, END = "<!-- steps: begin -->", "<!-- steps: end -->"
 MODELS, BATCH, ROUNDS = ("vae", "ladder_vae"), 128, 3
@@ -82,7 +82,10 @@ def networks(model: GenerativeModel) -> Iterator[tuple[str, nn.Module]]:
         if type(module).__module__.startswith("latentlab.nn") and not inside:
             found.append(path)
             first = path.partition(".")[0]
-            yield {"posterior": "encoder", "likelihood": "decoder"}.get(first, "networks between layers"), module
+            yield (
+                {"posterior": "encoder", "likelihood": "decoder"}.get(first, "networks between layers"),
+                module,
+            )
 
 
 @contextmanager
@@ -147,7 +150,12 @@ def latentlab_clock() -> Any:
 def train(settings: list[str]) -> float:
     """Train as `train.py` does, and return the processor time of the second epoch's steps."""
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()) as out:
-        more = ("+callbacks.clock._target_=clock.Clock", "trainer.max_epochs=2", "logger=none", "figures=none")
+        more = (
+            "+callbacks.clock._target_=clock.Clock",
+            "trainer.max_epochs=2",
+            "logger=none",
+            "figures=none",
+        )
         latentlab.train([*settings, *more], f"{folder}/run", device="cpu")
         return training_processor(Finished(out.getvalue(), Path(folder)))
 
@@ -156,7 +164,12 @@ def step(model: str, steps: int) -> Times:
     """The microseconds of each part of a step."""
     with TemporaryDirectory() as root:
         write(Path(root), steps * BATCH, 10)
-        settings = [f"model={model}", "data=binarised_mnist", "data.dataset=FashionMNIST", f"data.root={root}"]
+        settings = [
+            f"model={model}",
+            "data=binarised_mnist",
+            "data.dataset=FashionMNIST",
+            f"data.root={root}",
+        ]
         settings += ["data.val_size=0", f"data.batch_size={BATCH}"]
         config = latentlab.compose(settings)
         rounds = [_round(config, settings) for _ in range(ROUNDS)]
@@ -169,7 +182,10 @@ def _round(config: Any, settings: list[str]) -> Times:
     loop(config, parts)
     plain = loop(config)
     scale = plain / sum(parts.seconds.values())  # the timers take time themselves
-    return {**{name: scale * spent for name, spent in parts.seconds.items()}, LIGHTNING: train(settings) - plain}
+    return {
+        **{name: scale * spent for name, spent in parts.seconds.items()},
+        LIGHTNING: train(settings) - plain,
+    }
 
 
 def table(found: dict[str, Times]) -> str:
@@ -177,7 +193,10 @@ def table(found: dict[str, Times]) -> str:
     names = list(dict.fromkeys(name for times in found.values() for name in times))
     names.sort(key=lambda name: -max(times.get(name, 0.0) for times in found.values()))
     rows = [["part", *found], ["---"] + ["---:"] * len(found)]
-    rows += [[name, *(f"{times[name]:,.0f}" if name in times else "" for times in found.values())] for name in names]
+    rows += [
+        [name, *(f"{times[name]:,.0f}" if name in times else "" for times in found.values())]
+        for name in names
+    ]
     rows.append(["**step**", *(f"**{sum(times.values()):,.0f}**" for times in found.values())])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
@@ -189,7 +208,9 @@ def main() -> None:
     given = parser.parse_args()
     logging.disable(logging.INFO)
     text = table({model: step(model, given.steps) for model in MODELS})
-    print(f"microseconds of processor time a step, batch {BATCH}, {torch.get_num_threads()} threads\n\n{text}")
+    print(
+        f"microseconds of processor time a step, batch {BATCH}, {torch.get_num_threads()} threads\n\n{text}"
+    )
     if given.markdown:
         report.replace_between(given.markdown, text, START, END)
 

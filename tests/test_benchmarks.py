@@ -13,6 +13,8 @@ FOLDER = ROOT / "benchmarks"
 sys.path.append(str(FOLDER))
 
 import report  # noqa: E402
+import scaling  # noqa: E402
+import steps  # noqa: E402
 from frame import Command, Failed, Finished, Result, Row, filled, measure, new_folder  # noqa: E402
 from rows import ROWS, TINY  # noqa: E402
 
@@ -53,6 +55,28 @@ def test_a_row_gives_a_ratio(tmp_path, in_process, name):
     result = measure(ROWS[name](TINY), tmp_path, in_process)
     assert not result.failure and len(result.values) == 1
     assert report.terminal(report.Line.of(result)).startswith(name)
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_the_parts_of_a_step(monkeypatch):
+    monkeypatch.setattr(steps, "ROUNDS", 1)
+    found = steps.step("ladder_vae", 1)
+    assert {
+        "loader",
+        "encoder",
+        "decoder",
+        "networks between layers",
+        "likelihood",
+        "KL",
+        steps.LIGHTNING,
+    } <= {*found}
+    assert "| **step** |" in steps.table({"ladder_vae": found})
+
+
+def test_the_figure_of_epochs(tmp_path):
+    times = {name: {point: 1.0 / point for point in points} for name, (points, _) in scaling.PANELS.items()}
+    scaling.draw(tmp_path / "scaling.png", times, 100)
+    assert (tmp_path / "scaling.png").stat().st_size > 1000
 
 
 @pytest.mark.faults
