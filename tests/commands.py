@@ -71,6 +71,7 @@ def call(script: str, *arguments: str) -> Finished:
     out, err = io.StringIO(), io.StringIO()
     with untouched(), pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", [str(ROOT / script), *arguments])
+        patch.setattr(os, "fsync", lambda descriptor: None)  # no test cuts the power
         patch.setenv("HYDRA_FULL_ERROR", "1")
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.setenv("PL_SEED_WORKERS", "1")

@@ -1,36 +1,20 @@
 """Runs of the stand-in for train.py, and what they left."""
 
 import csv
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from commands import Finished, environment
+from forks import Ended, Running, start
 
 
-def begin(app: Path, *words: str) -> subprocess.Popen[str]:
+def begin(app: Path, *words: str) -> Running:
     """Start a multirun of the stand-in."""
-    home = app.parent.parent
-    return subprocess.Popen(
-        [sys.executable, str(app), "-m", *words],
-        cwd=home,
-        env=environment(home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start(str(app), "-m", *words, home=app.parent.parent)
 
 
-def end(process: subprocess.Popen[str]) -> Finished:
-    """Wait for a multirun."""
-    out, err = process.communicate(timeout=60)
-    return Finished(process.returncode, out, err)
-
-
-def run(app: Path, *words: str) -> Finished:
+def run(app: Path, *words: str) -> Ended:
     """Run a multirun of the stand-in."""
-    return end(begin(app, *words))
+    return begin(app, *words).finish()
 
 
 def starts(directory: Path) -> list[list[str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import QUICK, ROOT, call, refusal
 from fake_job import save
-from fakes import begin, end, epochs, run, starts, wait_for
+from fakes import begin, epochs, run, starts, wait_for
 from rich.console import Console
 
 from latentlab.errors import UserError
@@ -58,12 +58,12 @@ def test_a_sweep_and_a_larger_one_in_its_directory(app, tmp_path):
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_sweep_resumes(app, tmp_path, signum, status):
     words = ("what=wait,fine", "seed=1")
-    process = begin(app, *words)
+    running = begin(app, *words)
     job = tmp_path / "multirun" / "seed-1_what-wait+fine" / "seed-1_what-wait"
     last = job / "checkpoints" / "last.ckpt"
     wait_for(last)
-    process.send_signal(signum)
-    done = end(process)
+    running.signal(signum)
+    done = running.finish()
     assert (done.status, done.err) == (status, "")
     assert "interrupted: the same command" in done.out
     assert "stopped with the sweep" in done.out and "what=fine: interrupted: not started" in done.out
@@ -76,13 +76,13 @@ def test_a_stopped_sweep_resumes(app, tmp_path, signum, status):
 
 def test_a_second_command_is_refused_until_the_first_is_killed(app, tmp_path):
     words = ("what=wait", "seed=1", "hydra.launcher.grace_seconds=0")
-    process = begin(app, *words)
+    running = begin(app, *words)
     job = tmp_path / "multirun" / "seed-1_what-wait" / "seed-1_what-wait"
     last = job / "checkpoints" / "last.ckpt"
     wait_for(last)
     assert "multirun/seed-1_what-wait: another command" in refusal(run(app, *words))
-    process.kill()
-    process.communicate()
+    running.signal(signal.SIGKILL)
+    running.finish()
     save(last, 1)
     assert run(app, *words).status == 0
     assert epochs(job) == ALL
