@@ -2,7 +2,7 @@
 PYTHON      ?= python3
 UV          ?= uv
 QUICKSTART  ?= train.py model=vae data=binarised_digits
-PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
+PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
 
 SHELL     := bash
 VENV      := .venv
