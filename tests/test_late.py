@@ -15,7 +15,7 @@ from latentlab import late
 
 UNUSED = ["optuna", "scipy", "sklearn", "sympy", "torch._dynamo", "torchmetrics", "torchvision", "wandb"]
 SCRIPT = """
-import json, sys, warnings
+import json, os, sys
 from latentlab.cli.train import main
 
 main()
@@ -38,6 +38,7 @@ for step in range(2):
 optimiser.load_state_dict(optimiser.state_dict())
 print(json.dumps({{
     "unused": unused,
+    "spins": os.environ["GOMP_SPINCOUNT"],
     "metric": isinstance(accuracy, Metric) and Metric is torchmetrics.Metric,
     "compiled": isinstance(compiled, OptimizedModule) and not isinstance(network, OptimizedModule),
     "change": (network.weight - before).flatten().tolist(),
@@ -64,7 +65,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_run_imports_no_library_that_it_does_not_use(answers: dict[str, Any]) -> None:
-    assert answers["unused"] == []
+    assert answers["unused"] == [] and answers["spins"] == "1000"
 
 
 def test_the_libraries_work_as_usual_once_they_are_imported(answers: dict[str, Any]) -> None:

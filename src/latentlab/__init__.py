@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentlab import late
 from latentlab.errors import UserError
+from latentlab.processes.threads import limit_spinning
 
 if TYPE_CHECKING:
     from latentlab import figures
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Trained", "UserError", "compose", "evaluate", "figures", "load", "train"]
 
+# Both come before torch is imported.
+limit_spinning()
 late.install()
 
 

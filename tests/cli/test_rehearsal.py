@@ -135,7 +135,7 @@ def test_the_limit_of_a_cgroup_counts(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert 2**28 < (machine.machine() or 0) < 2**50
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.limit_in_bytes").write_text("123456789\n")
-    monkeypatch.setattr(machine, "_cgroups", lambda: [tmp_path, tmp_path / "missing"])
+    monkeypatch.setattr(machine, "cgroups", lambda controller: [tmp_path, tmp_path / "missing"])
     assert machine.machine() == 123456789
 
 

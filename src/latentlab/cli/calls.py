@@ -28,6 +28,7 @@ from latentlab.cli.screen import ScreenHandler
 from latentlab.cli.script import CALLED, conf_folder, user_folders
 from latentlab.cli.words import read_words, split_options
 from latentlab.errors import UserError
+from latentlab.processes import threads
 
 # Hydra, the seeds and the logging belong to the whole process. A callback may call again from the same thread.
 _ALONE = threading.RLock()
@@ -182,11 +183,13 @@ def _torch() -> Iterator[None]:
     from torch.distributions import Distribution
 
     validates, benchmark = Distribution._validate_args, torch.backends.cudnn.benchmark
+    number = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
+        threads.use(number)
         Distribution.set_default_validate_args(validates)
         torch.backends.cudnn.benchmark = benchmark
         torch.use_deterministic_algorithms(deterministic, warn_only=warns_only)

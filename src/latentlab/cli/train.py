@@ -78,6 +78,7 @@ def fit(chosen: "Experiment", cfg: DictConfig, job: Any) -> dict[str, Any]:
         if config["compile"]:
             compile_networks(module.model)
         loggers = chosen.loggers(directory)
+        training.use_threads(trainer, module, data)
         training.begin(directory, cfg, job, config, done)
         phases.reached("first files")
         with training.profiled(trainer, directory), training.tracked(trainer, loggers, config):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from io import StringIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,13 @@ from latentlab.cli.command import handle
 from latentlab.cli.rehearsal import rehearse
 from latentlab.cli.screen import show_table, terminal
 from latentlab.cli.script import typed, words
-from latentlab.data import FileData
+from latentlab.data import FileData, ImageData
 from latentlab.data.module import DataModule
 from latentlab.errors import Diverged, UserError
 from latentlab.lit.base import LitModule
+from latentlab.lit.gradient import GradientModule
 from latentlab.lit.profiler import PartsProfiler, table
-from latentlab.processes import devices, phases
+from latentlab.processes import devices, phases, threads
 from latentlab.run.checkpoints import load_state, read_checkpoint
 from latentlab.run.config import read_config, write_config
 from latentlab.run.directory import RunDirectory
@@ -167,6 +169,17 @@ def _check_setup(callback: pl.Callback, trainer: pl.Trainer, module: LitModule) 
         trainer.loggers = []
 
 
+def use_threads(trainer: pl.Trainer, module: LitModule, data: DataModule) -> None:
+    """Choose the number of threads by the work of a training step."""
+    if trainer.strategy.root_device.type != "cpu":
+        return
+    work = None
+    if isinstance(module, GradientModule) and isinstance(data, ImageData):
+        examples = data.total_batch_size // trainer.world_size * module.objective.samples
+        work = threads.multiply_adds(module.model.parameters(), examples, prod(data.shape[1:]))
+    threads.use(threads.choose(work, trainer.world_size))
+
+
 def begin(
     directory: Path, cfg: DictConfig, job: Any, config: Mapping[str, Any], done: tuple[int, int | None]
 ) -> None:
@@ -195,6 +208,7 @@ def begin(
             write_text(run.hydra / f"{name}.yaml", OmegaConf.to_yaml(part))
     MetricsFile(run.metrics).rewind(*done)
     log_to(run.log)
+    log.info("threads: %d, cores: %d", torch.get_num_threads(), threads.usable_cores())
 
 
 def log_to(path: Path) -> None:

@@ -18,18 +18,24 @@ def machine() -> int | None:
 
 
 def _cgroup_limits() -> Iterator[int]:
-    for folder in _cgroups():
+    for folder in cgroups("memory"):
         for path in (folder / name for name in LIMITS):
             text = path.read_text().strip() if path.is_file() else "max"
             if text.isdigit():
                 yield int(text)
 
 
-def _cgroups() -> list[Path]:
-    """The folders of this process's cgroup and of those above it, of both versions."""
+def cgroups(controller: str) -> list[Path]:
+    """Return the folders of this process's cgroup and of those above it, of both versions.
+
+    Args:
+        controller: the controller of the first version, "memory" or "cpu".
+    """
     lines = Path("/proc/self/cgroup")
     fields = [line.split(":", 2) for line in lines.read_text().splitlines()] if lines.is_file() else []
-    found = [
-        CGROUPS / kind / path.lstrip("/") for _, kind, path in fields if kind in ("", "memory")
-    ]  # 0::/user/job or 5:memory:/job
+    found = [  # 0::/user/job or 5:cpu,cpuacct:/job
+        CGROUPS / kind / path.lstrip("/")
+        for _, kind, path in fields
+        if not kind or controller in kind.split(",")
+    ]
     return [*found, *(above for folder in found for above in folder.parents if above.is_relative_to(CGROUPS))]
