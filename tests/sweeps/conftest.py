@@ -18,6 +18,8 @@ seed: 0
 pause: 0
 ckpt_path: null
 hydra:
+  launcher:
+    start: spawn  # the modules of a real job take seconds to import
   sweep:
     dir: multirun/${sweep_name:}
     subdir: ${job_name:${hydra.overrides.task}}

@@ -19,7 +19,7 @@ from latentlab.run.directory import RunDirectory
 from latentlab.sweeps.jobs import directory
 from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status
 from latentlab.sweeps.jobs.report import SweepProgress
-from latentlab.sweeps.jobs.runner import Runner
+from latentlab.sweeps.jobs.runner import Runner, forked
 
 SCRIPT = Path(__file__).parents[1] / "fake_job.py"
 COMMAND = (sys.executable, "-S", str(SCRIPT))
@@ -31,9 +31,14 @@ def make(folder: Path, what: str = "fine", seed: int = 0, **extra: object) -> Jo
     return Job(folder / f"{what}{seed}", tuple(words), " ".join(words), {"what": what, "seed": seed})
 
 
+STARTS = ["spawn"] if sys.platform == "darwin" else ["fork", "spawn"]
+both = pytest.mark.parametrize("start", STARTS)
+
+
 def runner(**settings: object) -> Runner:
-    settings = {"grace_seconds": 0.5, "n_jobs": 2, **settings}
-    return Runner(Settings(**settings), COMMAND, "group", SweepProgress(console=Console(quiet=True)))
+    chosen = Settings(**{"grace_seconds": 0.5, "n_jobs": 2, "start": STARTS[0], **settings})
+    fork = forked(chosen, COMMAND, "group", preload=())
+    return Runner(chosen, COMMAND, "group", SweepProgress(console=Console(quiet=True)), fork)
 
 
 def run(*jobs: Job, watch=None, **settings: object) -> list[Outcome]:
@@ -52,9 +57,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_job_that_finishes(tmp_path):
+@both
+def test_a_job_that_finishes(tmp_path, start):
     job = make(tmp_path, seed=3)
-    [outcome] = run(job)
+    [outcome] = run(job, start=start)
     assert (outcome.status, outcome.reason) == (Status.FINISHED, "")
     assert outcome.summary["test/elbo"] == -97.0 and outcome.seconds > 0
     record = directory.read_record(job.directory)
@@ -77,16 +83,18 @@ def test_outcomes_come_in_the_order_of_the_jobs(tmp_path):
         ("empty", Status.FAILED, "summary.json"),
     ],
 )
-def test_a_job_that_fails_fails_alone(tmp_path, what, status, reason):
-    failed, fine = run(make(tmp_path, what), make(tmp_path, "fine"))
+@both
+def test_a_job_that_fails_fails_alone(tmp_path, what, status, reason, start):
+    failed, fine = run(make(tmp_path, what), make(tmp_path, "fine"), start=start)
     assert failed.status == status and reason in failed.reason
     assert failed.summary == {} and not failed.status.succeeded
     assert fine.status == Status.FINISHED
     assert directory.read_record(failed.job.directory).reason == failed.reason
 
 
-def test_a_job_that_hangs_is_killed_with_its_children(tmp_path):
-    hung, fine = run(make(tmp_path, "hang"), make(tmp_path, "fine"), timeout_minutes=1 / 60)
+@both
+def test_a_job_that_hangs_is_killed_with_its_children(tmp_path, start):
+    hung, fine = run(make(tmp_path, "hang"), make(tmp_path, "fine"), timeout_minutes=1 / 60, start=start)
     assert hung.status == Status.TIMED_OUT and "hydra.launcher.timeout_minutes" in hung.reason
     assert fine.status == Status.FINISHED
     pids = [int(pid) for pid in (hung.job.directory / "pids").read_text().split()]
@@ -271,21 +279,22 @@ def test_a_job_that_needs_too_many_gpus_is_refused(tmp_path):
         runs.check(with_trainer(make(tmp_path), {**GPUS, "devices": 3}))
 
 
-def test_environment_of_a_job(tmp_path, monkeypatch):
+@both
+def test_environment_of_a_job(tmp_path, monkeypatch, start):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    found = environment_of(make(tmp_path))
+    found = environment_of(make(tmp_path), start)
     assert (found["OMP_NUM_THREADS"], found["WANDB_RUN_GROUP"]) == ("1", "group")
     assert "SLURM_NTASKS" not in found  # the job is not a task of the sweep's srun
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
-    found = environment_of(make(tmp_path, seed=1))
+    found = environment_of(make(tmp_path, seed=1), start)
     assert (found["OMP_NUM_THREADS"], found["WANDB_RUN_GROUP"]) == ("7", "mine")
 
 
-def environment_of(job: Job) -> dict[str, str]:
-    run(job, n_jobs=10_000)
+def environment_of(job: Job, start: str) -> dict[str, str]:
+    run(job, n_jobs=10_000, start=start)
     return json.loads((job.directory / "environment.json").read_text())
 
 
@@ -314,13 +323,14 @@ KILLED = """
     from pathlib import Path
     sys.path[:0] = {tests!r}
     from test_runner import make, run
-    run(make(Path({folder!r}), "hang"), make(Path({folder!r}), "wait"))
+    run(make(Path({folder!r}), "hang"), make(Path({folder!r}), "wait"), start={start!r})
 """
 
 
-def test_a_sweep_that_is_killed_leaves_nothing_running(tmp_path):
+@both
+def test_a_sweep_that_is_killed_leaves_nothing_running(tmp_path, start):
     tests = [str(folder) for folder in Path(__file__).parents[:3]]
-    code = textwrap.dedent(KILLED).format(tests=tests, folder=str(tmp_path))
+    code = textwrap.dedent(KILLED).format(tests=tests, folder=str(tmp_path), start=start)
     process = subprocess.Popen([sys.executable, "-c", code])
     hung, waits = make(tmp_path, "hang"), make(tmp_path, "wait")
     wait_for(hung.directory / "pids")
@@ -338,9 +348,10 @@ def test_a_sweep_that_is_killed_leaves_nothing_running(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux ends a child with its parent")
-def test_a_guard_that_is_killed_ends_its_job(tmp_path):
+@both
+def test_a_guard_that_is_killed_ends_its_job(tmp_path, start):
     job = make(tmp_path, "wait")
-    with runner() as runs:
+    with runner(start=start) as runs:
         runs.start(job)
         wait_for(job.directory / "metrics.csv")
         os.kill(runs._attempts[job]._guard.pid, signal.SIGKILL)
@@ -348,3 +359,64 @@ def test_a_guard_that_is_killed_ends_its_job(tmp_path):
         assert outcome.status == Status.FAILED and "signal 9" in outcome.reason
     os.close(directory.lock(job.directory, patience=10))
     assert not alive(int(starts(job.directory)[0][1]))
+
+
+# -- Forked jobs
+
+forks = pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux only")
+
+
+@forks
+def test_a_forked_job_finds_the_process_of_a_spawned_one(tmp_path):
+    spawned = state_of(make(tmp_path / "spawn", "state"), "spawn")
+    jobs = [make(tmp_path / "fork", "state", seed=seed) for seed in (0, 1)]
+    first, second = run(*jobs, n_jobs=1)  # the first changes all that it finds
+    assert (first.status, second.status) == (Status.FINISHED, Status.FINISHED)
+    states = [json.loads(found(job, "state.json")) for job in jobs]
+    assert [{**state, "argv": spawned["argv"]} for state in states] == [spawned, spawned]
+    assert states[1]["argv"][:2] == ["what=state", "seed=1"]
+    assert "LATER" not in json.loads(found(jobs[1], "environment.json"))
+    assert found(jobs[0], "draw") != found(jobs[1], "draw")
+    assert all(found(job, "exit") == "at the end" for job in jobs)
+
+
+def state_of(job: Job, start: str) -> dict:
+    assert run(job, start=start)[0].status == Status.FINISHED
+    return json.loads(found(job, "state.json"))
+
+
+def found(job: Job, name: str) -> str:
+    return (job.directory / name).read_text()
+
+
+@forks
+def test_jobs_go_on_without_the_process_that_forks_them(tmp_path, caplog):
+    waits, fine = make(tmp_path, "fine", pause=0.3), make(tmp_path, seed=1)
+    with runner() as runs:
+        runs.start(waits)
+        wait_for(waits.directory / "metrics.csv")
+        runs.fork._server.process.kill()
+        runs.start(fine)
+        outcomes = [*runs.wait(), *runs.wait()]
+    assert [outcome.status for outcome in outcomes] == [Status.FINISHED] * 2
+    assert "imports for itself" in caplog.text
+
+
+@forks
+def test_a_forked_job_holds_no_lock_of_another_one(tmp_path):
+    fine, waits = make(tmp_path), make(tmp_path, "wait")
+    with runner() as runs:
+        runs.start(fine)
+        runs.start(waits)
+        assert runs.wait()[0].job == fine
+        os.close(directory.lock(fine.directory, patience=0))
+
+
+@forks
+def test_jobs_that_cannot_be_forked_say_so_once_if_fork_was_asked_for(tmp_path, capsys):
+    jobs = [with_trainer(make(tmp_path, seed=seed), GPUS) for seed in (0, 1)]
+    with runner(devices=[0], start="fork") as runs:
+        runs.progress = SweepProgress(console=Console(width=200))
+        runs.run(jobs)
+        assert runs.fork._server is None
+    assert capsys.readouterr().out.count("hydra.launcher.start=fork") == 1

@@ -1,13 +1,16 @@
 """`python train.py -m ...`: sweeps of stand-ins that take no time, and one real run."""
 
 import csv
+import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from commands import QUICK, ROOT, call, refusal
 from fake_job import save
 from fakes import begin, epochs, run, starts, wait_for
@@ -174,6 +177,46 @@ def test_a_real_run_that_was_stopped_is_resumed_by_a_sweep(tmp_path, monkeypatch
     assert steps == sorted(set(steps))
     arguments = (f"ckpt_path={job}/checkpoints/best.ckpt", "figures.draw=false", "nll.samples=0")
     assert call("evaluate.py", *arguments).status == 0
+
+
+SLOW = ("torch", "pytorch_lightning", "lightning", "torchmetrics", "matplotlib", "numpy", "scipy", "pydantic")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux only")
+def test_a_forked_job_trains_as_a_single_run_and_imports_nothing_slow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # prints each module that the job itself imports
+    words = (
+        "data=binarised_digits",
+        "data.batch_size=200",
+        "encoder.hidden=[16]",
+        "trainer.max_epochs=1",
+        "trainer.log_every_n_steps=1",
+    )
+    assert (
+        call("train.py", *words, "seed=3", "logger=none", "callbacks=none", "hydra.run.dir=single").status
+        == 0
+    )
+    done = call("train.py", "-m", *words, "seed=3", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=job")
+    assert (done.status, done.err) == (0, ""), done.out
+    single, job = Path("single"), Path("sweep/job")
+    assert scores(single) == scores(job)
+    for name, value in weights(single).items():
+        assert torch.equal(value, weights(job)[name]), name
+    imports = [
+        line.split("|")[2].strip() for line in (job / "job.log").read_text().splitlines() if "|" in line
+    ]
+    assert imports and [name for name in imports if name.split(".")[0] in SLOW] == []
+
+
+def scores(run: Path) -> dict[str, object]:
+    summary = json.loads((run / "summary.json").read_text())
+    return {name: value for name, value in summary.items() if not name.startswith("time/")}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 def bounds(job: Path) -> list[dict[str, str]]:

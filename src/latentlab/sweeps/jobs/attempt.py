@@ -2,10 +2,8 @@
 
 import os
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -13,8 +11,9 @@ from latentlab.cli.overrides import quoted
 from latentlab.errors import Diverged
 from latentlab.run.directory import RunDirectory
 from latentlab.run.metrics import NewRows
-from latentlab.sweeps.jobs import directory, guard
+from latentlab.sweeps.jobs import directory
 from latentlab.sweeps.jobs.job import Job, Outcome, Status, Watch, duration
+from latentlab.sweeps.jobs.spawn import Guarded, Start
 
 WATCH_SECONDS = 1.0
 SIGNALLED, KILL = 128, 9
@@ -29,7 +28,7 @@ class Attempt:
     Args:
         job: the job.
         command: the command without overrides.
-        environment: the environment variables.
+        start: starts its process.
         limit: time limit in seconds. None: no limit.
         grace: seconds between SIGTERM and SIGKILL when the job is stopped.
         watch: decides from the new rows of metrics.csv if the job is pruned.
@@ -42,7 +41,7 @@ class Attempt:
         self,
         job: Job,
         command: Sequence[str],
-        environment: Mapping[str, str],
+        start: Start,
         limit: float | None,
         grace: float,
         watch: Watch | None = None,
@@ -62,7 +61,7 @@ class Attempt:
             self._seconds_before = self._record_start()
             words = [*command, *job.overrides, *resumed, quoted("hydra.run.dir", job.directory)]
             self._log_start = self._write_title(words)
-            self._guard = self._start(words, environment, grace, lock)
+            self._guard = self._start(start, words, grace, lock)
         finally:
             os.close(lock)
 
@@ -74,13 +73,12 @@ class Attempt:
         """Stop the job with `status`. Only the first call counts."""
         if self._stopped is None:
             self._stopped = status
-            assert self._guard.stdin is not None
-            self._guard.stdin.close()
+            self._guard.stop()
 
     def kill(self) -> None:
         """Stop the job without grace."""
         self.stop(Status.INTERRUPTED)
-        self._guard.terminate()
+        self._guard.kill()
 
     def poll(self) -> Outcome | None:
         """Return the outcome if the job has ended. Otherwise enforce the time limit and call `watch`."""
@@ -117,19 +115,9 @@ class Attempt:
             log.write(f"-- {datetime.now():%Y-%m-%d %H:%M:%S} {' '.join(words)}\n".encode())
             return log.tell()
 
-    def _start(
-        self, words: list[str], environment: Mapping[str, str], grace: float, lock: int
-    ) -> "subprocess.Popen[bytes]":
+    def _start(self, start: Start, words: list[str], grace: float, lock: int) -> Guarded:
         with (self.job.directory / directory.LOG).open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, str(grace), str(lock), *words],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=dict(environment),
-                start_new_session=True,  # Ctrl-C reaches the sweep only, which then stops its jobs
-                pass_fds=(lock,),
-            )
+            return start(words, log, lock, grace)
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -141,8 +129,7 @@ class Attempt:
             self.stop(Status.PRUNED)
 
     def _conclude(self, code: int) -> Outcome:
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
+        self._guard.close()
         summary = directory.read_summary(self.job.directory)
         status, reason = self._judge(code, bool(summary))
         seconds = self._seconds_before + self.seconds

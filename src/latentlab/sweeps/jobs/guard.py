@@ -17,10 +17,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from ctypes import CDLL
 from subprocess import DEVNULL, Popen
-from typing import Any
+from typing import Protocol
 
-TICK = 0.05
+TICK = 0.02
 PR_SET_PDEATHSIG = 1
+
+
+class Child(Protocol):
+    """A child process, such as a `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
 
 
 def main(grace: str, lock: str, *command: str) -> int:
@@ -30,26 +41,36 @@ def main(grace: str, lock: str, *command: str) -> int:
         stdin=DEVNULL,
         start_new_session=True,
         pass_fds=(int(lock),),
-        preexec_fn=_end_with_the_guard if sys.platform == "linux" else None,
+        preexec_fn=end_with_the_guard if sys.platform == "linux" else None,
     )
+    return watch(child, float(grace))
+
+
+def watch(child: Child, grace: float) -> int:
+    """Watch the leader of a process group until it ends, and return its exit status."""
     signal.signal(signal.SIGTERM, lambda *_: _signal(child, signal.SIGKILL))
     _wait(child, lambda: _sweep_is_gone(TICK))
     if child.poll() is None:
         _signal(child, signal.SIGTERM)
-        deadline = time.monotonic() + float(grace)
+        deadline = time.monotonic() + grace
         _wait(child, lambda: _passed(deadline))
     _signal(child, signal.SIGKILL)  # ranks and data workers that the command left
     status = child.wait()
     return status if status >= 0 else 128 - status
 
 
-def _wait(child: "Popen[bytes]", until: Callable[[], bool]) -> None:
+def end_with_the_guard() -> None:
+    """Send SIGTERM to this process when its parent dies. Linux only."""
+    CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait(child: Child, until: Callable[[], bool]) -> None:
     while child.poll() is None and not until():
         pass
 
 
 def _sweep_is_gone(seconds: float) -> bool:
-    readable, _, _ = select.select([sys.stdin], [], [], seconds)
+    readable, _, _ = select.select([0], [], [], seconds)
     return bool(readable)
 
 
@@ -58,13 +79,9 @@ def _passed(deadline: float) -> bool:
     return time.monotonic() > deadline
 
 
-def _signal(child: "Popen[bytes]", signum: int) -> None:
+def _signal(child: Child, signum: int) -> None:
     with suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError for a group of zombies
         os.killpg(child.pid, signum)
-
-
-def _end_with_the_guard(*_: Any) -> None:
-    CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -24,6 +24,7 @@ class Settings:
         timeout_minutes: time limit of one attempt at a job. None: no limit.
         grace_seconds: time for a stopped job to write its checkpoint.
         metric: entry of summary.json in the table. None: the first of `report.METRICS` that a job has.
+        start: `fork` or `spawn`, see `fork` and `spawn`. None: `fork` for each job that can be forked.
     """
 
     n_jobs: PositiveInt = 1
@@ -32,6 +33,7 @@ class Settings:
     timeout_minutes: PositiveFloat | None = None
     grace_seconds: NonNegativeFloat = 30.0
     metric: str | None = None
+    start: Literal["fork", "spawn"] | None = None
 
 
 class Status(StrEnum):

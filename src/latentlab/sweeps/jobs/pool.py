@@ -1,6 +1,7 @@
 """The GPUs and CPU threads that jobs share."""
 
 import os
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ class Need:
     @property
     def on_gpu(self) -> bool:
         return self.gpus != 0
+
+    @property
+    def forks(self) -> bool:
+        """True if the job may be forked: it trains in one process without a GPU, on Linux."""
+        return self == Need() and sys.platform == "linux"
 
 
 def need(trainer: Mapping[str, Any], devices_per_job: int | None) -> Need:

@@ -11,12 +11,30 @@ from latentlab.errors import UserError
 from latentlab.processes.devices import JOB, unlaunched
 from latentlab.sweeps.jobs import directory
 from latentlab.sweeps.jobs.attempt import Attempt
+from latentlab.sweeps.jobs.fork import PRELOAD, Fork
 from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status, Watch
 from latentlab.sweeps.jobs.pool import VISIBLE, Need, Pool, need, threads, visible_gpus
 from latentlab.sweeps.jobs.report import SweepProgress
+from latentlab.sweeps.jobs.spawn import Spawn, Start
 
 TICK = 0.05
 GROUP = "WANDB_RUN_GROUP"
+NOT_FORKED = "hydra.launcher.start=fork: only jobs in one process without a GPU are forked, and only on Linux"
+
+
+def job_environment(group: str) -> dict[str, str]:
+    """Return the environment variables of the jobs.
+
+    Args:
+        group: the W&B group, unless the environment names one.
+    """
+    return {**({GROUP: group} if group else {}), **unlaunched(os.environ), JOB: "1"}
+
+
+def forked(settings: Settings, command: Sequence[str], group: str, preload: Sequence[str] = PRELOAD) -> Fork:
+    """Return what forks the jobs of a sweep, see `Runner`."""
+    environment = {**job_environment(group), **threads(Need(), settings.n_jobs)}
+    return Fork(command, environment, preload)
 
 
 @final
@@ -28,6 +46,7 @@ class Runner:
         command: the command of a job without overrides.
         group: the W&B group of the runs, unless their config or the environment names one.
         progress: prints the progress.
+        fork: forks the jobs. None: one is started for the first job that can be forked.
 
     Attributes:
         outcomes: the outcomes of the jobs that have ended.
@@ -39,16 +58,19 @@ class Runner:
         command: Sequence[str],
         group: str = "",
         progress: SweepProgress | None = None,
+        fork: Fork | None = None,
     ) -> None:
         self.settings = settings
         self.command = tuple(command)
-        self.environment = {**({GROUP: group} if group else {}), **unlaunched(os.environ), JOB: "1"}
+        self.environment = job_environment(group)
+        self.fork = fork or forked(settings, command, group)
         self.progress = progress or SweepProgress(total=None)
         self.outcomes: list[Outcome] = []
         self._attempts: dict[Job, Attempt] = {}
         self._lent: dict[Job, tuple[str, ...]] = {}
         self._ended: list[Outcome] = []
         self._pool: Pool | None = None
+        self._said = False
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -109,11 +131,10 @@ class Runner:
             return self._note(known)
         minutes = self.settings.timeout_minutes
         limit = None if minutes is None else 60 * minutes
-        environment = {**self.environment, **self._share(job)}
         resumed = directory.checkpoint(job) is not None
         try:
             self._attempts[job] = Attempt(
-                job, self.command, environment, limit, self.settings.grace_seconds, watch
+                job, self.command, self._start_of(job), limit, self.settings.grace_seconds, watch
             )
         except (UserError, OSError) as error:
             return self._note(Outcome(job, Status.FAILED, str(error)))
@@ -127,6 +148,14 @@ class Runner:
         self._poll()
         ended, self._ended = self._ended, []
         return ended
+
+    def _start_of(self, job: Job) -> Start:
+        if self.settings.start != "spawn" and self.needs(job).forks:
+            return self.fork
+        if self.settings.start == "fork" and not self._said:
+            self._said = True
+            self.progress.say(NOT_FORKED)
+        return Spawn({**self.environment, **self._share(job)})
 
     def _share(self, job: Job) -> dict[str, str]:
         needed = self.needs(job)

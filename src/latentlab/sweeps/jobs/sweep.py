@@ -2,9 +2,9 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, final
 
@@ -18,8 +18,9 @@ from latentlab.cli.script import new_process
 from latentlab.errors import UserError
 from latentlab.sweeps.jobs import directory, report
 from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status
+from latentlab.sweeps.jobs.pool import need
 from latentlab.sweeps.jobs.rehearsal import check_reported, rehearse
-from latentlab.sweeps.jobs.runner import Runner
+from latentlab.sweeps.jobs.runner import Runner, forked
 
 # Overrides for the sweep itself, which its jobs do not get.
 OWN = ("hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher", "hydra.run.", "hydra.mode")
@@ -46,6 +47,13 @@ class Sweep:
         self.config = config
         self.settings = read_settings(config.hydra.launcher)
         self.folder = Path(config.hydra.sweep.dir)
+        self._fork = forked(self.settings, self._command(), self.folder.name)
+
+    def with_loader(self, loader: Any) -> "Sweep":
+        """Return the same sweep with another config loader."""
+        other = copy(self)
+        other.loader = loader
+        return other
 
     def prepare(
         self, overrides: Sequence[str], place: Path | None = None, label: str = "", number: int = 0
@@ -69,6 +77,7 @@ class Sweep:
             task = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
             raw: Any = OmegaConf.to_container(task)
             config: Any = OmegaConf.to_container(task, resolve=True)
+        self._warm_up(config)
         _check(raw, config, overrides)
         words = [*overrides, *self._for_jobs()]
         return Job(place, tuple(words), label or " ".join(overrides) or "defaults", config)
@@ -108,7 +117,7 @@ class Sweep:
             metric: the metric to print. None: the metric in the settings.
         """
         progress = report.SweepProgress(total, metric or self.settings.metric)
-        return Runner(self.settings, self._command(), group=self.folder.name, progress=progress)
+        return Runner(self.settings, self._command(), self.folder.name, progress, self._fork)
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Run jobs, print their table and write results.csv.
@@ -138,6 +147,12 @@ class Sweep:
                 "the same command tries them again"
             )
         return outcomes
+
+    def _warm_up(self, config: Mapping[str, Any]) -> None:
+        # The process that forks the jobs imports while this one imports and checks.
+        with suppress(UserError, TypeError, ValueError):  # `_check` reports a mistake in the trainer
+            if self.settings.start != "spawn" and need(config.get("trainer") or {}, None).forks:
+                self._fork.launch()
 
     def _report(self, outcomes: Sequence[Outcome]) -> None:
         report.show(outcomes, self.settings.metric)

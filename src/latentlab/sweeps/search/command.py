@@ -60,7 +60,7 @@ def run_search(
         chosen = read_settings(settings)
         space = read_space(chosen.params, arguments, loader)
         chosen.count(space)
-        prepare = TrialJobs(config, loader, space)
+        prepare = TrialJobs(config, loader, space, sweep)
         corners = prepare.check(chosen.metric)
         if sweep:
             runner = sweep.runner()
@@ -132,13 +132,16 @@ class TrialJobs:
         config: the composed config of the search.
         loader: composes the configs of the trials.
         space: the search space.
+        sweep: runs the trials, None with a launcher that runs whole batches.
     """
 
-    def __init__(self, config: DictConfig, loader: ConfigLoader, space: Space) -> None:
+    def __init__(
+        self, config: DictConfig, loader: ConfigLoader, space: Space, sweep: Sweep | None = None
+    ) -> None:
         own = config.copy()
         with open_dict(own):
-            own.hydra.launcher = {}  # another launcher's settings are not valid for Sweep
-        self.sweep = Sweep(loader, own)
+            own.hydra.launcher = {"start": "spawn"}  # another launcher's settings are not valid for Sweep
+        self.sweep = sweep.with_loader(loader) if sweep else Sweep(loader, own)
         self.space = space
 
     def __call__(self, overrides: Sequence[str], directory: Path) -> Job:
