@@ -2,15 +2,17 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 from matplotlib.image import imread
 from oracles import tiny_vae
 from parts import composed, examples, smaller
+from PIL import Image
 
 from latentlab.batch import Batch
-from latentlab.figures import manifold, reconstructions, sample_means, samples, save
+from latentlab.figures import drawing, latents, manifold, reconstructions, sample_means, samples, save
 from latentlab.figures.drawing import cell, grids, spread, tile
 from latentlab.figures.images import by_class, frozen_rows, kept_rows, quantile_grid
 from latentlab.nn.mlp import MLP
@@ -32,6 +34,24 @@ def data(n=40):
 def test_a_figure_is_a_png_of_modest_size(tmp_path, draw):
     path = save(draw(vae(), data()), tmp_path / "figure.png", "caption")
     assert 3_000 < path.stat().st_size < 300_000 and min(imread(path).shape[:2]) > 500
+
+
+@pytest.mark.parametrize("draw", [latents, reconstructions])
+def test_the_pixels_are_those_of_savefig(tmp_path, draw):
+    drawn = draw(vae(), data())
+    save(drawn, tmp_path / "figure.png", "caption")
+    size, dpi = drawn.get_size_inches().tolist(), drawn.dpi
+    pixels = drawing.pixels(drawn, drawing.DPI)
+    assert (drawn.get_size_inches().tolist(), drawn.dpi) == (size, dpi)
+    drawn.savefig(tmp_path / "reference.png", dpi=drawing.DPI, facecolor="white")
+    assert pixels.tobytes() == Image.open(tmp_path / "reference.png").convert("RGB").tobytes()
+
+
+def test_greys_are_shown_to_the_nearest_of_48():
+    greys = np.tile(np.arange(256, dtype=np.uint8), (2, 1))
+    shown = np.asarray(drawing.compact(Image.fromarray(greys).convert("RGB")).convert("RGB")).astype(int)
+    assert np.abs(shown - greys[..., None]).max() <= 3
+    assert [*shown[0, 0], *shown[0, -1]] == [0, 0, 0, 255, 255, 255]
 
 
 def test_a_figure_leaves_modes_gradients_and_random_states_alone():

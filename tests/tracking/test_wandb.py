@@ -4,10 +4,12 @@ import json
 import logging
 import os
 import subprocess
+import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from time import sleep
+from types import ModuleType
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from PIL import Image
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from records import gather, records, runs, summary
 from toy import ToyData, ToyModule, trainer_in
+from wandb.sdk.wandb_run import Run
 
 from latentlab.callbacks import BestCheckpoint, Figures
 from latentlab.errors import UserError
@@ -28,8 +31,21 @@ from latentlab.tracking import wandb_key
 from latentlab.tracking.record import finish, log_figure, log_summary, start
 from latentlab.tracking.wandb import STEP, add_results, wandb_logger
 from latentlab.tracking.wandb_key import SERVER, choose_mode, has_key, server
+from latentlab.tracking.wandb_run import _without_launch
 
 CONFIG = {"model": {"latent_dim": 2, "prior": {"name": "standard_normal"}}, "seed": 1, "tags": ["a", "b"]}
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_only_a_program_that_uses_launch_pays_for_it(monkeypatch, launched):
+    found = Run._detect_and_apply_job_inputs
+    for name in [name for name in sys.modules if name.startswith("wandb.sdk.launch")]:
+        monkeypatch.delitem(sys.modules, name)
+    if launched:
+        monkeypatch.setitem(sys.modules, "wandb.sdk.launch", ModuleType("launch"))
+    with _without_launch():
+        assert (Run._detect_and_apply_job_inputs is found) == launched
+    assert Run._detect_and_apply_job_inputs is found
 
 
 def opened(folder, **config):

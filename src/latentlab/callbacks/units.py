@@ -37,6 +37,8 @@ class Units(Callback):
         examples: the number of validation examples.
     """
 
+    _file: MetricsFile  # kept over the epochs, because the first row of a writer rewrites the file
+
     def __init__(self, examples: PositiveInt = 1000) -> None:
         self.examples = examples
         self._kls: list[dict[int, Tensor]] = []
@@ -52,7 +54,8 @@ class Units(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A resumed run writes again what followed its checkpoint. A new run starts a new file.
         if trainer.is_global_zero:
-            self._file(trainer).rewind(trainer.global_step, self._rows or 0)
+            self._file = MetricsFile(RunDirectory(Path(trainer.default_root_dir)).units)
+            self._file.rewind(trainer.global_step, self._rows or 0)
             self._rows = self._rows or 0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,7 +91,7 @@ class Units(Callback):
         for layer in self._kls[0]:
             means = torch.cat([part[layer] for part in self._kls]).double().mean(0)
             row |= {f"kl_{layer}_{unit}": mean for unit, mean in enumerate(means.tolist(), start=1)}
-        self._file(trainer).append(row, trainer.global_step - 1)
+        self._file.append(row, trainer.global_step - 1)
         self._rows = (self._rows or 0) + 1
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,9 +101,6 @@ class Units(Callback):
         run = RunDirectory(Path(trainer.default_root_dir))
         path = save(kl_by_unit(run.units), run.figures / "kl_by_unit.png")
         log_figure(trainer.loggers, "figures/kl_by_unit", path, trainer.global_step, trainer.current_epoch)
-
-    def _file(self, trainer: Trainer) -> MetricsFile:
-        return MetricsFile(RunDirectory(Path(trainer.default_root_dir)).units)
 
 
 def _is_recorded(trainer: Trainer) -> bool:

@@ -6,6 +6,7 @@ The functions import `wandb` themselves, because the import takes a second that 
 import json
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -174,9 +175,30 @@ class WandbRun(WandbLogger):
                 wandb.setup()
             # The offline record keeps `resume`: `wandb sync` then appends to the run instead of replacing it.
             resume: Literal["allow"] | None = "allow" if known else None
-            return wandb.init(
-                dir=folder, mode=mode, id=known, resume=resume, settings=_settings(), **self._given
-            )
+            with _without_launch():
+                return wandb.init(
+                    dir=folder, mode=mode, id=known, resume=resume, settings=_settings(), **self._given
+                )
+
+
+@contextmanager
+def _without_launch() -> Iterator[None]:
+    """Keep W&B from importing W&B Launch, which takes most of the time of its start.
+
+    `wandb.init` asks it for inputs that a program has staged. A program that has staged some has imported it already.
+    """
+    from wandb.sdk.wandb_run import Run
+
+    hook = "_detect_and_apply_job_inputs"
+    found = getattr(Run, hook, None)
+    if found is None or "wandb.sdk.launch" in sys.modules:
+        yield
+        return
+    setattr(Run, hook, lambda run: None)
+    try:
+        yield
+    finally:
+        setattr(Run, hook, found)
 
 
 def _settings() -> "Settings":
