@@ -264,12 +264,13 @@ class DReG(ImportanceWeighted):
 
     def __call__(self, model: Traced, x: Any) -> Tensor:
         live = model(x, samples=self.samples)
+        log_w = live.log_w
         cold = frozen(model)(x, samples=self.samples, zs=live.z)
-        weight = live.log_w.detach().softmax(0)  # (K, B)
+        weight = log_w.detach().softmax(0)  # (K, B)
         # The paths through z of live and cold cancel: the gradient of log p(x, z) at fixed z is left.
         model_term = live.log_px_z + live.log_pz - cold.log_px_z - cold.log_pz
         surrogate = (weight * model_term + weight**2 * cold.log_w).sum(0)
-        return with_value(log_mean_exp(live.log_w), surrogate)
+        return with_value(log_mean_exp(log_w), surrogate)
 
 
 def scored_at_fixed_draws(model: Traced, x: Any, samples: int) -> Trace:

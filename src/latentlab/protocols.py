@@ -6,10 +6,19 @@ Bounds under different protocols cannot be compared.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
+
+Map = Callable[[Any, Tensor, Generator], Tensor]
+
+
+def deterministic(call: Map) -> Map:
+    """Mark the map of a protocol that draws nothing, so that no generator is seeded for it."""
+    call.deterministic = True  # type: ignore[attr-defined]
+    return call
 
 
 class Protocol(ABC):
@@ -33,6 +42,11 @@ class Protocol(ABC):
         """The word in front of the name of a data set, as in `binarised_mnist`."""
         return self.name
 
+    @property
+    def random(self) -> bool:
+        """True if the map may draw from its generator."""
+        return not getattr(type(self).__call__, "deterministic", False)
+
     @abstractmethod
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Map uint8 pixels (*) to float32 (*), with a generator on the same device."""
@@ -50,6 +64,7 @@ class Threshold(Protocol):
     levels = 2
     bits_offset = 0.0
 
+    @deterministic
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         return images.gt(127).float()
 
@@ -76,6 +91,7 @@ class Static(Protocol):
     bits_offset = 0.0
     binary_source = True
 
+    @deterministic
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         return images.float()
 
@@ -87,6 +103,7 @@ class Continuous(Protocol):
     levels = None
     bits_offset = None
 
+    @deterministic
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         return torch.div(images, 255)
 
@@ -118,6 +135,7 @@ class Discrete(Protocol):
     levels = 256
     bits_offset = 0.0
 
+    @deterministic
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         return torch.div(images, 255)
 
@@ -129,6 +147,7 @@ class FourBit(Protocol):
     levels = 16
     bits_offset = 0.0
 
+    @deterministic
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         return images.div(16, rounding_mode="floor").float() / 15
 

@@ -7,11 +7,12 @@ With K samples of a batch of B examples every score has shape (K, B).
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from latentlab.draws import each_block_of
 
@@ -20,15 +21,15 @@ from latentlab.draws import each_block_of
 class Layer:
     r"""One layer of latents: z ~ q(z|.), with log q(z|.) and log p(z|.).
 
-    The log-densities are computed when the layer is made. A frozen model (see `gradients.frozen`) is frozen only during
-    its call, so a distribution that owns a network would later use the live parameters.
+    The log-densities of a `scored` layer are those of the model at its call. A frozen model (see `gradients.frozen`) is
+    frozen only during its call, so a distribution that owns a network would later use the live parameters. It is scored
+    at once. A normal distribution holds tensors alone, and is scored when its log-density is first read. The analytic
+    bound reads none: this saves a tenth of the time of a small model's forward pass.
 
     Attributes:
         z: the draw, (K, B, ...).
         q: the inference model's conditional, which z was drawn from.
         p: the generative model's conditional, or the prior.
-        log_q: log q(z|.), (K, B).
-        log_p: log p(z|.), (K, B).
         coupled: True if p depends on layers that were drawn given this z, such as p(z_1|z_2) with z_2 ~ q(z_2|z_1).
             KL(q || p) is then not a term of the bound, because p changes with z.
     """
@@ -36,14 +37,26 @@ class Layer:
     z: Tensor
     q: Distribution
     p: Distribution
-    log_q: Tensor
-    log_p: Tensor
     coupled: bool = False
 
     @classmethod
     def scored(cls, z: Tensor, q: Distribution, p: Distribution, coupled: bool = False) -> "Layer":
         """The layer of a draw z with its log-densities under q and p."""
-        return cls(z, q, p, log_q=q.log_prob(z), log_p=p.log_prob(z), coupled=coupled)
+        layer = cls(z, q, p, coupled)
+        for distribution, name in ((q, "log_q"), (p, "log_p")):
+            if not _is_normal(distribution):
+                getattr(layer, name)
+        return layer
+
+    @cached_property
+    def log_q(self) -> Tensor:
+        """log q(z|.), (K, B)."""
+        return self.q.log_prob(self.z)
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """log p(z|.), (K, B)."""
+        return self.p.log_prob(self.z)
 
     def kl(self) -> Tensor:
         r"""KL(q || p) given the layers that q and p depend on, (K, B).
@@ -54,7 +67,7 @@ class Layer:
         """
         for estimate in (self._entropy_kl,) if self.coupled else (self._closed_kl, self._entropy_kl):
             try:
-                return estimate().expand_as(self.log_q)
+                return estimate().expand(self.z.shape[: self.z.dim() - len(self.q.event_shape)])
             except NotImplementedError:
                 continue
         return self.log_q - self.log_p
@@ -64,6 +77,11 @@ class Layer:
 
     def _entropy_kl(self) -> Tensor:
         return -self.q.entropy() - self.log_p
+
+
+def _is_normal(distribution: Distribution) -> bool:
+    base = distribution.base_dist if type(distribution) is Independent else distribution
+    return type(base) is Normal
 
 
 @dataclass(frozen=True)
@@ -98,15 +116,18 @@ class Trace:
     @property
     def log_w(self) -> Tensor:
         """The log importance weight log p(x, z) - log q(z|x), (K, B)."""
-        return self.log_px_z + self.log_pz - self.log_qz_x
+        log_qz_x = (
+            self.log_qz_x
+        )  # the first to be computed: the order of a gradient's terms is part of its rounding
+        return self.log_px_z + self.log_pz - log_qz_x
 
     def terms(self) -> dict[str, Tensor]:
         r"""The ELBO $E_q[\log p(x|z)] - \sum_l KL_l$ and its parts, averaged over samples, each (B,), in nats.
 
         `elbo`, `reconstruction`, `kl`, and the KL of each layer (see `Layer.kl`) as `kl_1`, `kl_2`, ...
         """
-        reconstruction = self.log_px_z.mean(0)
-        kls = [layer.kl().mean(0) for layer in self.layers]
+        reconstruction = mean_over_samples(self.log_px_z)
+        kls = [mean_over_samples(layer.kl()) for layer in self.layers]
         kl = torch.stack(kls).sum(0)
         per_layer = {f"kl_{level}": value for level, value in enumerate(kls, start=1)}
         return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl, **per_layer}
@@ -162,6 +183,11 @@ class Traced(Scored, ABC):
     @abstractmethod
     def inference_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of q(z|x)."""
+
+
+def mean_over_samples(values: Tensor) -> Tensor:
+    """The mean over the first dimension, (K, ...) to (...). For K = 1 it is the values, without arithmetic."""
+    return values.squeeze(0) if len(values) == 1 else values.mean(0)
 
 
 def draw(q: Distribution, samples: int | None = None) -> Tensor:

@@ -4,8 +4,9 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.loops.fit_loop import _FitLoop
-from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.loops.utilities import _is_max_limit_reached
+
+from latentlab.lit.epoch_loop import ShortStepLoop
 
 
 class FitLoop(_FitLoop):
@@ -18,7 +19,7 @@ class FitLoop(_FitLoop):
         return super().done and not owed
 
 
-class EpochLoop(_TrainingEpochLoop):
+class EpochLoop(ShortStepLoop):
     """Lightning's loop over the batches of an epoch, which also validates after the last step of the training.
 
     Lightning alone would not validate there if `trainer.max_steps` ends the training within an epoch, or if

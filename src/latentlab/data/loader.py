@@ -72,14 +72,18 @@ class TrainingLoader:
         first = self.resumed[1] if self.resumed[0] == epoch else 0
         self.resumed = (-1, 0)
         order = self.order(epoch).to(device).split(self.batch_size)
+        noise = Generator(device)
         for batch in range(first, len(self)):
             self.batch = batch + 1
-            noise = seeded(NOISE, self.seed, epoch, 0, batch, device=device)
+            if self.protocol.random:
+                noise = seeded(NOISE, self.seed, epoch, 0, batch, device=device)
             x = self.protocol(self.images.index_select(0, order[batch]), noise)
             yield Batch(self._share(x), self._share(self.labels.index_select(0, order[batch])))
 
     def _share(self, whole: Tensor) -> Tensor:
         # Every rank must take a step. One without an example in the last batch takes the first, with weight 0.
+        if self.world == 1:
+            return whole
         return whole[self.rank :: self.world] if len(whole) > self.rank else whole[:1]
 
     def weight(self, batch: int) -> float:

@@ -109,7 +109,10 @@ class PixelLikelihood(Likelihood, ABC):
 
     def forward(self, z: Tensor) -> Independent:
         dims = len(self.x_shape)
-        first, *others = full_precision(self.network(z)).unbind(-1 - dims)
+        parameters = full_precision(self.network(z))
+        # The gradient of `unbind` copies the images of one parameter, and that of `squeeze` does not.
+        one = self.num_parameters == 1
+        first, *others = [parameters.squeeze(-1 - dims)] if one else parameters.unbind(-1 - dims)
         located = first if self.offset is None else first + self.offset
         return Independent(self.pixels([located, *others]), dims)
 

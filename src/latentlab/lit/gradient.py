@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 import torch
@@ -225,11 +225,8 @@ class GradientModule(ScoringModule):
         objective = self.objective.at(self.clock)
         with self._valid_parameters():
             parts = objective.parts(self.model, self.model.observe(batch))
-        # Lightning averages the gradients of the ranks, whose shares of a batch may differ by one example.
-        weight = 1.0 if self.trainer.world_size == 1 else self._loader.weight(batch_idx)
-        bound = weight * parts[objective.bound].mean()
-        self._report({name: weight * part.detach().mean() for name, part in parts.items()})
-        return -bound
+        self._report(parts, batch_idx)
+        return -self._mean(parts[objective.bound], batch_idx)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with self._valid_parameters():
@@ -272,16 +269,24 @@ class GradientModule(ScoringModule):
         assert isinstance(loader, TrainingLoader)
         return loader
 
-    def _report(self, parts: Mapping[str, Tensor]) -> None:
+    def _mean(self, part: Tensor, batch_idx: int) -> Tensor:
+        # Lightning averages the gradients of the ranks, whose shares of a batch may differ by one example.
+        mean = part.mean()
+        return mean if self.trainer.world_size == 1 else self._loader.weight(batch_idx) * mean
+
+    def _report(self, parts: Mapping[str, Tensor], batch_idx: int) -> None:
         every = self.log_every_n_steps
         due = every > 0 and (self.global_step + 1) % every == 0
         alone = self.trainer.world_size == 1
         # Reading a value synchronises with the GPU and with the other ranks. There, only the steps that log check it.
         if not (due or every == 0 or (alone and parts[self.objective.bound].device.type == "cpu")):
             return
-        means = parts if alone else self._mean_over_ranks(parts)
-        if not torch.isfinite(bound := means[self.objective.bound]):
-            raise self._diverged(f"the bound is {bound.item()}")
+        read = parts if due else [self.objective.bound]
+        own = {name: self._mean(parts[name].detach(), batch_idx) for name in read}
+        means = own if alone else self._mean_over_ranks(own)
+        bound = means[self.objective.bound].item()
+        if not isfinite(bound):
+            raise self._diverged(f"the bound is {bound}")
         if due:
             self.log_dict({f"train/{name}": mean for name, mean in means.items()})
 
