@@ -53,13 +53,15 @@ class Command:
         words: a script or `-c`, and its arguments. `{folder}` is an empty folder, and `{place}` that of the row.
         read: returns the figure of the finished process.
         variables: environment variables.
-        beside: True to run one busy process at the same time, with two cores for both.
+        cores: the number of cores that it may use, or None for all.
+        beside: True to run one busy process on the same cores at the same time.
     """
 
     name: str
     words: Sequence[str]
     read: Callable[[Finished], float]
     variables: Mapping[str, str] = field(default_factory=dict)
+    cores: int | None = None
     beside: bool = False
 
 
@@ -158,7 +160,7 @@ class Processes:
     def __call__(self, command: Command, place: Path) -> Finished:
         folder = new_folder(place)
         words = [sys.executable, *filled(command.words, place, folder, self.tree)]
-        with _cores(2 if command.beside else None), _neighbour(command.beside):
+        with _cores(command.cores), _neighbour(command.beside):
             started, clock = time.time(), time.perf_counter()
             with (folder / "out").open("w+") as out, (folder / "err").open("w+") as err:
                 process = subprocess.Popen(

@@ -84,7 +84,8 @@ def bare(
 
 
 def neighbour(size: Size) -> Row:
-    alone = train("alone", training_wall, DIGITS, CLOCK, *QUIET, f"trainer.max_epochs={size.digits}")
+    epochs = f"trainer.max_epochs={size.digits}"
+    alone = replace(train("alone", training_wall, DIGITS, CLOCK, *QUIET, epochs), cores=2)
     return Row(
         "neighbour",
         "training on the digits beside one busy process / alone, on 2 cores",

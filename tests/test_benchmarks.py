@@ -15,7 +15,7 @@ sys.path.append(str(FOLDER))
 import report  # noqa: E402
 import scaling  # noqa: E402
 import steps  # noqa: E402
-from frame import Command, Failed, Finished, Result, Row, filled, measure, new_folder  # noqa: E402
+from frame import Command, Failed, Finished, Processes, Result, Row, filled, measure, new_folder, training  # noqa: E402
 from rows import ROWS, TINY  # noqa: E402
 
 # Rows whose commands another row runs as well, and the sweep, which starts processes.
@@ -91,6 +91,22 @@ def test_the_command_line(tmp_path):
 def _row(goal, **changed):
     ours, reference = (Command(name, [name], lambda done: float(done.out)) for name in ("ours", "reference"))
     return Row("row", "ours / reference", ours, reference, goal, **changed)
+
+
+@pytest.mark.parametrize(("by_processor", "figure"), [(False, 2.5), (True, 1.5)])
+def test_a_process_prints_the_time_of_its_epochs(tmp_path, by_processor, figure):
+    lines = [
+        f"epoch {n}: {n + 0.5} s, {n - 0.5} s of processor time" for n in (1, 2)
+    ]  # the first one warms up
+    run = Processes(ROOT, by_processor=by_processor)
+    done = run(Command("epochs", ["-c", f"print({chr(10).join(lines)!r})"], training, cores=1), tmp_path)
+    assert training(done) == figure and done.peak > 1 and done.seconds > 0
+
+
+def test_the_last_line_of_a_process_that_fails_is_shown(tmp_path):
+    wrong = Command("wrong", ["-c", "raise SystemExit('no such model')"], training)
+    with pytest.raises(Failed, match="no such model"):
+        Processes(ROOT)(wrong, tmp_path)
 
 
 def test_the_result_is_the_median_of_the_ratios_of_alternating_runs(tmp_path):
