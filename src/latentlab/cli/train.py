@@ -51,7 +51,7 @@ def fit(chosen: "Experiment", cfg: DictConfig, job: Any) -> dict[str, Any]:
     """Train a checked experiment, see `train`."""
     from latentlab.callbacks import Signals
     from latentlab.cli import report, training
-    from latentlab.nn.compiled import compile_networks
+    from latentlab.lit.compiled import compile_objective
 
     directory = Path(job.runtime.output_dir)
     config = chosen.config
@@ -76,7 +76,7 @@ def fit(chosen: "Experiment", cfg: DictConfig, job: Any) -> dict[str, Any]:
         training.check_parts(trainer, module, data, config)
         phases.reached("rehearsal")
         if config["compile"]:
-            compile_networks(module.model)
+            compile_objective(module)
         loggers = chosen.loggers(directory)
         training.use_threads(trainer, module, data)
         training.begin(directory, cfg, job, config, done)

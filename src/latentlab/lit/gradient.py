@@ -220,11 +220,16 @@ class GradientModule(ScoringModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.model.anneal(self.global_step)
 
+    @staticmethod
+    def parts(objective: Objective, model: GenerativeModel, x: Any) -> Mapping[str, Tensor]:
+        """The parts of the objective in a training step. `compile_objective` replaces this function."""
+        return objective.parts(model, x)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss. The bound is negated here and nowhere else."""
         objective = self.objective.at(self.clock)
         with self._valid_parameters():
-            parts = objective.parts(self.model, self.model.observe(batch))
+            parts = self.parts(objective, self.model, self.model.observe(batch))
         self._report(parts, batch_idx)
         return -self._mean(parts[objective.bound], batch_idx)
 
