@@ -51,6 +51,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or a library reports what is left as leaked
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     import torch
