@@ -138,7 +138,7 @@ def test_a_rank_that_is_killed_in_training_ends_the_job(tmp_path):
     until(lambda: (tmp_path / "run" / "checkpoints" / "last.ckpt").exists())
     second = children(job.pid)[1]
     os.kill(second, signal.SIGKILL)
-    done = job.finish(timeout=60)
+    done = job.finish()
     assert done.status == 1 and done.err.splitlines() == [
         "error: rank 1 of 2 was killed by SIGKILL, and the job ended with it",
         f"resume: python train.py resume={tmp_path}/run",
