@@ -12,8 +12,10 @@ from contextlib import ContextDecorator, contextmanager, redirect_stdout, suppre
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -157,7 +159,7 @@ def run(main: Callable[[], None]) -> None:
 def _run(main: Callable[[], None]) -> None:
     script = config_name()
     sys.argv[1:] = WORDS[script](read_words(sys.argv[1:], script))
-    with _hydra_explained(), _fitted_help(), _composed_once():
+    with _hydra_explained(), _fitted_help(), _composed_once(), _listed_quickly():
         main()
 
 
@@ -194,6 +196,28 @@ def _composed_once() -> Iterator[None]:
         yield
     finally:
         Hydra.get_mode = ask  # type: ignore[method-assign]
+
+
+@contextmanager
+def _listed_quickly() -> Iterator[None]:
+    """Let Hydra's help list the options of a group from its sources.
+
+    Hydra copies all sources for each group, although no word changes them here. That costs 0.6 s of processor time.
+    """
+    ask = ConfigLoaderImpl.get_group_options
+
+    def options(
+        loader: ConfigLoaderImpl, group_name: str, results_filter: Any = ObjectType.CONFIG, **words: Any
+    ) -> list[str]:
+        if any(words.values()):
+            return ask(loader, group_name, results_filter, **words)
+        return loader.repository.get_group_options(group_name, results_filter)
+
+    ConfigLoaderImpl.get_group_options = options  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.get_group_options = ask  # type: ignore[method-assign]
 
 
 @contextmanager

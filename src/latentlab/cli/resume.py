@@ -21,7 +21,6 @@ from latentlab.run.config import leaves, shown
 from latentlab.run.directory import RunDirectory
 from latentlab.run.resuming import DEVICES, FREE, extends_cosine, is_among
 from latentlab.run.trust import VARIABLE, Trusted, is_library, locate
-from latentlab.tracking.artifacts import copy, is_artifact
 
 Config = dict[str, Any]
 # The parts of a config that are built.
@@ -140,6 +139,8 @@ def _text(value: str) -> str:
 
 
 def _place(text: str, words: Sequence[str]) -> Path:
+    from latentlab.tracking.artifacts import copy, is_artifact  # late, as pydantic is slow to import
+
     if not is_artifact(text):
         return Path(text).expanduser().absolute()
     # The run is resumed in a directory of its own, not in the cache.

@@ -5,11 +5,10 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
 
 UNLIMITED = 10_000  # characters of a line in a pipe or a file
 BORDER = 3  # characters between two columns
@@ -18,13 +17,15 @@ DEEP = 12  # characters before a line of a help text that continues the descript
 WORD = re.compile(r"(?:[^\s`]|`[^`]*`)+|\S+")
 
 
-def terminal() -> Console:
+def terminal() -> "Console":
     """Return a console for standard output. In a pipe or a file, lines and tables have any width."""
+    from rich.console import Console  # late, as --help in a pipe is answered without it
+
     anywhere = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(width=UNLIMITED if anywhere else None, soft_wrap=True, highlight=False, emoji=False)
 
 
-def say(console: Console, line: str, indent: str = "") -> None:
+def say(console: "Console", line: str, indent: str = "") -> None:
     """Print a line of words, see `fitted`."""
     console.print(fitted(line, console.width, indent), markup=False)
 
@@ -48,6 +49,8 @@ class ScreenHandler(logging.Handler):
 def _shown(text: str, stream: TextIO) -> str:
     if not stream.isatty():  # a program may read it, also if COLUMNS is set
         return text
+    from rich.console import Console
+
     width = Console(file=stream).width
     return "\n".join(fitted(line, width) for line in text.splitlines())
 
@@ -71,7 +74,7 @@ def fitted(line: str, width: int, indent: str = "") -> str:
 
 def show_help(text: str) -> None:
     """Print a help text, see `reflow`. In a pipe or a file it stays as it is."""
-    print(reflow(text, Console().width) if sys.stdout.isatty() else text)
+    print(reflow(text, terminal().width) if sys.stdout.isatty() else text)
 
 
 def reflow(text: str, width: int) -> str:
@@ -92,7 +95,7 @@ def _broken(line: str, width: int) -> str:
 
 
 def show_table(
-    console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1
+    console: "Console", columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1
 ) -> None:
     """Print a table. The cells of its first column are broken at spaces if it is too wide.
 
@@ -104,6 +107,9 @@ def show_table(
         rows: the cells, as many as titles in each row.
         texts: the number of columns with text. The further ones hold numbers.
     """
+    from rich.markup import escape
+    from rich.table import Table
+
     others = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)][1:]
     longest = max(len(word) for cell in (columns[0], *(row[0] for row in rows)) for word in cell.split())
     if longest + sum(others) + BORDER * len(columns) + 1 > console.width:
