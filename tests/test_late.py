@@ -13,7 +13,17 @@ from commands import QUICK, ROOT, environment
 
 from latentlab import late
 
-UNUSED = ["optuna", "scipy", "sklearn", "sympy", "torch._dynamo", "torchmetrics", "torchvision", "wandb"]
+UNUSED = [
+    "matplotlib",
+    "optuna",
+    "scipy",
+    "sklearn",
+    "sympy",
+    "torch._dynamo",
+    "torchmetrics",
+    "torchvision",
+    "wandb",
+]
 SCRIPT = """
 import json, os, sys
 from latentlab.cli.train import main
@@ -51,7 +61,7 @@ print(json.dumps({{
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The answers of a process that trains for a step, and imports the libraries then."""
     home = tmp_path_factory.mktemp("late")
-    words = (*QUICK, "trainer.max_steps=1", f"hydra.run.dir={home}/run")
+    words = (*QUICK, "figures=none", "trainer.max_steps=1", f"hydra.run.dir={home}/run")
     code = f"import sys; sys.argv = {[str(ROOT / 'train.py'), *words]}\n{SCRIPT.format(unused=UNUSED)}"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],

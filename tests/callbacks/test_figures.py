@@ -103,7 +103,7 @@ def test_tables_are_logged_at_the_end(tmp_path, monkeypatch):
 
 def test_captions_name_epoch_and_score(tmp_path, monkeypatch):
     captions = []
-    monkeypatch.setattr("latentlab.callbacks.figures.save", lambda *given: captions.append(given[2]))
+    monkeypatch.setattr("latentlab.figures.drawing.save", lambda *given: captions.append(given[2]))
     module, trainer = fit(tmp_path, Figures(1, samples=samples))
     trainer.test(module, ToyData(), verbose=False)
     assert captions[0].startswith("epoch 1, val elbo -") and captions[1].startswith("test elbo -")

@@ -3,20 +3,17 @@
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from pydantic import PositiveInt
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
-from latentlab import figures as library
 from latentlab.callbacks.ema import averaged_weights
 from latentlab.callbacks.progress import bar, headline
 from latentlab.callbacks.signals import signals_of
 from latentlab.errors import UserError, did_you_mean
-from latentlab.figures.drawing import TabledFigure, save, undisturbed
 from latentlab.lit import LitModule
 from latentlab.models.base import GenerativeModel
 from latentlab.models.conditional import ConditionalVAE
@@ -25,7 +22,10 @@ from latentlab.models.vdm import DiffusionModel
 from latentlab.run.directory import RunDirectory
 from latentlab.tracking.record import log_figure, log_table
 
-DrawFigure = Callable[..., Figure | None]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DrawFigure = Callable[..., Any]  # returns a figure of Matplotlib, or None
 
 # The models that a figure may need, in the words of the command line.
 NEEDED: dict[type, str] = {
@@ -60,6 +60,8 @@ class Figures(Callback):
         at_end: Sequence[str] = (),
         **figures: DrawFigure | None,
     ) -> None:
+        from latentlab import figures as library  # late, as Matplotlib is slow to import
+
         self.every_n_epochs = every_n_epochs
         self.at_end = tuple(at_end)
         self.figures = {name: draw for name, draw in figures.items() if draw is not None}
@@ -93,6 +95,8 @@ class Figures(Callback):
         if not trainer.is_global_zero:
             return
         module = LitModule.of(pl_module)
+        from latentlab.figures.drawing import undisturbed
+
         model, data = module.model, module.data.whole_test_set()
         signals = signals_of(trainer)
         with bar(shown=at_end, transient=True) as shown:
@@ -106,7 +110,9 @@ class Figures(Callback):
                 if figure is not None:
                     self._record(trainer, name, figure, at_end)
 
-    def _record(self, trainer: Trainer, name: str, figure: Figure, at_end: bool) -> None:
+    def _record(self, trainer: Trainer, name: str, figure: "Figure", at_end: bool) -> None:
+        from latentlab.figures.drawing import TabledFigure, save
+
         caption = _caption(trainer, at_end)
         path = save(figure, RunDirectory(Path(trainer.default_root_dir)).figures / f"{name}.png", caption)
         step, epoch = trainer.global_step, trainer.current_epoch

@@ -15,7 +15,6 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from latentlab.errors import UserError
-from latentlab.figures.drawing import SEED
 from latentlab.lit import GradientModule
 from latentlab.objectives import Objective
 from latentlab.trace import Traced
@@ -133,6 +132,8 @@ def fixed_draws(model: nn.Module) -> Iterator[None]:
     """Use a fixed seed in the context, and restore random states and buffers after it."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with isolate_rng():
+        from latentlab.figures.drawing import SEED  # late, as Matplotlib is slow to import
+
         torch.manual_seed(SEED)
         yield
     for name, buffer in model.named_buffers():

@@ -13,8 +13,6 @@ from latentlab.batch import Batch
 from latentlab.callbacks.figures import Figures
 from latentlab.draws import reproducible
 from latentlab.evaluation import EVALUATION_SEED, active_units
-from latentlab.figures.drawing import save
-from latentlab.figures.kl import kl_by_unit, kl_per_latent
 from latentlab.lit import LitModule
 from latentlab.models.base import GenerativeModel
 from latentlab.run.directory import RunDirectory
@@ -70,6 +68,8 @@ class Units(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        from latentlab.figures.kl import kl_per_latent  # late, as Matplotlib is slow to import
+
         model: Any = LitModule.of(pl_module).model
         left = self.examples - sum(map(len, self._means))
         if left > 0 and len(batch.x) and _is_recorded(trainer) and _has_units(model):
@@ -98,6 +98,9 @@ class Units(Callback):
         drawn = any(isinstance(each, Figures) and each.figures for each in trainer.callbacks)  # type: ignore[attr-defined]
         if not (self._rows and drawn and trainer.is_global_zero):
             return
+        from latentlab.figures.drawing import save
+        from latentlab.figures.kl import kl_by_unit
+
         run = RunDirectory(Path(trainer.default_root_dir))
         path = save(kl_by_unit(run.units), run.figures / "kl_by_unit.png")
         log_figure(trainer.loggers, "figures/kl_by_unit", path, trainer.global_step, trainer.current_epoch)
