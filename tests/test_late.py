@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from commands import QUICK, ROOT, environment
+from commands import ROOT, environment
 
 from latentlab import late
 
@@ -24,6 +24,10 @@ UNUSED = [
     "torchvision",
     "wandb",
 ]
+WORDS = (
+    *("data=binarised_digits", "logger=none", "figures=none", "~callbacks.units"),
+    *("encoder.hidden=[16]", "trainer.max_steps=1"),
+)
 SCRIPT = """
 import json, os, sys
 from latentlab.cli.train import main
@@ -61,7 +65,7 @@ print(json.dumps({{
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The answers of a process that trains for a step, and imports the libraries then."""
     home = tmp_path_factory.mktemp("late")
-    words = (*QUICK, "figures=none", "trainer.max_steps=1", f"hydra.run.dir={home}/run")
+    words = (*WORDS, f"hydra.run.dir={home}/run")
     code = f"import sys; sys.argv = {[str(ROOT / 'train.py'), *words]}\n{SCRIPT.format(unused=UNUSED)}"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -98,17 +102,17 @@ def toy(tmp_path, monkeypatch):
     """Return a function that imports a package with the given code, which imports a module that it does not use."""
 
     def load(code: str) -> Any:
-        (tmp_path / "toy.py").write_text(code)
-        return __import__("toy")
+        (tmp_path / "toy_package.py").write_text(code)
+        return __import__("toy_package")
 
     (tmp_path / "toy_unused").mkdir()
     (tmp_path / "toy_unused" / "__init__.py").write_text("def double(x): return 2 * x\nclass Kind: pass\n")
     (tmp_path / "toy_unused" / "part.py").write_text("answer = 42\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(late.CONTEXTS, "toy", stand_in)
+    monkeypatch.setitem(late.CONTEXTS, "toy_package", stand_in)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield load
-    for name in ("toy", "toy_unused", "toy_unused.part"):
+    for name in ("toy_package", "toy_unused", "toy_unused.part"):
         sys.modules.pop(name, None)
 
 

@@ -1,6 +1,6 @@
 """Figures, drawn while a model is trained and once it is tested."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,8 +60,6 @@ class Figures(Callback):
         at_end: Sequence[str] = (),
         **figures: DrawFigure | None,
     ) -> None:
-        from latentlab import figures as library  # late, as Matplotlib is slow to import
-
         self.every_n_epochs = every_n_epochs
         self.at_end = tuple(at_end)
         self.figures = {name: draw for name, draw in figures.items() if draw is not None}
@@ -72,7 +70,7 @@ class Figures(Callback):
                     "{_target_: latentlab.figures.samples, _partial_: true}"
                 )
         for name in self.at_end:
-            if name not in {*figures, *library.__all__}:
+            if name not in figures and not _in_library(name):
                 raise UserError(
                     f"figures.at_end names {name}, which is not a figure of this run"
                     f"{did_you_mean(name, self.figures)} (its figures are {', '.join(self.figures) or 'none'})"
@@ -91,8 +89,10 @@ class Figures(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._draw(trainer, pl_module, self.figures, at_end=True)
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule, names: Iterable[str], at_end: bool) -> None:
-        if not trainer.is_global_zero:
+    def _draw(
+        self, trainer: Trainer, pl_module: LightningModule, names: Collection[str], at_end: bool
+    ) -> None:
+        if not (names and trainer.is_global_zero):
             return
         module = LitModule.of(pl_module)
         from latentlab.figures.drawing import undisturbed
@@ -120,6 +120,12 @@ class Figures(Callback):
         if at_end and isinstance(figure, TabledFigure):
             for key, table in figure.tables.items():
                 log_table(trainer.loggers, f"tables/{key}", table.columns, table.rows, step)
+
+
+def _in_library(name: str) -> bool:
+    from latentlab import figures as library  # late, as Matplotlib is slow to import
+
+    return name in library.__all__
 
 
 def check_figure(name: str, draw: DrawFigure, model: Any) -> None:
