@@ -5,9 +5,8 @@ With K samples of a batch of B examples every score has shape (K, B).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +14,21 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from latentlab.draws import each_block_of
+
+
+class Lazy:
+    """A property that is computed when it is first read.
+
+    `functools.cached_property` holds a lock in Python 3.11, where `torch.compile` interrupts its graph.
+    """
+
+    def __init__(self, compute: Callable[[Any], Tensor]) -> None:
+        self.compute = compute
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Tensor:
+        value = self.compute(owner)
+        object.__setattr__(owner, self.compute.__name__, value)
+        return value
 
 
 @dataclass(frozen=True)
@@ -48,12 +62,12 @@ class Layer:
                 getattr(layer, name)
         return layer
 
-    @cached_property
+    @Lazy
     def log_q(self) -> Tensor:
         """log q(z|.), (K, B)."""
         return self.q.log_prob(self.z)
 
-    @cached_property
+    @Lazy
     def log_p(self) -> Tensor:
         """log p(z|.), (K, B)."""
         return self.p.log_prob(self.z)
