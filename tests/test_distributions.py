@@ -17,7 +17,14 @@ from torch.distributions import (
 )
 from torch.distributions import ContinuousBernoulli as TorchContinuousBernoulli
 
-from latentlab.distributions import ContinuousBernoulli, DiscretisedLogistic, GumbelSoftmax, Mixture, OneHot
+from latentlab.distributions import (
+    ContinuousBernoulli,
+    DiscretisedLogistic,
+    GumbelSoftmax,
+    LogitBernoulli,
+    Mixture,
+    OneHot,
+)
 
 DRAWS = 40_000
 LOGITS = [-300.0, -40.0, -9.0, -0.3, -0.2, -1e-3, 0.0, 1e-9, 1e-2, 0.19999, 0.8, 12.0, 300.0]
@@ -36,6 +43,21 @@ def unit_interval_rule(points=200):
 
 def one_hot(indices, size):
     return torch.nn.functional.one_hot(indices, size).double()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_logit_bernoulli_is_torchs(value):
+    logits = torch.tensor(LOGITS).expand(3, 2, -1)
+    x = torch.full((2, len(LOGITS)), value)
+    exact = Bernoulli(logits=logits.double()).log_prob(x.double())
+    scored = LogitBernoulli(logits=logits).log_prob(x)
+    assert torch.equal(scored, Bernoulli(logits=logits).log_prob(x))  # with gradients
+    with torch.no_grad():
+        torch.testing.assert_close(
+            LogitBernoulli(logits=logits).log_prob(x).double(), exact, rtol=1e-6, atol=1e-6
+        )
+        with pytest.raises(ValueError, match="support"):
+            LogitBernoulli(logits=logits, validate_args=True).log_prob(x + 0.5)
 
 
 @pytest.mark.parametrize("logit", LOGITS)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 from torch.distributions import (
+    Bernoulli,
     Categorical,
     Distribution,
     Independent,
@@ -17,7 +18,7 @@ from torch.distributions import (
     constraints,
     register_kl,
 )
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 # Below this value a formula that tends to 0/0 is replaced by its Taylor series, with an error below 1e-13.
 SMALL = 0.1
@@ -66,6 +67,22 @@ class GumbelSoftmax(OneHot):
         return RelaxedOneHotCategorical(
             self.logits.new_tensor(self.temperature), logits=self.logits, validate_args=False
         ).rsample(sample_shape)
+
+
+class LogitBernoulli(Bernoulli):
+    r"""A Bernoulli distribution with logit $\eta$, $\log p(x) = \log \sigma(\eta) - (1 - x)\,\eta$.
+
+    Without gradients, `log_prob` passes over memory three times. torch's own takes twice as many, which is a tenth of
+    the time of an NLL. With gradients torch's own is as fast.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().log_prob(value)
+        if self._validate_args:
+            self._validate_sample(value)
+        # softplus with beta = -1 is log sigma. Unlike logsigmoid, it fills no second tensor.
+        return torch.addcmul(softplus(self.logits, beta=-1), 1 - value, self.logits, value=-1)
 
 
 class ContinuousBernoulli(Distribution):

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli
 
-from latentlab.distributions import ContinuousBernoulli
+from latentlab.distributions import ContinuousBernoulli, LogitBernoulli
 from latentlab.likelihoods.base import PixelLikelihood
 
 
@@ -18,8 +17,8 @@ class BernoulliLikelihood(PixelLikelihood):
 
     levels = 2
 
-    def pixels(self, parameters: Sequence[Tensor]) -> Bernoulli:
-        return Bernoulli(logits=parameters[0])
+    def pixels(self, parameters: Sequence[Tensor]) -> LogitBernoulli:
+        return LogitBernoulli(logits=parameters[0])
 
     def link(self, mean: Tensor) -> Tensor:
         # Clamped to [0.001, 0.999], as in the IWAE paper's code.
