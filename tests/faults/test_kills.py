@@ -93,6 +93,25 @@ def test_kills_of_a_vae(tmp_path):
 
 
 @pytest.mark.faults
+def test_kills_between_two_checkpoints(tmp_path):
+    """The states of the last epochs wait in memory, and a kill loses them."""
+    arguments = (
+        *SMALL,
+        MLP,
+        "callbacks=none",
+        "callbacks.last.min_seconds=1e3",
+        "callbacks.last.every_minutes=null",
+    )
+    tally(
+        tmp_path,
+        "vae, checkpoints seldom",
+        arguments,
+        "SIGKILL batch 25, SIGKILL batch 41, SIGKILL batch 60, SIGKILL write 1, SIGKILL written 1, SIGKILL write 2, "
+        "SIGKILL write 3, SIGKILL written 3, SIGKILL test 1, SIGTERM batch 45",
+    )
+
+
+@pytest.mark.faults
 def test_kills_while_figures_are_drawn(tmp_path):
     figures = "+figures.samples={_target_: latentlab.figures.samples, _partial_: true}"
     arguments = (*SMALL, MLP, "figures=none", figures, "figures.every_n_epochs=1")
