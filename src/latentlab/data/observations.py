@@ -36,7 +36,7 @@ class Observations(DataModule):
 
     Args:
         source: the observations.
-        steps_per_epoch: the number of training steps in an epoch. Checkpoints are written after each epoch.
+        steps_per_epoch: the number of training steps in an epoch. A checkpoint holds the state after an epoch.
         eval_batch_size: ignored, as all observations are one batch.
     """
 
