@@ -1,5 +1,7 @@
 """The frame around a script: renamed keys, signals, one-line errors, last lines and exit statuses."""
 
+import atexit
+import gc
 import io
 import logging
 import os
@@ -142,6 +144,7 @@ def run(main: Callable[[], None]) -> None:
     logging.raiseExceptions = False  # a full disk must not fill the terminal
     handle(signal.SIGTERM, signal.SIGHUP)
     ranks.follow_parent()
+    atexit.register(_collect_once)
     try:
         _run(main)
     except KeyboardInterrupt as interrupt:
@@ -153,6 +156,13 @@ def run(main: Callable[[], None]) -> None:
     finally:
         MadeDirectories.remove_empty()
         sys.stdout.flush()
+
+
+def _collect_once() -> None:
+    # The interpreter collects garbage several times while it ends, and visits all objects of the libraries. That took
+    # 1.2 s of processor time, instead of 0.5 with this.
+    gc.collect()
+    gc.freeze()
 
 
 @one_line_errors()

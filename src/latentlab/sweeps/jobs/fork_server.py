@@ -5,6 +5,7 @@ that it has no thread pool and no GPU that a fork would break. A job cannot chan
 ends a forked job with its guard.
 """
 
+import gc
 import json
 import os
 import sys
@@ -54,6 +55,9 @@ def main(requests: str, given: str) -> None:
     for name in setting["preload"]:
         with suppress(Exception):  # the job fails with the same error, and says so in its log
             _load(name)
+    # The modules stay. Without this, each collection of garbage in a job visits them all: 0.3 s, and 1 s at its end.
+    gc.collect()
+    gc.freeze()
     _run(_serve(socket(fileno=int(requests))))
 
 
