@@ -2,7 +2,7 @@
 PYTHON      ?= python3
 UV          ?= uv
 QUICKSTART  ?= train.py model=vae data=binarised_digits
-PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder --durations 10
 
 SHELL     := bash
 VENV      := .venv
