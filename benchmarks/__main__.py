@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import machine
 import report
 from frame import HERE, Command, Failed, Processes, Result, measure, seconds
-from rows import FULL, QUICK, ROWS, Size
+from rows import FULL, LONG, QUICK, ROWS, Size
 
 STEPS = "steps"  # a table of its own
 
@@ -34,7 +34,8 @@ def main() -> int:
     details = machine.describe(tree)
     print("\n".join(f"{name}: {value}" for name, value in details.items()), flush=True)
     processes = Processes(tree, given.threads, given.processor)
-    rows = [name for name in given.rows or ROWS if name != STEPS]
+    usual = [name for name in ROWS if not (given.quick and name in LONG)]
+    rows = [name for name in given.rows or usual if name != STEPS]
     results = run(rows, QUICK if given.quick else FULL, processes, given.repeats)
     if STEPS in given.rows:
         show_steps(processes)
