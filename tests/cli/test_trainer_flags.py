@@ -8,6 +8,8 @@ import torch
 from commands import QUICK, call, refusal
 from runs import load, summary
 
+from latentlab.cli.training import denormals_flushed
+
 # 25 training batches of 50, 8 validation batches of 40, and 7 test batches.
 SMALL = ("data.batch_size=50", "data.eval_batch_size=40", "data.val_size=320", "trainer.log_every_n_steps=1")
 TEST = 270
@@ -153,3 +155,10 @@ def test_flags_without_a_meaning_are_refused(tmp_path, words, found):
     line = refusal(call("train.py", *QUICK, *SMALL, f"hydra.run.dir={tmp_path}/run", *words.split()))
     assert [word for word in found if word not in line] == [], line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_denormal_numbers_are_zero_in_training_alone():
+    least = torch.tensor(1e-38)
+    with denormals_flushed():
+        assert (least / 100).item() == 0
+    assert (least / 100).item() > 0

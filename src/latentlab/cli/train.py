@@ -55,7 +55,7 @@ def fit(chosen: "Experiment", cfg: DictConfig, job: Any) -> dict[str, Any]:
 
     directory = Path(job.runtime.output_dir)
     config = chosen.config
-    with training.owned(directory, config):
+    with training.owned(directory, config), training.denormals_flushed():
         if start_ranks(job, config["trainer"]):
             return {}
         training.seed(config)
