@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import mean, median
 
 HERE = Path(__file__).resolve().parent
-LINE = re.compile(r"^(epoch|whole) (\d+): ([\d.]+) s, ([\d.]+) s of processor time$", re.MULTILINE)
+# A difference of two times may be negative.
+LINE = re.compile(r"^(epoch|whole) (\d+): (-?[\d.]+) s, (-?[\d.]+) s of processor time$", re.MULTILINE)
 
 
 class Failed(Exception):

@@ -70,10 +70,15 @@ def test_the_part_of_an_action(action, name):
     assert part(action) == name
 
 
-def test_phases_begin_at_the_start_of_the_process():
+def test_the_phases_of_a_first_command_begin_at_the_start_of_the_process(monkeypatch):
+    monkeypatch.setattr(phases, "_ends", [])
+    monkeypatch.setattr(phases, "_begun", None)
     phases.begin()
     phases.reached("one")
     phases.reached("two")
     phases.reached("one")
     found = phases.durations()
     assert [*found] == ["one", "two"] and found["one"] > 0.2 > found["two"]
+    phases.begin()
+    phases.reached("one")
+    assert phases.durations()["one"] < 0.2

@@ -1,4 +1,4 @@
-"""The phases of a command: the seconds between moments of this process, from its start."""
+"""The phases of a command: the seconds between moments of this process."""
 
 import os
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 
 _IMPORTED = time.perf_counter()
 _ends: list[tuple[str, float]] = []
+_begun: float | None = None  # the begin of a later command
 
 
 def reached(phase: str) -> None:
@@ -15,14 +16,17 @@ def reached(phase: str) -> None:
 
 
 def begin() -> None:
-    """Forget the phases of an earlier command of this process."""
+    """Begin the phases of a command. The first one of a process began with the process, a later one begins now."""
+    global _begun
+    if _ends:
+        _begun = time.perf_counter()
     _ends.clear()
 
 
 def durations() -> dict[str, float]:
     """Return the seconds of each phase, in the order of their first ends."""
     found: dict[str, float] = {}
-    before = process_start()
+    before = process_start() if _begun is None else _begun
     for phase, end in _ends:
         found[phase] = found.get(phase, 0.0) + end - before
         before = end
