@@ -27,6 +27,14 @@ class Send(Callback):
         self.numbers = ()
 
 
+@pytest.fixture(autouse=True)
+def no_nohup():
+    """Under nohup, the tests would ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def fit(folder, *callbacks, epochs=2, **options):
     handlers = {number: signal.getsignal(number) for number in subject.NUMBERS}
     torch.manual_seed(0)

@@ -18,8 +18,6 @@ seed: 0
 pause: 0
 ckpt_path: null
 hydra:
-  launcher:
-    start: spawn  # the modules of a real job take seconds to import
   sweep:
     dir: multirun/${sweep_name:}
     subdir: ${job_name:${hydra.overrides.task}}
@@ -32,6 +30,9 @@ def app(tmp_path: Path) -> Path:
     place = tmp_path / "app"
     for group in ("launcher", "sweeper"):
         shutil.copytree(ROOT / "conf" / "hydra" / group, place / "conf" / "hydra" / group)
+    jobs = place / "conf" / "hydra" / "launcher" / "jobs.yaml"
+    # The modules of a real job take seconds to import.
+    jobs.write_text(jobs.read_text().replace("start: null", "start: spawn"))
     (place / "conf" / "train.yaml").write_text(CONFIG)
     for name in ("fake_app.py", "fake_job.py"):
         shutil.copy(HERE / name, place)
