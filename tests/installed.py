@@ -1,5 +1,6 @@
 """The package as a wheel installs it: built, installed in a folder, and started from an empty one."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 from commands import ROOT, Finished, environment
+from forks import ADDRESS
 
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "src", "conf")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
@@ -36,16 +38,14 @@ class Installed:
     def __init__(self, place: Path) -> None:
         self.packages, self.home, self.strays = place / "packages", place / "home", place / "strays"
         self.home.mkdir(parents=True)
-        copy_sources(place / "sources")
-        self.install(place / "sources")
+        shutil.copytree(built(), self.packages)
         conf, src = (f"{ROOT / name}{os.sep}" for name in ("conf", "src"))
         text = SITE.format(src=src, conf=conf, log=str(self.strays))
         (self.packages / "sitecustomize.py").write_text(text)
 
     def install(self, project: Path) -> None:
-        """Install a project next to the others, without network."""
-        options = ("--no-deps", "--no-index", "--no-build-isolation")
-        subprocess.run([*PIP, "install", *options, "--target", self.packages, project], check=True)
+        """Install a project next to the others."""
+        install(project, self.packages)
 
     def environment(self) -> dict[str, str]:
         path = f"{self.packages / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -63,6 +63,23 @@ class Installed:
         done = self.run(sys.executable, "-P", "-c", SEVERAL, *commands)
         assert done.status == 0, done.err
         return done.out
+
+
+def built() -> Path:
+    """Return the folder in which latentlab is installed, once for all workers."""
+    shared = Path(os.environ[ADDRESS])
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "sources").exists():
+            copy_sources(shared / "sources")
+            install(shared / "sources", shared / "packages")
+    return shared / "packages"
+
+
+def install(project: Path, packages: Path) -> None:
+    """Install a project in a folder, without network."""
+    options = ("--no-deps", "--no-index", "--no-build-isolation")
+    subprocess.run([*PIP, "install", *options, "--target", packages, project], check=True)
 
 
 SEVERAL = """

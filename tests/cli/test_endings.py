@@ -1,4 +1,4 @@
-"""Runs of a sweep, runs that resume, and runs that end early."""
+"""Runs that resume, and runs that end early."""
 
 import csv
 import shlex
@@ -15,18 +15,6 @@ from forks import forked
 from runs import load, same_weights, summary, train, weights
 
 from latentlab.errors import Diverged
-
-
-def test_a_sweep_writes_a_run_for_each_seed(tmp_path):
-    done = call("train.py", "-m", *QUICK, "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
-    assert done.status == 0, done.err
-    runs = sorted(path.parent for path in (tmp_path / "sweep").rglob("summary.json"))
-    one, two = (summary(run) for run in runs)
-    assert {one["seed"], two["seed"]} == {1, 2}
-    assert one["test/elbo"] != two["test/elbo"]
-    # As if each had been run alone.
-    alone = train(tmp_path / "alone", "seed=2")
-    assert same_weights(alone, runs[[one["seed"], two["seed"]].index(2)])
 
 
 def test_a_resumed_run_is_the_run_that_was_not_cut_off(tmp_path):

@@ -11,10 +11,11 @@ import sys
 
 import pytest
 import torch
-from commands import QUICK, ROOT, Finished, call, environment
-from forks import forked, start
+from commands import QUICK, ROOT, call
+from forks import ADDRESS, forked, start
 from launchers import slurm, until
 from omegaconf import OmegaConf
+from torch.distributed import run
 
 from latentlab.data import Digits
 from latentlab.protocols import Threshold
@@ -26,7 +27,7 @@ RUN = (*QUICK, "data.batch_size=200", "trainer.log_every_n_steps=1", "+callbacks
 def runs(tmp_path_factory):
     """The directories of runs of two ranks, started by train.py and by srun, and of three by torchrun."""
     home = tmp_path_factory.mktemp("runs")
-    path = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests" / "processes")])}
+    path = {"PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in ("src", "tests", "tests/processes"))}
     words = (*RUN, "trainer=ddp_cpu")
     own = forked("train.py", *words, "hydra.run.dir=own", home=home, env=path)
     started = torchrun_command(*words, "trainer.devices=3", home=home, env=path)
@@ -43,18 +44,9 @@ def runs(tmp_path_factory):
 
 
 def torchrun_command(*arguments, home, env):
-    words = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=3",
-        str(ROOT / "train.py"),
-        *arguments,
-    ]
-    done = subprocess.run(
-        words, cwd=home, env=environment(home) | env, capture_output=True, text=True, timeout=240
-    )
-    return Finished(done.returncode, done.stdout, done.stderr)
+    rank = [sys.executable, str(ROOT / "tests" / "processes" / "torchrun_rank.py"), "train.py"]
+    words = ["--nproc_per_node=3", "--no-python", *rank, *arguments]
+    return forked(run.__file__, *words, home=home, env=env | {ADDRESS: os.environ[ADDRESS]})
 
 
 WORLDS = {"own": 2, "torchrun": 3, "srun": 2}
@@ -98,7 +90,7 @@ def test_ranks_have_the_same_weights_and_share_the_batches_of_one_process(runs, 
 
 
 def test_libraries_that_record_runs_are_imported_by_their_users_alone(runs):
-    assert torch.load(runs[2]["torchrun"] / "probe_0.pt")["libraries"] == []
+    assert torch.load(runs[2]["torchrun"] / "probe_0.pt")["libraries"] == []  # of a new interpreter
 
 
 def rows(images):

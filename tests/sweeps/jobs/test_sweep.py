@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import QUICK, ROOT, call, refusal
+from commands import ROOT, call, refusal
 from fake_job import save
 from fakes import begin, epochs, run, starts, wait_for
 from rich.console import Console
@@ -159,17 +159,35 @@ def test_an_old_record_of_a_diverged_job_counts(tmp_path):
     assert (record.status, record.seconds) == ("diverged", 1.5)
 
 
-def test_a_real_run_that_was_stopped_is_resumed_by_a_sweep(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    words = (*QUICK, "seed=1", "trainer.max_epochs=8", "data.batch_size=200", "trainer.log_every_n_steps=2")
-    job = Path("sweep/job")
-    threading.Thread(target=terminate_after, args=(tmp_path / job / "checkpoints" / "last.ckpt",)).start()
-    assert call("train.py", *words, f"hydra.run.dir={job}").status == 143
-    assert 0 < len(bounds(job)) < 8
+REAL = (
+    *("data=binarised_digits", "data.batch_size=200", "encoder.hidden=[16]", "logger=none"),
+    *("trainer.max_epochs=8", "trainer.log_every_n_steps=2"),
+)
+SLOW = ("torch", "pytorch_lightning", "lightning", "torchmetrics", "matplotlib", "numpy", "scipy", "pydantic")
 
-    done = call("train.py", "-m", *words, "hydra.sweep.dir=sweep", "hydra.sweep.subdir=job")
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A real sweep of two seeds. The run of the first seed was stopped before."""
+    home = tmp_path_factory.mktemp("swept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+        last = home / "sweep" / "1" / "checkpoints" / "last.ckpt"
+        threading.Thread(target=terminate_after, args=(last,)).start()
+        assert call("train.py", *REAL, "seed=1", "hydra.run.dir=sweep/1").status == 143
+        assert 0 < len(bounds(home / "sweep" / "1")) < 8
+        patch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # prints each module that a job itself imports
+        words = ("seed=1,2", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=${seed}")
+        done = call("train.py", "-m", *REAL, *words)
     assert (done.status, done.err) == (0, ""), done.out
-    assert "resumed " in done.out
+    return home / "sweep", done.out
+
+
+def test_a_real_run_that_was_stopped_is_resumed_by_a_sweep(swept):
+    folder, printed = swept
+    job = folder / "1"
+    assert "resumed " in printed
     rows = bounds(job)
     assert [row["epoch"] for row in rows] == list("01234567")
     with (job / "metrics.csv").open() as file:
@@ -179,34 +197,19 @@ def test_a_real_run_that_was_stopped_is_resumed_by_a_sweep(tmp_path, monkeypatch
     assert call("evaluate.py", *arguments).status == 0
 
 
-SLOW = ("torch", "pytorch_lightning", "lightning", "torchmetrics", "matplotlib", "numpy", "scipy", "pydantic")
+def test_a_job_trains_as_a_single_run(swept, tmp_path):
+    single, (folder, _) = tmp_path / "single", swept
+    assert call("train.py", *REAL, "seed=2", "callbacks=none", f"hydra.run.dir={single}").status == 0
+    assert scores(single) == scores(folder / "2") != scores(folder / "1")
+    for name, value in weights(single).items():
+        assert torch.equal(value, weights(folder / "2")[name]), name
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux only")
-def test_a_forked_job_trains_as_a_single_run_and_imports_nothing_slow(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # prints each module that the job itself imports
-    words = (
-        "data=binarised_digits",
-        "data.batch_size=200",
-        "encoder.hidden=[16]",
-        "trainer.max_epochs=1",
-        "trainer.log_every_n_steps=1",
-    )
-    assert (
-        call("train.py", *words, "seed=3", "logger=none", "callbacks=none", "hydra.run.dir=single").status
-        == 0
-    )
-    done = call("train.py", "-m", *words, "seed=3", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=job")
-    assert (done.status, done.err) == (0, ""), done.out
-    single, job = Path("single"), Path("sweep/job")
-    assert scores(single) == scores(job)
-    for name, value in weights(single).items():
-        assert torch.equal(value, weights(job)[name]), name
-    imports = [
-        line.split("|")[2].strip() for line in (job / "job.log").read_text().splitlines() if "|" in line
-    ]
+@pytest.mark.parametrize("seed", "12")
+def test_a_forked_job_imports_nothing_slow(swept, seed):
+    lines = (swept[0] / seed / "job.log").read_text().splitlines()
+    imports = [line.split("|")[2].strip() for line in lines if "|" in line]
     assert imports and [name for name in imports if name.split(".")[0] in SLOW] == []
 
 
