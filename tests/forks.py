@@ -184,16 +184,21 @@ def _spawn(request: Mapping[str, Any]) -> int:
                 stderr=err,
                 start_new_session=True,
             ).pid
-    _warm()
-    return os.fork()
+    folders = _warm()
+    pid = os.fork()
+    if pid == 0:
+        import_module("latentlab.sweeps.jobs.fork_server").make_folders(folders)
+    return pid
 
 
 @cache
-def _warm() -> None:
+def _warm() -> Any:
     for name in WARM:
         import_module(name)
+    folders = import_module("latentlab.sweeps.jobs.fork_server").take_folders()
     assert len(os.listdir("/proc/self/task")) == 1, "only a process with one thread may fork"
     gc.freeze()  # the garbage collector of a child would copy all pages
+    return folders
 
 
 def _reap(pid: int, begun: float, timeout: float, memory: float) -> dict[str, Any] | None:

@@ -119,8 +119,17 @@ def state(folder: Path) -> None:
     builtins.sum = lambda numbers: 0
 
 
+def use_library(folder: Path) -> None:
+    """Write into the temporary folder of a library."""
+    import fake_library
+
+    (Path(fake_library.FOLDER.name) / "file").write_text("")
+    (folder / "place").write_text(fake_library.FOLDER.name)
+
+
 ENDS = {
     "state": state,
+    "library": use_library,
     "fine": lambda folder: None,
     "crash": lambda folder: fail("training diverged/x is missing"),
     "once": once,

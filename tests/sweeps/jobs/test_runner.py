@@ -35,9 +35,9 @@ STARTS = ["spawn"] if sys.platform == "darwin" else ["fork", "spawn"]
 both = pytest.mark.parametrize("start", STARTS)
 
 
-def runner(**settings: object) -> Runner:
+def runner(preload: tuple[str, ...] = (), **settings: object) -> Runner:
     chosen = Settings(**{"grace_seconds": 0.5, "n_jobs": 2, "start": STARTS[0], **settings})
-    fork = forked(chosen, COMMAND, "group", preload=())
+    fork = forked(chosen, COMMAND, "group", preload)
     return Runner(chosen, COMMAND, "group", SweepProgress(console=Console(quiet=True)), fork)
 
 
@@ -387,6 +387,15 @@ def state_of(job: Job, start: str) -> dict:
 
 def found(job: Job, name: str) -> str:
     return (job.directory / name).read_text()
+
+
+@forks
+def test_forked_jobs_share_no_temporary_folder(tmp_path):
+    jobs = [make(tmp_path, "library", seed=seed) for seed in (0, 1)]
+    outcomes = run(*jobs, n_jobs=1, preload=("fake_library",))
+    assert [outcome.status for outcome in outcomes] == [Status.FINISHED] * 2
+    first, second = (Path(found(job, "place")) for job in jobs)
+    assert first != second and not (first.exists() or second.exists())
 
 
 @forks
