@@ -23,6 +23,7 @@ from frame import HERE, Command, Failed, Processes, Result, measure, seconds
 from rows import FULL, LONG, QUICK, ROWS, Size
 
 STEPS = "steps"  # a table of its own
+NAMES = *ROWS, STEPS
 
 
 def main() -> int:
@@ -77,9 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument(
-        "rows", nargs="*", choices=[[], *ROWS, STEPS], metavar="ROW", help=f"of {', '.join([*ROWS, STEPS])}"
-    )
+    parser.add_argument("rows", nargs="*", type=_row, metavar="ROW", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="less work and fewer alternations")
     parser.add_argument(
         "--tree", type=Path, default=HERE.parent, help="the working tree whose latentlab is measured"
@@ -94,6 +93,13 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--markdown", type=Path, help="a file whose table between the markers is replaced")
     return parser.parse_args()
+
+
+def _row(name: str) -> str:
+    # argparse checks `choices` against the empty list of no rows too.
+    if name not in NAMES:
+        raise argparse.ArgumentTypeError(f"there is no row {name!r} (choose from {', '.join(NAMES)})")
+    return name
 
 
 def _default() -> Path:

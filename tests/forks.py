@@ -33,9 +33,8 @@ WARM = (
     *("latentlab.cli.training", "latentlab.cli.report", "latentlab.cli.evaluating", "zuko.flows"),
 )
 KEPT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "LATENTLAB_DATA")
-FORKS = (
-    sys.platform == "linux"
-)  # elsewhere, libraries do not survive a fork, and a command starts an interpreter
+# Elsewhere, libraries do not survive a fork, and a command starts an interpreter.
+FORKS = sys.platform == "linux"
 ADDRESS = "LATENTLAB_FORK_SERVER"  # the variable that tells the workers the folder of the server
 TICK = 0.02
 # A library's remark on objects that are frozen, when an interpreter ends. Another process may write after it.

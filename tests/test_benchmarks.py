@@ -109,6 +109,12 @@ def test_the_last_line_of_a_process_that_fails_is_shown(tmp_path):
         Processes(ROOT)(wrong, tmp_path)
 
 
+def test_an_unknown_row_is_refused_with_the_names_of_all_rows(tmp_path):
+    done = command("benchmarks/__main__.py", "nonsense", home=tmp_path)
+    assert done.status == 2 and "[]" not in done.err
+    assert "'nonsense'" in done.err and "neighbour, " in done.err
+
+
 def test_the_result_is_the_median_of_the_ratios_of_alternating_runs(tmp_path):
     figures, order = iter(["4", "2", "1", "9", "6", "2"]), []
 

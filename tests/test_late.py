@@ -25,7 +25,7 @@ UNUSED = [
     "wandb",
 ]
 WORDS = (
-    *("data=binarised_digits", "logger=none", "figures=none", "~callbacks.units"),
+    *("data=binarised_digits", "logger=none", "figures=none"),
     *("encoder.hidden=[16]", "trainer.max_steps=1"),
 )
 SCRIPT = """

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, kl_divergence
 
 from latentlab.batch import BLOCK, Batch, blocks
 from latentlab.draws import Blocks, reproducible
@@ -237,6 +237,24 @@ def _without_nll(model: nn.Module) -> str | None:
 def active_units(means: Tensor, threshold: float = ACTIVE_VARIANCE) -> int:
     r"""The number of latents with $\mathrm{Var}_x(E_{q(z|x)}[z]) > 0.01$ (Burda et al. 2016, sec. 5), means (N, D)."""
     return int((means.double().var(0) > threshold).sum())
+
+
+def kl_per_latent(model: GenerativeModel, x: object) -> dict[int, Tensor]:
+    """Return the KL of each latent for each example, (B, D), for the layers that have it, by their number from 1."""
+    layers: Sequence[Layer] = model(x).layers if isinstance(model, Traced) else ()
+    found = {number: _kl_of_units(layer) for number, layer in enumerate(layers, start=1)}
+    return {number: kl.cpu() for number, kl in found.items() if kl is not None}
+
+
+def _kl_of_units(layer: Layer) -> Tensor | None:
+    q, p = layer.q, layer.p
+    if layer.coupled or not (isinstance(q, Independent) and isinstance(p, Independent)):
+        return None
+    try:
+        kl = kl_divergence(q.base_dist, p.base_dist)
+    except NotImplementedError:
+        return None
+    return kl.reshape(-1, *kl.shape[-q.reinterpreted_batch_ndims :]).flatten(1)
 
 
 def information(

@@ -130,9 +130,8 @@ class Trace:
     @property
     def log_w(self) -> Tensor:
         """The log importance weight log p(x, z) - log q(z|x), (K, B)."""
-        log_qz_x = (
-            self.log_qz_x
-        )  # the first to be computed: the order of a gradient's terms is part of its rounding
+        # log q is computed first, because the order of a gradient's terms is part of its rounding.
+        log_qz_x = self.log_qz_x
         return self.log_px_z + self.log_pz - log_qz_x
 
     def terms(self) -> dict[str, Tensor]:

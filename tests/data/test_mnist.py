@@ -90,6 +90,15 @@ def test_a_header_that_does_not_fit_the_file_is_refused(
     assert str(path) in line and "not a whole idx file" in line
 
 
+def test_signed_bytes_are_refused(root: Path, offline: None) -> None:
+    path = root / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    content = bytearray(path.read_bytes())
+    content[2] = 9
+    path.write_bytes(content)
+    line = refusal(TorchvisionData(Threshold(), root, "FashionMNIST", val_size=10))
+    assert str(path) in line and "type 9, not 3 of unsigned bytes" in line
+
+
 def test_images_of_another_size_are_refused(root: Path, offline: None) -> None:
     path = root / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
     write_idx(path, (30, 14, 14))

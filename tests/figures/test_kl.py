@@ -8,8 +8,9 @@ from commands import QUICK, call, refusal
 from hydra.utils import instantiate
 from parts import composed, examples, smaller
 
+from latentlab.evaluation import kl_per_latent
 from latentlab.figures import layer_kl
-from latentlab.figures.kl import kl_per_latent, layer_bars, usage_bars
+from latentlab.figures.kl import layer_bars, usage_bars
 from latentlab.protocols import Threshold
 
 FIGURES = {"latents_layers", "layer_kl", "frozen_layers"}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from latentlab.batch import Batch
 from latentlab.callbacks.figures import Figures
 from latentlab.draws import reproducible
-from latentlab.evaluation import EVALUATION_SEED, active_units
+from latentlab.evaluation import EVALUATION_SEED, active_units, kl_per_latent
 from latentlab.lit import LitModule
 from latentlab.models.base import GenerativeModel
 from latentlab.run.directory import RunDirectory
@@ -26,7 +26,7 @@ MOST_UNITS = 256
 class Units(Callback):
     r"""Writes the KL of each latent and the number of active units to units.csv after each validation.
 
-    `kl_LAYER_UNIT` is $E_x[KL(q(z_d|x)\,\|\,p(z_d))]$, for layers that have it (see `figures.kl.kl_per_latent`). A unit
+    `kl_LAYER_UNIT` is $E_x[KL(q(z_d|x)\,\|\,p(z_d))]$, for layers that have it (see `evaluation.kl_per_latent`). A unit
     is active as in `evaluation.active_units`. The mean and the variance are those of the first validation examples. At
     the end, figures/kl_by_unit.png shows both by epoch if the run draws figures. A run has the same results with and
     without it.
@@ -68,8 +68,6 @@ class Units(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        from latentlab.figures.kl import kl_per_latent  # late, as Matplotlib is slow to import
-
         model: Any = LitModule.of(pl_module).model
         left = self.examples - sum(map(len, self._means))
         if left > 0 and len(batch.x) and _is_recorded(trainer) and _has_units(model):
@@ -98,6 +96,7 @@ class Units(Callback):
         drawn = any(isinstance(each, Figures) and each.figures for each in trainer.callbacks)  # type: ignore[attr-defined]
         if not (self._rows and drawn and trainer.is_global_zero):
             return
+        # Matplotlib is slow to import.
         from latentlab.figures.drawing import save
         from latentlab.figures.kl import kl_by_unit
 

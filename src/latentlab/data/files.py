@@ -17,8 +17,9 @@ from latentlab.errors import UserError
 
 REMEDY = "point data.root or LATENTLAB_DATA at the folder that holds it, or use data=binarised_digits"
 SECONDS_TO_ANSWER = 20.0
+UNSIGNED = 8  # the code of unsigned bytes in an idx file
 # The bytes of a number in an idx file by the code of its type.
-WIDTHS = {8: 1, 9: 1, 11: 2, 12: 4, 13: 4, 14: 8}
+WIDTHS = {UNSIGNED: 1, 9: 1, 11: 2, 12: 4, 13: 4, 14: 8}
 
 
 def damaged(path: Path, reason: str) -> UserError:
@@ -74,7 +75,7 @@ def check_idx(path: Path, of_mnist: bool = True) -> None:
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """Read the bytes of an idx file, uint8 with 3 dimensions for images and 1 for labels. See `check_idx`.
+    """Read the unsigned bytes of an idx file, uint8 with 3 dimensions for images and 1 for labels. See `check_idx`.
 
     Raises:
         UserError: if it holds other numbers or another number of dimensions.
@@ -82,8 +83,8 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     with path.open("rb") as file:
         _, code, found = struct.unpack(">HBB", file.read(4))
         shape = struct.unpack(f">{found}I", file.read(4 * found))
-        if WIDTHS.get(code) != 1 or found != dimensions:
-            raise damaged(path, f"{found} dimensions of type {code}, not {dimensions} of bytes")
+        if code != UNSIGNED or found != dimensions:
+            raise damaged(path, f"{found} dimensions of type {code}, not {dimensions} of unsigned bytes")
         return torch.from_numpy(np.fromfile(file, np.uint8).reshape(shape))
 
 

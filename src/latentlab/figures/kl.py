@@ -10,14 +10,12 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
-from latentlab.evaluation import ACTIVE_VARIANCE, Tally, terms
+from latentlab.evaluation import ACTIVE_VARIANCE, Tally, kl_per_latent, terms
 from latentlab.figures.drawing import Data, Figure, Table, TabledFigure, batches, figure, plain
 from latentlab.models.base import GenerativeModel
 from latentlab.models.hierarchy import Hierarchy
 from latentlab.run.metrics import read_rows
-from latentlab.trace import Layer, Traced
 
 FLOOR = 1e-6  # of the drawn variances
 
@@ -38,24 +36,6 @@ def usage(model: GenerativeModel, data: Data) -> TabledFigure:
     if kls:
         tables["kl_per_latent"] = Table(["latent", "kl"], _rows(torch.cat(list(kls.values()))))
     return usage_bars(kls, variances, tables)
-
-
-def kl_per_latent(model: GenerativeModel, x: object) -> dict[int, Tensor]:
-    """Return the KL of each latent for each example, (B, D), for the layers that have it, by their number from 1."""
-    layers: Sequence[Layer] = model(x).layers if isinstance(model, Traced) else ()
-    found = {number: _kl(layer) for number, layer in enumerate(layers, start=1)}
-    return {number: kl.cpu() for number, kl in found.items() if kl is not None}
-
-
-def _kl(layer: Layer) -> Tensor | None:
-    q, p = layer.q, layer.p
-    if layer.coupled or not (isinstance(q, Independent) and isinstance(p, Independent)):
-        return None
-    try:
-        kl = kl_divergence(q.base_dist, p.base_dist)
-    except NotImplementedError:
-        return None
-    return kl.reshape(-1, *kl.shape[-q.reinterpreted_batch_ndims :]).flatten(1)
 
 
 def usage_bars(
@@ -84,9 +64,8 @@ def kl_by_unit(units: Path) -> Figure:
     Raises:
         UserError: if the file is damaged.
     """
-    rows = {
-        int(row["epoch"]) + 1: row for row in read_rows(units) if row["epoch"]
-    }  # the last one of each epoch
+    # The last row of each epoch.
+    rows = {int(row["epoch"]) + 1: row for row in read_rows(units) if row["epoch"]}
     epochs, active = list(rows), [float(row["active_units"]) for row in rows.values()]
     maps = _unit_maps(list(rows.values()))
     drawn = Figure(figsize=(6.4, 1.8 + min(2.6 * len(maps), 16.0)))
