@@ -102,13 +102,15 @@ def test_an_old_name_trains(tmp_path):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-def test_the_config_of_a_single_run_is_composed_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("word", "number"), [("optimizer.lr=abc", 1), ("optimizer.lrr=1", 3)])
+def test_the_config_of_a_single_run_is_composed_once(tmp_path, monkeypatch, word, number):
+    """And again if that fails. A suggestion takes one more."""
     compositions, compose = [], ConfigLoaderImpl.load_configuration
     monkeypatch.setattr(
         ConfigLoaderImpl, "load_configuration", lambda *a, **k: compositions.append(1) or compose(*a, **k)
     )
-    refusal(call("train.py", *QUICK, "optimizer.lr=abc", f"hydra.run.dir={tmp_path}/run"))
-    assert compositions == [1]
+    refusal(call("train.py", *QUICK, word, f"hydra.run.dir={tmp_path}/run"))
+    assert len(compositions) == number
 
 
 def test_the_file_of_an_experiment_chooses_a_multirun(tmp_path, monkeypatch):
@@ -118,3 +120,8 @@ def test_the_file_of_an_experiment_chooses_a_multirun(tmp_path, monkeypatch):
     (tmp_path / "experiment" / "mine.yaml").write_text(sweep)
     line = refusal(call("train.py", f"--config-dir={tmp_path}", "experiment=mine", *QUICK))
     assert "seed-1" in line and "two jobs" in line
+
+
+def test_a_word_chooses_a_multirun(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "two jobs" in refusal(call("train.py", *QUICK, "hydra.mode=MULTIRUN", "seed=1,1"))

@@ -18,6 +18,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -190,7 +191,7 @@ def _composed_once() -> Iterator[None]:
         try:
             config = compose(config_name, overrides, RunMode.RUN)
         except Exception:  # words of a sweep, or a mistake, which Hydra reports when it composes again
-            return ask(hydra, config_name, overrides)
+            return ask(hydra, config_name, overrides) if _sweeps(hydra, overrides) else None
         if config.hydra.mode is not None:
             return config.hydra.mode
         known = [*overrides, "hydra.mode=RUN"]  # the words to which Hydra extends those of a run
@@ -210,6 +211,14 @@ def _composed_once() -> Iterator[None]:
         yield
     finally:
         Hydra.get_mode = ask  # type: ignore[method-assign]
+
+
+def _sweeps(hydra: Hydra, overrides: list[str]) -> bool:
+    # True if a word has several values.
+    with suppress(HydraException):
+        parser = OverridesParser.create(config_loader=hydra.config_loader)
+        return any(each.is_sweep_override() for each in parser.parse_overrides(overrides))
+    return False
 
 
 @contextmanager
