@@ -120,11 +120,12 @@ def state(folder: Path) -> None:
 
 
 def use_library(folder: Path) -> None:
-    """Write into the temporary folder of a library."""
+    """Write into the temporary folders of a library."""
     import fake_library
 
-    (Path(fake_library.FOLDER.name) / "file").write_text("")
-    (folder / "place").write_text(fake_library.FOLDER.name)
+    for name, place in (("own", fake_library.FOLDER.name), ("shared", fake_library.SHARED)):
+        (Path(place) / f"file{os.getpid()}").write_text("")
+        (folder / name).write_text(place)
 
 
 ENDS = {

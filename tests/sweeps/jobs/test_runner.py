@@ -390,12 +390,17 @@ def found(job: Job, name: str) -> str:
 
 
 @forks
-def test_forked_jobs_share_no_temporary_folder(tmp_path):
+def test_a_forked_job_deletes_no_temporary_folder_of_the_next_one(tmp_path):
     jobs = [make(tmp_path, "library", seed=seed) for seed in (0, 1)]
-    outcomes = run(*jobs, n_jobs=1, preload=("fake_library",))
+    with runner(("fake_library",), n_jobs=1) as runs:
+        outcomes = runs.run(jobs)
+        runs.fork._server.end()
     assert [outcome.status for outcome in outcomes] == [Status.FINISHED] * 2
-    first, second = (Path(found(job, "place")) for job in jobs)
-    assert first != second and not (first.exists() or second.exists())
+    first, second = (Path(found(job, "own")) for job in jobs)
+    shared, same = (Path(found(job, "shared")) for job in jobs)
+    assert first != second and shared == same
+    assert not any(folder.exists() for folder in (first, second, shared))
+    assert not any("Traceback" in found(job, "job.log") for job in jobs)
 
 
 @forks

@@ -5,9 +5,11 @@ that it has no thread pool and no GPU that a fork would break. A job cannot chan
 ends a forked job with its guard.
 """
 
+import atexit
 import gc
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -77,9 +79,13 @@ def take_folders() -> "list[TemporaryDirectory[Any]]":
 
 
 def make_folders(folders: "Sequence[TemporaryDirectory[Any]]") -> None:
-    """Make temporary folders of this process for the objects that `take_folders` returned."""
+    """Make temporary folders of this process for the objects that `take_folders` returned.
+
+    Matplotlib makes a folder without such an object if HOME is not writable. All children use it, and none deletes it.
+    """
     for folder in folders:
         folder.__init__()  # type: ignore[misc]
+    atexit.unregister(shutil.rmtree)
 
 
 def _load(name: str) -> None:
@@ -96,6 +102,7 @@ def _serve(requests: socket) -> list[str]:
         message, given, _, _ = recv_fds(requests, LARGEST, 3)
         _reap(wait=not message)
         if not message:
+            atexit._run_exitfuncs()
             os._exit(0)
         if os.fork() == 0:
             requests.close()
