@@ -68,6 +68,28 @@ def test_every_parameter_gets_a_gradient():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_gradients_of_the_densities_do_not_depend_on_an_earlier_read_without_gradients(without):
+    def gradients(read_first):
+        torch.manual_seed(0)
+        vae = tiny_vae(latent_dim=3)
+        trace = vae(X, samples=4)
+        if read_first:
+            with without():
+                assert not trace.log_w.requires_grad
+        trace.log_w.logsumexp(0).sum().backward()
+        return [parameter.grad for parameter in vae.parameters()]
+
+    for found, expected in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_trace_without_gradients_has_none_later():
+    with torch.no_grad():
+        trace = tiny_vae(latent_dim=3)(X)
+    assert not trace.log_w.requires_grad
+
+
 def normal(loc, scale):
     return Independent(Normal(torch.tensor(loc).double(), torch.tensor(scale).double()), 1)
 

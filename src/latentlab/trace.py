@@ -6,7 +6,7 @@ With K samples of a batch of B examples every score has shape (K, B).
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -17,8 +17,9 @@ from latentlab.draws import each_block_of
 
 
 class Lazy:
-    """A property that is computed when it is first read.
+    """A property that is computed when it is first read, as if it had been computed with its owner.
 
+    It carries gradients if the owner was made while gradients were recorded, even if it is first read under `no_grad`.
     `functools.cached_property` holds a lock in Python 3.11, where `torch.compile` interrupts its graph.
     """
 
@@ -26,7 +27,11 @@ class Lazy:
         self.compute = compute
 
     def __get__(self, owner: Any, kind: type | None = None) -> Tensor:
-        value = self.compute(owner)
+        if torch.is_grad_enabled() == owner.recorded:
+            value = self.compute(owner)
+        else:
+            with torch.inference_mode(False), torch.set_grad_enabled(owner.recorded):
+                value = self.compute(owner)
         object.__setattr__(owner, self.compute.__name__, value)
         return value
 
@@ -46,12 +51,14 @@ class Layer:
         p: the generative model's conditional, or the prior.
         coupled: True if p depends on layers that were drawn given this z, such as p(z_1|z_2) with z_2 ~ q(z_2|z_1).
             KL(q || p) is then not a term of the bound, because p changes with z.
+        recorded: True if gradients were recorded when the layer was made.
     """
 
     z: Tensor
     q: Distribution
     p: Distribution
     coupled: bool = False
+    recorded: bool = field(default_factory=torch.is_grad_enabled, init=False, repr=False, compare=False)
 
     @classmethod
     def scored(cls, z: Tensor, q: Distribution, p: Distribution, coupled: bool = False) -> "Layer":
