@@ -8,7 +8,7 @@ from torch import nn
 
 from latentlab.processes import machine, threads
 
-UNSET = dict.fromkeys((*threads.SPINS, *threads.NUMBERS, threads.POLICY))
+UNSET = dict.fromkeys((*threads.SPINS, *threads.NUMBERS, threads.SHARE, threads.POLICY))
 
 
 @pytest.fixture
@@ -66,6 +66,8 @@ def test_a_quota_limits_the_cores(tmp_path, monkeypatch, files, cores):
         ({}, 999 * threads.WORK, 1, 4),
         ({}, 999 * threads.WORK, 2, 3),  # of six cores
         ({"OMP_NUM_THREADS": "4"}, 1, 1, 4),
+        ({"OMP_NUM_THREADS": "4", threads.SHARE: "4"}, 1, 1, 1),
+        ({"OMP_NUM_THREADS": "4", threads.SHARE: "2"}, 1, 1, 4),  # a job that sets another number
     ],
 )
 def test_threads_are_as_many_as_the_work_occupies(environment, monkeypatch, given, work, processes, expected):
@@ -73,6 +75,21 @@ def test_threads_are_as_many_as_the_work_occupies(environment, monkeypatch, give
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(threads, "usable_cores", lambda: 6)
     assert threads.choose(work, processes) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "sharing", "expected"),
+    [
+        ({}, 1, {}),
+        ({}, 2, {"OMP_NUM_THREADS": "3", threads.SHARE: "3"}),
+        ({}, 7, {"OMP_NUM_THREADS": "1", threads.SHARE: "1"}),
+        ({"MKL_NUM_THREADS": "4"}, 2, {}),
+    ],
+)
+def test_jobs_share_the_usable_cores(environment, monkeypatch, given, sharing, expected):
+    environment(**given)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 6)
+    assert threads.share(sharing) == expected
 
 
 def test_the_multiply_adds_of_a_network() -> None:

@@ -15,6 +15,7 @@ from latentlab.processes.machine import cgroups
 SPINS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 POLICY = "OMP_WAIT_POLICY"
 NUMBERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+SHARE = "LATENTLAB_SHARE"  # holds OMP_NUM_THREADS if the sweep has set it
 # The multiply-adds of a step's forward pass that occupy a thread. With less, two threads take 1.4 times the processor
 # time of one.
 WORK = 2**25
@@ -42,10 +43,26 @@ def choose(work: int | None = None, processes: int = 1) -> int:
     import torch
 
     now = torch.get_num_threads()
-    if any(name in os.environ for name in NUMBERS):
+    if _chosen_by_user():
         return now
     most = min(now, max(1, usable_cores() // processes))
     return most if work is None else min(most, max(1, work // WORK))
+
+
+def share(sharing: int) -> dict[str, str]:
+    """Return the environment of a process that gets an equal share of the cores, unless the user has chosen.
+
+    Args:
+        sharing: the number of processes that share the cores.
+    """
+    if sharing == 1 or _chosen_by_user():
+        return {}
+    number = str(max(1, usable_cores() // sharing))
+    return {NUMBERS[0]: number, SHARE: number}
+
+
+def _chosen_by_user() -> bool:
+    return any(name in os.environ and os.environ[name] != os.environ.get(SHARE) for name in NUMBERS)
 
 
 def use(number: int) -> None:

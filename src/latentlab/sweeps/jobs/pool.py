@@ -1,4 +1,4 @@
-"""The GPUs and CPU threads that jobs share."""
+"""The GPUs that jobs share."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.processes.devices import check_one_node, cores, devices_per_node
+from latentlab.processes.devices import check_one_node, devices_per_node
 
-VISIBLE, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,3 @@ def visible_gpus() -> list[str]:
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     return named[:count] if named else [str(index) for index in range(count)]
-
-
-def threads(wanted: Need, n_jobs: int) -> dict[str, str]:
-    """Return OMP_NUM_THREADS for an equal share of the CPU cores, unless the user has set it."""
-    sharing = n_jobs * wanted.ranks
-    if sharing == 1 or THREADS in os.environ:
-        return {}
-    return {THREADS: str(max(1, cores() // sharing))}

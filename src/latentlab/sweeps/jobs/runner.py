@@ -8,12 +8,13 @@ from types import TracebackType
 from typing import Self, final
 
 from latentlab.errors import UserError
+from latentlab.processes import threads
 from latentlab.processes.devices import JOB, unlaunched
 from latentlab.sweeps.jobs import directory
 from latentlab.sweeps.jobs.attempt import Attempt
 from latentlab.sweeps.jobs.fork import PRELOAD, Fork
 from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status, Watch
-from latentlab.sweeps.jobs.pool import VISIBLE, Need, Pool, need, threads, visible_gpus
+from latentlab.sweeps.jobs.pool import VISIBLE, Need, Pool, need, visible_gpus
 from latentlab.sweeps.jobs.report import SweepProgress
 from latentlab.sweeps.jobs.spawn import Spawn, Start
 
@@ -33,7 +34,7 @@ def job_environment(group: str) -> dict[str, str]:
 
 def forked(settings: Settings, command: Sequence[str], group: str, preload: Sequence[str] = PRELOAD) -> Fork:
     """Return what forks the jobs of a sweep, see `Runner`."""
-    environment = {**job_environment(group), **threads(Need(), settings.n_jobs)}
+    environment = {**job_environment(group), **threads.share(settings.n_jobs)}
     return Fork(command, environment, preload)
 
 
@@ -160,7 +161,7 @@ class Runner:
     def _share(self, job: Job) -> dict[str, str]:
         needed = self.needs(job)
         if not needed.on_gpu:
-            return threads(needed, self.settings.n_jobs)
+            return threads.share(self.settings.n_jobs * needed.ranks)
         self._lent[job] = self._gpus().take(needed)
         return {VISIBLE: ",".join(self._lent[job])}
 
