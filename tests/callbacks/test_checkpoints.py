@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from commands import QUICK, call
-from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
 from runs import summary
 from toy import ToyData, ToyModule, trainer_in
 
@@ -70,6 +70,54 @@ def test_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         run(tmp_path, 1, plugins=[Checkpoints()])
     assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
     assert names(tmp_path) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("failures", [{2}, {2, 3, 4, 5}])
+def test_last_never_says_more_than_best_holds(tmp_path, monkeypatch, failures):
+    """A write of best.ckpt fails, once or for good. A resume goes on from what is on disk, as if nothing had been."""
+    writes, save = [], Checkpoints.save_checkpoint
+
+    def full(self, state, path, storage_options=None):
+        writes.extend([path] * (Path(path).name == "best.ckpt"))
+        if Path(path).name == "best.ckpt" and len(writes) in failures:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        save(self, state, path)
+
+    def train(ckpt=None):
+        torch.manual_seed(0)
+        best = BestCheckpoint()
+        callbacks = [ResumeState(), best, LastCheckpoint(min_seconds=0)]
+        trainer = trainer_in(tmp_path, callbacks, epochs=3, plugins=[Checkpoints()])
+        trainer.fit(ToyModule(), ToyData(), ckpt_path=ckpt)
+        return best
+
+    monkeypatch.setattr(Checkpoints, "save_checkpoint", full)
+    with pytest.raises(OSError, match="No space left"):
+        train()
+    best, last = (load(tmp_path / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    [said] = [state for name, state in last["callbacks"].items() if "BestCheckpoint" in name]
+    assert best["global_step"] == last["global_step"] == said["best_step"] == (8 if failures == {2} else 4)
+    monkeypatch.setattr(Checkpoints, "save_checkpoint", save)
+    resumed = train(tmp_path / "checkpoints" / "last.ckpt")
+    assert resumed.best_step == load(resumed.path)["global_step"] == 12
+
+
+class Counting(Checkpoint):
+    """Counts epochs, where a user's checkpoint callback stands."""
+
+    epochs = 0
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.epochs += 1
+
+    def state_dict(self):
+        return {"epochs": self.epochs}
+
+
+def test_last_has_the_state_of_a_callback_behind_best(tmp_path):
+    callbacks = [ResumeState(), BestCheckpoint(), Counting(), LastCheckpoint()]
+    trainer_in(tmp_path, callbacks, epochs=2).fit(ToyModule(), ToyData())
+    assert load(tmp_path / "checkpoints" / "last.ckpt")["callbacks"]["Counting"] == {"epochs": 2}
 
 
 def test_a_write_that_is_cut_short_is_an_error(tmp_path):

@@ -110,10 +110,13 @@ class HeldCheckpoint(Checkpoint):
     held: State | None = None
 
     def write(self, trainer: Trainer) -> None:
-        """Write the state that is held, on the first rank. Other ranks need not call it."""
-        state, self.held = self.held, None  # a write that failed is not repeated when the error ends the run
-        if state is not None:
-            trainer.strategy.save_checkpoint(state, self.path)
+        """Write the state that is held, on the first rank. Other ranks need not call it.
+
+        The state is held until it is written. The error of a failed write ends the run, which tries once more then.
+        """
+        if self.held is not None:
+            trainer.strategy.save_checkpoint(self.held, self.path)
+        self.held = None
 
 
 class BestCheckpoint(HeldCheckpoint):
@@ -204,7 +207,7 @@ class BestCheckpoint(HeldCheckpoint):
         trainer.strategy.barrier()  # the other ranks read the file next
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        with suppress(OSError):  # the first error ends the run
+        with suppress(Exception):  # the first error ends the run
             self.write(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -258,7 +261,7 @@ class LastCheckpoint(HeldCheckpoint):
     training ends. It also saves within an epoch after some minutes, and when a signal ends the run. A run resumed there
     gives the same numbers as an uninterrupted one. If another error ends the first epoch, the unfinished weights are
     saved. Weights or bounds that are not finite are never saved. best.ckpt is always written first, so that it is never
-    older than last.ckpt says.
+    older than last.ckpt says. If that write fails, last.ckpt stays as it is.
 
     Args:
         every_minutes: the time between two checkpoints within an epoch, or None to save after epochs only.
@@ -305,7 +308,7 @@ class LastCheckpoint(HeldCheckpoint):
         crashed = first and not isinstance(exception, Diverged | SystemExit | OSError)
         if self._trains and (crashed or isinstance(exception, Stopped)):
             self._save(trainer)
-        with suppress(OSError):  # the first error ends the run
+        with suppress(Exception):  # the first error ends the run
             self._write(trainer)
 
     def _age(self) -> float:
@@ -318,9 +321,13 @@ class LastCheckpoint(HeldCheckpoint):
         return bool(due_somewhere)
 
     def _hold(self, trainer: Trainer) -> None:
-        shared = [best.held for best in _best(trainer) if best.kept_the_end]
-        if shared or is_finite(trainer):
-            self.held = shared[0] if shared else snapshot(trainer)
+        # The snapshot of a callback directly before this one is that of now. Others in between may have changed theirs.
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        before = callbacks[callbacks.index(self) - 1]
+        if isinstance(before, BestCheckpoint) and before.kept_the_end:
+            self.held = before.held
+        elif is_finite(trainer):
+            self.held = snapshot(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         if is_finite(trainer):
