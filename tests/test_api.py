@@ -25,6 +25,7 @@ from torch.distributions import Distribution
 
 import latentlab
 from latentlab.cli.export import write_images
+from latentlab.cli.training import flushes_denormals
 from latentlab.errors import UserError
 
 FAST = (*QUICK, "data.batch_size=629", "trainer.log_every_n_steps=1")
@@ -133,6 +134,15 @@ def test_compose_refuses_what_the_command_refuses(words, tmp_path):
     assert refused == f"error: {caught.value}"
 
 
+def test_scores_are_the_same_with_flushed_denormal_numbers(small):
+    words, found = ["nll.samples=3", "figures.draw=false"], []
+    for flush in (False, True):
+        torch.set_flush_denormal(flush)
+        found.append(latentlab.evaluate(small, words))
+    torch.set_flush_denormal(False)
+    assert found[0] == found[1]
+
+
 def test_compose_returns_the_values_of_a_run():
     config = latentlab.compose([*QUICK, "model.latent_dim=3"])
     assert config.model.latent_dim == config.module.model.latent_dim == 3
@@ -154,6 +164,7 @@ def of_process() -> tuple:
         names,
         os.getcwd(),
         Distribution._validate_args,
+        flushes_denormals(),
     )
 
 

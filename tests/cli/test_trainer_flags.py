@@ -7,8 +7,10 @@ import pytest
 import torch
 from commands import QUICK, call, refusal
 from runs import load, summary
+from torch.optim.adam import adam
 
-from latentlab.cli.training import denormals_flushed
+from latentlab.cli.script import CALLED
+from latentlab.cli.training import denormals_flushed, flushes_denormals
 
 # 25 training batches of 50, 8 validation batches of 40, and 7 test batches.
 SMALL = ("data.batch_size=50", "data.eval_batch_size=40", "data.val_size=320", "trainer.log_every_n_steps=1")
@@ -157,8 +159,44 @@ def test_flags_without_a_meaning_are_refused(tmp_path, words, found):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_denormal_numbers_are_zero_in_training_alone():
-    least = torch.tensor(1e-38)
+@pytest.fixture(params=[False, True])
+def flushed(request):
+    """The setting of denormal numbers before a training."""
+    torch.set_flush_denormal(request.param)
+    yield request.param
+    torch.set_flush_denormal(False)
+
+
+def test_a_command_flushes_denormal_numbers_and_restores_the_setting(flushed):
+    assert flushes_denormals() == flushed
     with denormals_flushed():
-        assert (least / 100).item() == 0
-    assert (least / 100).item() > 0
+        assert flushes_denormals()
+    assert flushes_denormals() == flushed
+
+
+def test_a_call_from_python_keeps_the_setting_of_denormal_numbers(flushed):
+    token = CALLED.set(("train", []))
+    try:
+        with denormals_flushed():
+            assert flushes_denormals() == flushed
+    finally:
+        CALLED.reset(token)
+    assert flushes_denormals() == flushed
+
+
+def adam_steps(flush):
+    """The weight and the mean of Adam after 1000 steps, of which the first alone has a gradient."""
+    torch.set_flush_denormal(flush)
+    weight, mean, square, steps = torch.tensor([0.5]), torch.zeros(1), torch.zeros(1), torch.tensor(0.0)
+    settings = {"beta1": 0.9, "beta2": 0.999, "lr": 1e-3, "eps": 1e-8, "weight_decay": 0.0}
+    for gradient in (1.0, *[0.0] * 999):
+        state = [mean], [square], [], [steps]
+        adam([weight], [torch.tensor([gradient])], *state, amsgrad=False, maximize=False, **settings)
+    found = weight.item(), mean.item()
+    torch.set_flush_denormal(False)
+    return found
+
+
+def test_adam_has_the_same_weights_with_flushed_denormal_numbers():
+    (weight, mean), (flushed_weight, flushed_mean) = adam_steps(False), adam_steps(True)
+    assert weight == flushed_weight and mean > 0 == flushed_mean
