@@ -34,8 +34,7 @@ class ShortStepLoop(_TrainingEpochLoop):
     """Lightning's loop over the batches of an epoch, with a short step where `takes_short_steps` is True.
 
     In each step Lightning prepares about 20 hooks for every callback, of which most are empty. The short step makes
-    the same calls in the same order and keeps the same counts, without the empty hooks. It costs a third of Lightning's
-    step, beyond the computation itself.
+    the same calls in the same order and keeps the same counts, without the empty hooks.
     """
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
