@@ -361,6 +361,17 @@ def test_a_guard_that_is_killed_ends_its_job(tmp_path, start):
     assert not alive(int(starts(job.directory)[0][1]))
 
 
+def test_an_interrupt_before_a_job_has_started_leaves_no_record(tmp_path):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    job = make(tmp_path)
+    with runner() as runs, pytest.raises(KeyboardInterrupt):
+        runs._start_of = lambda job: interrupted
+        runs.start(job)
+    assert not (job.directory / "job.json").exists() and runs.outcomes == []
+
+
 # -- Forked jobs
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux only")
@@ -401,6 +412,15 @@ def test_a_forked_job_deletes_no_temporary_folder_of_the_next_one(tmp_path):
     assert first != second and shared == same
     assert not any(folder.exists() for folder in (first, second, shared))
     assert not any("Traceback" in found(job, "job.log") for job in jobs)
+
+
+@forks
+def test_the_imports_before_the_first_job_are_no_time_of_it(tmp_path):
+    job = make(tmp_path)
+    with runner(("slow_library",)) as runs:
+        runs.start(job)
+        assert runs._attempts[job].seconds < 1
+        runs.wait()
 
 
 @forks

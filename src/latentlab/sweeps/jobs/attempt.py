@@ -48,20 +48,21 @@ class Attempt:
     ) -> None:
         self.job = job
         self.watch = watch
-        self.started = time.monotonic()
         self._limit = limit
+        self._due = 0.0
         self._stopped: Status | None = None
         self._rows = NewRows(RunDirectory(job.directory).metrics)
-        self._due = self.started + WATCH_SECONDS
         # The job of a sweep that was killed ends within its grace.
         lock = directory.lock(job.directory, patience=grace + 5)
         try:
             with RunDirectory(job.directory).lock():  # a single run may use the directory too
                 resumed = self._prepare()
-            self._seconds_before = self._record_start()
             words = [*command, *job.overrides, *resumed, quoted("hydra.run.dir", job.directory)]
             self._log_start = self._write_title(words)
             self._guard = self._start(start, words, grace, lock)
+            # The first forked job waits for imports. They are not its time, and an interrupt leaves no record.
+            self.started = time.monotonic()
+            self._seconds_before = self._record_start()
         finally:
             os.close(lock)
 

@@ -146,7 +146,8 @@ def _guard(pid: int, grace: float) -> NoReturn:
     try:
         with suppress(OSError):  # the job does the same: the first of the two wins
             os.setpgid(pid, pid)
-        os.write(0, str(os.getpid()).encode())
+        with suppress(OSError):  # the sweep was interrupted meanwhile, and `watch` ends the job
+            os.write(0, str(os.getpid()).encode())
         status = guard.watch(_Forked(pid), grace)
         os.write(0, str(status).encode())
     finally:
