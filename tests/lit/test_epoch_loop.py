@@ -36,7 +36,7 @@ class Witness(pl.Callback):
     def called(self, name, trainer, module, *arguments):
         batches = [argument for argument in arguments if isinstance(argument, int)]
         self.calls.append((name, module._current_fx_name, trainer.global_step, *batches))
-        if name == "on_train_batch_end":
+        if name == "on_train_batch_end" and "loss" in arguments[0]:
             module.log("loss", arguments[0]["loss"], on_step=True, on_epoch=True)
 
 
@@ -57,11 +57,11 @@ def state(value):
     return [state(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def fit(scheduler=COSINE, **options):
+def fit(scheduler=COSINE, kind=GradientModule, **options):
     torch.manual_seed(0)
     network = partial(MLP, hidden=(4,))
     model = tiny_vae(x_shape=(1, 28, 28), encoder=network, decoder=network).float()
-    module = GradientModule(model, ELBO(), partial(torch.optim.Adam, lr=1e-3), scheduler)
+    module = kind(model, ELBO(), partial(torch.optim.Adam, lr=1e-3), scheduler)
     witness = Witness()
     quiet = dict.fromkeys(
         ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False
@@ -101,6 +101,27 @@ def test_a_short_step_equals_lightnings(options, monkeypatch):
     assert {name for name, *_ in short["calls"]} == set(HOOKS)
 
 
+class Dictionary(GradientModule):
+    def training_step(self, batch, batch_idx):
+        return {"loss": super().training_step(batch, batch_idx), "extra": 1.0}
+
+
+class Skipping(GradientModule):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss if batch_idx == 1 else None
+
+
+def test_a_step_of_a_user_may_return_a_dict_or_nothing():
+    plain, dictionary = fit(), fit(kind=Dictionary)
+    assert dictionary == plain
+    with pytest.warns(UserWarning, match="returned `None`"):
+        skipping = fit(kind=Skipping)
+    taken = [name for name, *_ in skipping["calls"]].count("on_after_backward")
+    assert taken == 2  # one batch in each of two epochs
+    assert skipping["weights"] != plain["weights"]
+
+
 class Overriding(GradientModule):
     def optimizer_step(self, *arguments, **keywords):
         super().optimizer_step(*arguments, **keywords)
@@ -111,6 +132,7 @@ class Overriding(GradientModule):
     [
         (GradientModule, {}, True),
         (Overriding, {}, False),
+        (Dictionary, {}, False),
         (GradientModule, {"accumulate_grad_batches": 2}, False),
         (GradientModule, {"precision": "bf16-mixed"}, False),
         (GradientModule, {"profiler": "simple"}, False),
@@ -122,3 +144,14 @@ def test_other_steps_are_lightnings(kind, options, short):
     trainer.strategy.connect(module)
     trainer.datamodule = Digits(Threshold())
     assert epoch_loop.takes_short_steps(trainer) == short
+
+
+def test_another_release_of_lightning_takes_its_own_steps(monkeypatch):
+    expected, shorts = fit(), []
+    takes = epoch_loop.takes_short_steps
+    monkeypatch.setattr(pl, "__version__", "2.7.0")
+    monkeypatch.setattr(
+        epoch_loop, "takes_short_steps", lambda trainer: shorts.append(takes(trainer)) or shorts[-1]
+    )
+    assert fit() == expected
+    assert shorts == [False, False]

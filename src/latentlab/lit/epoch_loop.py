@@ -24,9 +24,11 @@ CALLED = (
 )
 # The hooks that a short step replaces. A module that overrides one of them takes Lightning's step.
 REPLACED = (
-    *("on_train_batch_start", "backward", "optimizer_step", "optimizer_zero_grad"),
+    *("on_train_batch_start", "training_step", "backward", "optimizer_step", "optimizer_zero_grad"),
     "configure_gradient_clipping",
 )
+# The releases whose step the short step repeats, in calls that are private to Lightning.
+RELEASES = "2.6."
 TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
@@ -115,7 +117,8 @@ def takes_short_steps(trainer: pl.Trainer) -> bool:
     """Return True if a step is that of `GradientModule` on one device without mixed precision and accumulation."""
     module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     return (
-        isinstance(module, GradientModule)
+        pl.__version__.startswith(RELEASES)
+        and isinstance(module, GradientModule)
         and _keeps(module, GradientModule, (*REPLACED, *TRANSFERS))
         and _keeps(data, pl.LightningDataModule, TRANSFERS)
         and type(trainer.strategy) is SingleDeviceStrategy
