@@ -9,7 +9,6 @@ libraries.
 import gc
 import json
 import os
-import re
 import resource
 import runpy
 import select
@@ -37,8 +36,6 @@ KEPT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "LATENTLAB_DATA")
 FORKS = sys.platform == "linux"
 ADDRESS = "LATENTLAB_FORK_SERVER"  # the variable that tells the workers the folder of the server
 TICK = 0.02
-# A library's remark on objects that are frozen, when an interpreter ends. Another process may write after it.
-LEAKS = re.compile(r"nanobind: leaked.*?/refleaks\.html\n?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Running:
         """Wait for the end. The command is killed after `timeout` seconds, or above `memory` MB."""
         answer = _ask(pid=self.pid, timeout=timeout, memory=memory)
         out, err = ((self.folder / name).read_text(errors="replace") for name in ("out", "err"))
-        return Ended(out=out, err=LEAKS.sub("", err), **answer)
+        return Ended(out=out, err=err, **answer)
 
 
 def start(
