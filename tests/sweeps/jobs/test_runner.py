@@ -447,6 +447,14 @@ def test_a_forked_job_holds_no_lock_of_another_one(tmp_path):
 
 
 @forks
+def test_a_job_with_environment_variables_is_not_forked(tmp_path):
+    job = replace(make(tmp_path), variables={"OMP_NUM_THREADS": "2"})
+    with runner(start=None) as runs:
+        runs.run([job])
+        assert runs.fork._server is None
+
+
+@forks
 def test_jobs_that_cannot_be_forked_say_so_once_if_fork_was_asked_for(tmp_path, capsys):
     jobs = [with_trainer(make(tmp_path, seed=seed), GPUS) for seed in (0, 1)]
     with runner(devices=[0], start="fork") as runs:

@@ -24,7 +24,8 @@ class Settings:
         timeout_minutes: time limit of one attempt at a job. None: no limit.
         grace_seconds: time for a stopped job to write its checkpoint.
         metric: entry of summary.json in the table. None: the first of `report.METRICS` that a job has.
-        start: `fork` or `spawn`, see `fork` and `spawn`. None: `fork` for each job that can be forked.
+        start: `fork` or `spawn`, see `fork` and `spawn`. None: `fork` for each job that can be forked, but
+            `spawn` for a single one.
     """
 
     n_jobs: PositiveInt = 1
@@ -61,12 +62,14 @@ class Job:
         overrides: the command-line overrides, without `hydra.run.dir` and `ckpt_path`.
         label: the overrides that distinguish the job in the table.
         config: the resolved config. A run with another config in `directory` is refused.
+        variables: `hydra.job.env_set`. Libraries read some variables when they are imported.
     """
 
     directory: Path
     overrides: tuple[str, ...]
     label: str = ""
     config: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

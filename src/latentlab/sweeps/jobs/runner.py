@@ -20,7 +20,10 @@ from latentlab.sweeps.jobs.spawn import Spawn, Start
 
 TICK = 0.05
 GROUP = "WANDB_RUN_GROUP"
-NOT_FORKED = "hydra.launcher.start=fork: only jobs in one process without a GPU are forked, and only on Linux"
+NOT_FORKED = (
+    "hydra.launcher.start=fork: only jobs in one process without a GPU and without hydra.job.env_set are forked, "
+    "and only on Linux"
+)
 
 
 def job_environment(group: str) -> dict[str, str]:
@@ -151,7 +154,7 @@ class Runner:
         return ended
 
     def _start_of(self, job: Job) -> Start:
-        if self.settings.start != "spawn" and self.needs(job).forks:
+        if self.settings.start != "spawn" and self.needs(job).forks and not job.variables:
             return self.fork
         if self.settings.start == "fork" and not self._said:
             self._said = True

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy, deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -45,7 +46,7 @@ class Sweep:
     def __init__(self, loader: Any, config: DictConfig) -> None:
         self.loader = loader
         self.config = config
-        self.settings = read_settings(config.hydra.launcher)
+        self.settings = self._given = read_settings(config.hydra.launcher)
         self.folder = Path(config.hydra.sweep.dir)
         self._fork = forked(self.settings, self._command(), self.folder.name)
 
@@ -77,10 +78,12 @@ class Sweep:
             task = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
             raw: Any = OmegaConf.to_container(task)
             config: Any = OmegaConf.to_container(task, resolve=True)
-        self._warm_up(config)
+            variables: Any = OmegaConf.to_container(composed.hydra.job.env_set, resolve=True)
+        if not variables:
+            self._warm_up(config)
         _check(raw, config, overrides)
         words = [*overrides, *self._for_jobs()]
-        return Job(place, tuple(words), label or " ".join(overrides) or "defaults", config)
+        return Job(place, tuple(words), label or " ".join(overrides) or "defaults", config, variables)
 
     def prepare_all(self, job_overrides: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
         """Compose and check jobs. The label of each holds the overrides that not all jobs share.
@@ -88,6 +91,9 @@ class Sweep:
         Raises:
             UserError: for the first mistake in any job.
         """
+        # A single job is spawned: it imports less than all that any job may need.
+        single = first == 0 and len(job_overrides) == 1 and self._given.start is None
+        self.settings = replace(self._given, start="spawn") if single else self._given
         counts = Counter(override for overrides in job_overrides for override in overrides)
         jobs = []
         for number, overrides in enumerate(job_overrides, first):
