@@ -38,10 +38,17 @@ class Objective(ABC):
     Attributes:
         samples: the number K of draws of the latents per example.
         bound: the name under which the value is logged.
+        separable: True if the value of an example in validation depends on no other example of its batch. Validation
+            then has large batches, and else blocks of `batch.BLOCK` examples. A class of your own states it itself.
     """
 
     samples: PositiveInt = 1
     bound: ClassVar[str] = "elbo"
+    separable: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        # Not inherited, because a subclass may couple the examples that its base scores alone.
+        cls.separable = vars(cls).get("separable", cls.__module__ == __name__)
 
     @abstractmethod
     def __call__(self, model: Any, x: Any) -> Tensor:

@@ -16,7 +16,7 @@ from latentlab.batch import BLOCK, Batch
 from latentlab.data import Digits, Images, Splits
 from latentlab.draws import reproducible
 from latentlab.errors import Diverged, UserError
-from latentlab.evaluation import EVALUATION_SEED
+from latentlab.evaluation import EVALUATION_SEED, PASS
 from latentlab.lit import GradientModule
 from latentlab.lit.gradient import shares
 from latentlab.lit.schedulers import IWAEStages
@@ -147,6 +147,38 @@ def test_the_importance_weighted_bound_is_validated_exactly(objective, batch_siz
     assert made.monitor == "val/iwae" and passes == 4
     assert made.results["val/iwae"] == pytest.approx(torch.cat(bounds).mean().item(), abs=1e-9)
     assert made.results["val/iwae"] > made.results["val/elbo"]
+
+
+class Coupled(ELBO):
+    """A value that depends on the number of examples in the batch."""
+
+    bound = "coupled"
+
+    def __call__(self, model, x):
+        return super().__call__(model, x) * 0 + len(x)
+
+
+class Stated(Coupled):
+    separable = True
+
+
+class Derived(Stated):
+    """A subclass, which may couple the examples, of an objective that does not."""
+
+
+@pytest.mark.parametrize("kind", [Coupled, Derived])
+@pytest.mark.parametrize("rows", [200, 10_000])
+def test_coupled_examples_are_validated_in_blocks(kind, rows, monkeypatch):
+    monkeypatch.setitem(PASS, "cpu", rows)
+    made, passes = validated(kind())
+    assert made.results["val/coupled"] == pytest.approx((50 * 50 + 20 * 20) / 70)
+    assert passes == 4
+    assert made.results["val/elbo"] == validated(AnalyticELBO())[0].results["val/elbo"]
+
+
+def test_an_objective_that_states_it_is_validated_in_one_pass():
+    made, passes = validated(Stated())
+    assert made.results["val/coupled"] == 70 and passes == 2
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,10 @@ class GradientModule(ScoringModule):
         self._report(parts, batch_idx)
         return -self._mean(parts[objective.bound], batch_idx)
 
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.passes.together = self.objective.separable
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with self._valid_parameters():
             super().validation_step(batch, batch_idx)
