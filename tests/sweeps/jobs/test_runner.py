@@ -17,6 +17,7 @@ from rich.console import Console
 from latentlab.errors import UserError
 from latentlab.run.directory import RunDirectory
 from latentlab.sweeps.jobs import directory
+from latentlab.sweeps.jobs.attempt import Attempt
 from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status
 from latentlab.sweeps.jobs.report import SweepProgress
 from latentlab.sweeps.jobs.runner import Runner, forked
@@ -172,13 +173,19 @@ def test_a_failure_after_the_summary_is_tried_again_but_not_a_kill(tmp_path):
     assert (again.status, left.status) == (Status.FINISHED, Status.BEFORE)
 
 
-def test_an_old_summary_does_not_finish_a_new_attempt(tmp_path):
+def test_an_old_summary_does_not_finish_a_new_attempt(tmp_path, monkeypatch):
     job = make(tmp_path, "late")
     run(job)
+    start, there = Attempt._start, []
+
+    def spy(attempt, *arguments):
+        there.append((job.directory / "summary.json").exists())
+        return start(attempt, *arguments)
+
+    monkeypatch.setattr(Attempt, "_start", spy)
     with runner() as runs:
-        runs.start(Job(job.directory, ("what=wait",)))
-        assert not (job.directory / "summary.json").exists()
-    assert directory.settled(job) is None
+        runs.start(job)
+    assert there == [False]
 
 
 def test_the_run_of_another_config_is_refused(tmp_path):
