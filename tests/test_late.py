@@ -12,6 +12,7 @@ import pytest
 from commands import ROOT, environment
 
 from latentlab import late
+from latentlab.processes.threads import SPINS
 
 UNUSED = [
     "matplotlib",
@@ -79,7 +80,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_run_imports_no_library_that_it_does_not_use(answers: dict[str, Any]) -> None:
-    assert answers["unused"] == [] and answers["spins"] == "1000"
+    assert answers["unused"] == [] and answers["spins"] == SPINS["GOMP_SPINCOUNT"]
 
 
 def test_the_libraries_work_as_usual_once_they_are_imported(answers: dict[str, Any]) -> None:
