@@ -70,3 +70,5 @@ def test_early_stopping_watches_the_reconstruction(tmp_path):
 def test_nothing_is_generated():
     with pytest.raises(UserError, match="no distribution of its latents to draw from"):
         Autoencoder.generate(None, 3)
+    with pytest.raises(UserError, match="no distribution p\\(z\\)"):
+        Autoencoder.sample_latents(None, 3)

@@ -103,6 +103,12 @@ def test_every_model_takes_images_of_any_shape(words):
         assert model.reconstruct(x).shape == (6, *SHAPE)
         if words != "autoencoder":
             assert model.generate(2).shape == (2, *SHAPE)
+            torch.manual_seed(0)
+            z = model.sample_latents(2)
+            assert z.shape == (2, model.latent_dim)
+        if words not in ("autoencoder", "conditional_vae"):  # it draws a label for each image
+            torch.manual_seed(0)
+            torch.testing.assert_close(model.generate(2, mean=True), model.decode(z))
 
 
 TINTED = """

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentlab.batch import Batch
+from latentlab.errors import UserError
 from latentlab.protocols import Protocol
 from latentlab.trace import Scored
 
@@ -37,6 +38,16 @@ class GenerativeModel(Scored, ABC):
     @abstractmethod
     def generate(self, n: int, mean: bool = False) -> Tensor:
         """Draw n images from p(x), or the means of p(x|z) for the same z under the same seed, (n, *x_shape)."""
+
+    def sample_latents(self, n: int) -> Tensor:
+        """Draw n latents from p(z), flat as `encode` returns them, (n, latent_dim).
+
+        Raises:
+            UserError: for a model without p(z).
+        """
+        raise UserError(
+            f"{type(self).__name__} has no distribution p(z) to draw latents from: choose model=vae"
+        )
 
     @abstractmethod
     def encode(self, x: Any) -> Tensor:

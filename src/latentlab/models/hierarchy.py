@@ -60,8 +60,11 @@ class Hierarchy(GenerativeModel, Traced, ABC):
         px = self.px(self.descend(n))
         return px.mean if mean else px.sample()
 
+    def sample_latents(self, n: int) -> Tensor:
+        return flat(self.descend(n))
+
     def encode(self, x: Tensor) -> Tensor:
-        return torch.cat([z[0].flatten(1) for z in self(x).z], dim=1)
+        return flat([z[0] for z in self(x).z])
 
     def decode(self, z: Tensor) -> Tensor:
         parts = z.split([prod(shape) for shape in self.z_shapes], dim=-1)
@@ -69,10 +72,15 @@ class Hierarchy(GenerativeModel, Traced, ABC):
         return self.px(zs).mean
 
     def posterior_mean(self, x: Tensor) -> Tensor:
-        return torch.cat([mean.flatten(1) for mean in self.posterior_means(x)], dim=1)
+        return flat(self.posterior_means(x))
 
     def check(self, protocol: Protocol) -> None:
         self.likelihood.check(protocol)
+
+
+def flat(zs: Sequence[Tensor]) -> Tensor:
+    """Concatenate latents of every layer, each (B, *z_shape), as (B, latent_dim)."""
+    return torch.cat([z.flatten(1) for z in zs], dim=1)
 
 
 def check_real(posterior: Posterior) -> None:

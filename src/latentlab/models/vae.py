@@ -39,6 +39,9 @@ class SingleLayer(GenerativeModel, Traced, ABC):
     def discrete(self) -> bool:
         return self.posterior.discrete
 
+    def sample_latents(self, n: int) -> Tensor:
+        return self.prior().sample((n,)).flatten(1)
+
     def anneal(self, step: int) -> None:
         self.posterior.anneal(step)
 

@@ -80,6 +80,9 @@ class DiffusionModel(GenerativeModel, ABC):
         """Draw n inputs of p(x|.) by ancestral sampling, in `steps` or by default `sample_steps` steps."""
         return self.end(self.diffusion.sample(n, self.sample_steps if steps is None else steps))
 
+    def sample_latents(self, n: int) -> Tensor:
+        return self.sample_prior(n).flatten(1)
+
     def generate(self, n: int, mean: bool = False, steps: int | None = None) -> Tensor:
         """Draw n images from p(x), (n, *x_shape).
 

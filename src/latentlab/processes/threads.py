@@ -9,8 +9,8 @@ from latentlab.processes.devices import cores
 from latentlab.processes.machine import cgroups
 
 # OpenMP's threads spin while they wait for each other. If another process needs the cores, the one that works waits for
-# those that spin: a step of batch 32 took 560 ms instead of 29 on two busy cores. Beside a busy process, convolutions are
-# the faster the shorter the spin. Alone, they need 10,000: with 1,000 spins, their threads fall asleep between two
+# those that spin: a step of batch 32 took 560 ms instead of 29 on two busy cores. Beside a busy process, convolutions
+# are the faster the shorter the spin. Alone, they need 10,000: with 1,000 spins, their threads fall asleep between two
 # operations, and a step takes 1.4 to 1.8 times as long.
 # The first variable is read by GNU's library, in torch's wheels for Linux, and counts spins. The second one is read by
 # LLVM's and Intel's, in those for macOS, and counts milliseconds.
