@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from test_images import data, vae
 
-from latentlab.figures import latents
+from latentlab.figures import latents, latents_tsne
 from latentlab.figures.drawing import spread_over
-from latentlab.figures.latent_space import legend, palette, panels, principal_components, scatter
+from latentlab.figures.latent_space import Plane, legend, palette, panels, principal_axes, scatter
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 5])
@@ -21,15 +21,21 @@ def test_latents_carry_their_points_as_a_table(latent_dim):
 
 def test_principal_components_are_scikit_learns():
     z = torch.randn(200, 6) * torch.tensor([3.0, 0.1, 2.0, 1.0, 0.5, 0.2]) + 1
-    points, explained = principal_components(z)
     pca = PCA(2).fit(z.numpy().astype(np.float64))
+    _, explained = principal_axes(z.double() - z.double().mean(0))
     np.testing.assert_allclose(explained, pca.explained_variance_ratio_, rtol=1e-6)
+    points = Plane.of(z)(z)
     np.testing.assert_allclose(points.abs(), np.abs(pca.transform(z.numpy().astype(np.float64))), atol=1e-4)
 
 
 def test_principal_components_of_a_collapsed_posterior_are_finite():
-    points, explained = principal_components(torch.ones(10, 4))
-    assert points.isfinite().all() and explained.isfinite().all()
+    z = torch.ones(10, 4)
+    assert Plane.of(z)(z).isfinite().all()
+
+
+def test_an_embedding_places_the_draws_of_the_prior_too():
+    drawn = latents_tsne(vae(5), data(), prior_draws=30)
+    assert len(drawn.tables["latents"].rows) == 40 and "p(z)" in drawn.axes[0].get_title()
 
 
 def words(labels):

@@ -11,7 +11,7 @@ from latentlab.figures.images import (
     samples,
 )
 from latentlab.figures.kl import layer_kl, usage
-from latentlab.figures.latent_space import latents, latents_layers
+from latentlab.figures.latent_space import latents, latents_layers, latents_tsne, latents_umap
 
 __all__ = [
     "Figure",
@@ -22,6 +22,8 @@ __all__ = [
     "frozen_layers",
     "latents",
     "latents_layers",
+    "latents_tsne",
+    "latents_umap",
     "layer_kl",
     "loss_by_time",
     "manifold",

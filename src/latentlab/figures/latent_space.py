@@ -1,16 +1,30 @@
 """Scatter plots of latents z ~ q(z|x), coloured by label."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from latentlab.figures.drawing import Data, Figure, Table, TabledFigure, batches, figure, plain, spread_over
+from latentlab.errors import UserError
+from latentlab.figures.contours import PriorView, draw_prior, grid, histogram, prior_draws, prior_view, words
+from latentlab.figures.drawing import (
+    SEED,
+    Data,
+    Figure,
+    Table,
+    TabledFigure,
+    batches,
+    figure,
+    plain,
+    spread_over,
+)
 from latentlab.models.base import GenerativeModel
 from latentlab.models.hierarchy import Hierarchy
 
@@ -19,33 +33,191 @@ NO_LABEL = -1
 MOST_LABELS = 64
 GREY = (0.55, 0.55, 0.55, 1.0)
 Colour = tuple[float, float, float, float]
+# Maps vectors (N, D) to coordinates (N, 2).
+Embedding = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """At most two coordinates of latents: the latents, or their first two principal components.
+
+    Attributes:
+        origin: the mean of the latents, or zero, (D,).
+        axes: the axes as columns, (D, d).
+        names: the names of the axes.
+    """
+
+    origin: Tensor
+    axes: Tensor
+    names: Sequence[str]
+
+    @classmethod
+    def of(cls, z: Tensor) -> "Plane":
+        """Return the plane of latents (N, D)."""
+        size = z.shape[1]
+        if size <= 2:
+            return cls(
+                torch.zeros(size).double(), torch.eye(size).double(), [f"z_{i + 1}" for i in range(size)]
+            )
+        origin = z.double().mean(0)
+        axes, explained = principal_axes(z.double() - origin)
+        names = [f"component {i + 1} ({100 * share:.1f} %)" for i, share in enumerate(explained.tolist())]
+        return cls(origin, axes, names)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the coordinates of latents (N, D), (N, d)."""
+        return ((z.double() - self.origin) @ self.axes).float()
+
+
+def principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first two principal axes of z (N, D) with mean 0, (D, 2), and their shares of the variance, (2,)."""
+    variances, axes = torch.linalg.eigh(centred.T @ centred)  # ascending
+    axes = axes[:, [-1, -2]]
+    # The sign of a component is arbitrary. A fixed one keeps figures from flipping between epochs.
+    signs = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    return axes * signs, variances[[-1, -2]] / variances.sum().clamp(min=1e-300)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Draws of the aggregate posterior q(z) over at most two coordinates, and p(z) there.
+
+    Attributes:
+        points: the coordinates, (N, d).
+        labels: the labels, (N,), -1 for none.
+        names: the names of the axes.
+        prior: p(z), or None without one.
+    """
+
+    points: Tensor
+    labels: Tensor
+    names: Sequence[str]
+    prior: PriorView | None = None
+
+    @property
+    def table(self) -> Table:
+        rows = [
+            [*point, label] for point, label in zip(self.points.tolist(), self.labels.tolist(), strict=True)
+        ]
+        return Table([*self.names, "label"], rows)
+
+    def draw(self, axes: Axes) -> None:
+        """Draw the points over the contours of p(z)."""
+        if self.prior is not None:
+            draw_prior(axes, self.prior)
+        scatter(axes, self.points, self.labels, self.names)
+
+    def alone(self) -> TabledFigure:
+        """Return a figure of this cloud."""
+        drawn = TabledFigure({"latents": self.table}, figsize=(6.2, 5.2))
+        axes = drawn.add_subplot()
+        self.draw(axes)
+        remark = words(self.prior)
+        axes.set_title(
+            "z ~ q(z|x), test set" + (f"; {remark}" if remark else ""), fontsize=8 if remark else 10
+        )
+        legend(drawn, self.labels)
+        return drawn
 
 
 @figure
-def latents(model: GenerativeModel, data: Data, max_points: PositiveInt = 10_000) -> TabledFigure:
-    """Draw z ~ q(z|x), or its first two principal components if there are more than two latents.
+def latents(
+    model: GenerativeModel,
+    data: Data,
+    max_points: PositiveInt = 10_000,
+    prior_draws: NonNegativeInt = 10_000,
+) -> TabledFigure:
+    """Draw z ~ q(z|x) over contours of p(z), in the plane of the first two principal components of q(z).
 
-    A single latent is drawn as histograms.
+    Two latents are their own plane. A single latent is drawn as histograms.
 
     Args:
         model: the model.
         data: the images and labels.
         max_points: the largest number of points, chosen at random from more.
+        prior_draws: the number of draws of p(z) that make the contours. 0 leaves them out.
     """
+    return cloud(model, data, max_points, prior_draws).alone()
+
+
+@figure
+def latents_tsne(
+    model: GenerativeModel,
+    data: Data,
+    max_points: PositiveInt = 2_000,
+    prior_draws: NonNegativeInt = 1_000,
+    perplexity: PositiveFloat = 30.0,
+) -> TabledFigure:
+    """Draw z ~ q(z|x) over contours of p(z), embedded together by t-SNE (van der Maaten and Hinton 2008)."""
+    from sklearn.manifold import TSNE  # late, as it is slow to import
+
+    def embed(z: Any) -> Any:
+        return TSNE(perplexity=min(perplexity, (len(z) - 1) / 3), random_state=SEED).fit_transform(z)
+
+    return embedded(model, data, max_points, prior_draws, embed, "t-SNE").alone()
+
+
+@figure
+def latents_umap(
+    model: GenerativeModel,
+    data: Data,
+    max_points: PositiveInt = 2_000,
+    prior_draws: NonNegativeInt = 1_000,
+    neighbours: PositiveInt = 15,
+) -> TabledFigure:
+    """Draw z ~ q(z|x) over contours of p(z), embedded together by UMAP (McInnes et al. 2018).
+
+    Raises:
+        UserError: without the library umap-learn.
+    """
+    check_umap(model)
+    from umap import UMAP
+
+    embed = UMAP(n_neighbors=neighbours, random_state=SEED, n_jobs=1).fit_transform
+    return embedded(model, data, max_points, prior_draws, embed, "UMAP").alone()
+
+
+def check_umap(model: GenerativeModel) -> None:
+    """Refuse UMAP without its library.
+
+    Raises:
+        UserError: if umap-learn is not installed.
+    """
+    if find_spec("umap") is None:
+        raise UserError(
+            "latents_umap needs the library umap-learn: pip install umap-learn, or choose latents_tsne"
+        )
+
+
+def cloud(model: GenerativeModel, data: Data, max_points: int = 10_000, draws: int = 10_000) -> Cloud:
+    """Draw z ~ q(z|x) for at most `max_points` examples, with p(z) from `draws` draws."""
+    z, y = encoded(model, data, max_points)
+    plane = Plane.of(z)
+    points = plane(z)
+    return Cloud(points, y, plane.names, prior_view(model, plane, points, draws))
+
+
+def embedded(
+    model: GenerativeModel, data: Data, max_points: int, draws: int, embed: Embedding, name: str
+) -> Cloud:
+    """Embed draws of q(z) and of p(z) together in two dimensions."""
+    z, y = encoded(model, data, max_points)
+    drawn = prior_draws(model, draws, torch.Tensor.float)
+    both = z.float() if drawn is None else torch.cat([z.float(), drawn])
+    points, placed = torch.from_numpy(embed(both.numpy())).float().tensor_split([len(z)])
+    view = PriorView(histogram(placed, grid(points, placed))) if len(placed) else None
+    return Cloud(points, y, [f"{name} {axis}" for axis in (1, 2)], view)
+
+
+def encoded(model: GenerativeModel, data: Data, max_points: int) -> tuple[Tensor, Tensor]:
+    """Draw flat z ~ q(z|x) for at most `max_points` examples, (N, D), with their labels (N,), on the CPU."""
     zs, labels = zip(
         *((model.encode(model.observe(b)).flatten(1).cpu(), b.y.cpu()) for b in batches(model, data)),
         strict=True,
     )
     z, y = torch.cat(zs), torch.cat(labels)
     order = torch.randperm(len(z))[:max_points]  # a random order, so that no class hides the others
-    points, names = project(z[order])
-    rows = [[*point, label] for point, label in zip(points.tolist(), y[order].tolist(), strict=True)]
-    drawn = TabledFigure({"latents": Table([*names, "label"], rows)}, figsize=(6.2, 5.2))
-    axes = drawn.add_subplot()
-    scatter(axes, points, y[order], names)
-    axes.set_title("z ~ q(z|x), test set", fontsize=10)
-    legend(drawn, y[order])
-    return drawn
+    return z[order], y[order]
 
 
 @figure
@@ -83,32 +255,14 @@ def panels(zs: Sequence[Tensor], labels: Tensor, numbers: Sequence[int]) -> Figu
     drawn = Figure(figsize=(4.2 * columns + 0.8, 4.0 * rows + 0.4))
     places = drawn.subplots(rows, columns, squeeze=False).flat
     for axes, z, number in zip(places, zs, numbers, strict=False):
-        points, names = project(z)
-        scatter(axes, points, labels, names)
+        plane = Plane.of(z)
+        scatter(axes, plane(z), labels, plane.names)
         axes.set_title(f"$z_{{{number}}}$: {z.shape[1]} latents", fontsize=10)
     for axes in drawn.axes[len(zs) :]:
         axes.remove()
     drawn.suptitle("draws of each layer given the test images", fontsize=10)
     legend(drawn, labels)
     return drawn
-
-
-def project(z: Tensor) -> tuple[Tensor, list[str]]:
-    """Return at most two coordinates of z (N, D) and the names of the axes."""
-    if z.shape[1] <= 2:
-        return z, [f"z_{i + 1}" for i in range(z.shape[1])]
-    points, explained = principal_components(z)
-    return points, [f"component {i + 1} ({100 * share:.1f} %)" for i, share in enumerate(explained.tolist())]
-
-
-def principal_components(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first two principal components of z (N, D), (N, 2), and their shares of the variance, (2,)."""
-    centred = z.double() - z.double().mean(0)
-    variances, axes = torch.linalg.eigh(centred.T @ centred)  # ascending
-    axes = axes[:, [-1, -2]]
-    # The sign of a component is arbitrary. A fixed one keeps figures from flipping between epochs.
-    signs = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    return (centred @ (axes * signs)).float(), variances[[-1, -2]] / variances.sum().clamp(min=1e-300)
 
 
 def scatter(axes: Axes, points: Tensor, labels: Tensor, names: Sequence[str]) -> None:
