@@ -6,27 +6,38 @@ A RUN is a run directory, or a folder such as multirun/NAME with runs below it. 
 
 import re
 import sys
-from argparse import Namespace
-from collections.abc import Sequence
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from latentlab.cli.command import OneLineParser
 from latentlab.cli.screen import warn
 from latentlab.cli.script import typed
+from latentlab.compare import models
 from latentlab.compare.curves import curves
 from latentlab.compare.rate_distortion import rate_distortion, read_rate
 from latentlab.compare.runs import Experiment, collect, incomparable
 from latentlab.compare.table import FORMS, Results, table
 from latentlab.errors import UserError
-from latentlab.figures.drawing import save
+from latentlab.figures.drawing import Figure, save
 from latentlab.run.directory import RunDirectory
 from latentlab.run.metrics import read_curve
 from latentlab.run.results import read_evaluation, read_results
 
 FIGURES = (".png", ".pdf", ".svg")
-# The figures other than curves of a metric by epoch: the reader of a run, and the function that draws.
-PLANES = {"rate_distortion": (read_rate, rate_distortion)}
+# The figures other than curves of a metric by epoch: the reader of a run, and the function that draws. Their parameters
+# after the first one are options of the command line, which are listed in OPTIONS.
+PLANES: dict[str, tuple[Callable[..., Any], Callable[..., Figure]]] = {
+    "rate_distortion": (read_rate, rate_distortion),
+    "latents": (models.read_model, models.latents),
+    "samples": (models.read_model, models.samples),
+    "decoders": (models.read_model, models.decoders),
+}
+OPTIONS = ("rows", "mean", "trust")
+MOST_ROWS = 100
 TABLES = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
 
 
@@ -58,8 +69,17 @@ def parse(words: Sequence[str]) -> Namespace:
         help="a column of metrics.csv (default val/elbo), or results for a table (test/elbo,test/nll)",
     )
     parser.add_argument("--first", type=int, default=1, metavar="EPOCH", help="the first epoch to draw")
+    parser.add_argument(
+        "--rows", type=_cells, metavar="N", help="the rows and columns of a grid of images (default 8)"
+    )
+    parser.add_argument(
+        "--mean", type=_switch, metavar="true", help="draw means of p(x|z) instead of samples"
+    )
+    parser.add_argument(
+        "--trust", type=_names, metavar="MODULES", help="modules of your own whose classes the runs may use"
+    )
     given = parser.parse_args(
-        [re.sub(r"^(out|figure|table|metric|first)=", r"--\1=", word) for word in words]
+        [re.sub(r"^(out|figure|table|metric|first|rows|mean|trust)=", r"--\1=", word) for word in words]
     )
     if given.out is None and given.table is None:
         parser.error("give out=FILE or table=text")
@@ -69,7 +89,33 @@ def parse(words: Sequence[str]) -> Namespace:
         parser.error(
             f"figure={given.figure} needs out= with a name that ends in {', '.join(FIGURES)}, and no metric or table"
         )
+    known = {name for each in PLANES.get(given.figure, ()) for name in signature(each).parameters}
+    for name in OPTIONS:
+        if getattr(given, name) is not None and name not in known:
+            parser.error(f"{name}={getattr(given, name)}: no figure was asked for that takes it")
     return given
+
+
+def _cells(word: str) -> int:
+    if not word.isdecimal() or not 1 <= int(word) <= MOST_ROWS:
+        raise ArgumentTypeError(f"{word} is no number from 1 to {MOST_ROWS}")
+    return int(word)
+
+
+def _switch(word: str) -> bool:
+    if word not in ("true", "false"):
+        raise ArgumentTypeError(f"{word} is neither true nor false")
+    return word == "true"
+
+
+def _names(word: str) -> list[str]:
+    return [name for name in re.split(r"[\[\],\s]+", word) if name]
+
+
+def _chosen(function: Callable[..., Any], given: Namespace) -> dict[str, Any]:
+    """Return the options that were given and that a function takes."""
+    values = {name: getattr(given, name) for name in OPTIONS if name in signature(function).parameters}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def main(words: Sequence[str]) -> None:
@@ -81,9 +127,9 @@ def main(words: Sequence[str]) -> None:
     given = parse(words)
     if given.figure:
         read, draw = PLANES[given.figure]
-        placed, left_out = collect(given.runs, read)
+        placed, left_out = collect(given.runs, partial(read, **_chosen(read, given)))
         _warn(placed, left_out)
-        print(save(draw(placed), given.out))
+        print(save(draw(placed, **_chosen(draw, given)), given.out))
         return
     if given.out is not None and given.out.suffix in FIGURES:
         metric = given.metric or "val/elbo"

@@ -249,19 +249,35 @@ def layers_of(model: Hierarchy, data: Data, chosen: Sequence[int]) -> tuple[list
 
 
 def panels(zs: Sequence[Tensor], labels: Tensor, numbers: Sequence[int]) -> Figure:
-    """Draw layers (N, D) with these numbers side by side, at most three in a row."""
-    columns = min(len(zs), 3)
-    rows = -(-len(zs) // columns)
-    drawn = Figure(figsize=(4.2 * columns + 0.8, 4.0 * rows + 0.4))
-    places = drawn.subplots(rows, columns, squeeze=False).flat
-    for axes, z, number in zip(places, zs, numbers, strict=False):
-        plane = Plane.of(z)
-        scatter(axes, plane(z), labels, plane.names)
-        axes.set_title(f"$z_{{{number}}}$: {z.shape[1]} latents", fontsize=10)
-    for axes in drawn.axes[len(zs) :]:
-        axes.remove()
+    """Draw layers (N, D) with these numbers side by side."""
+    planes = [Plane.of(z) for z in zs]
+    clouds = [Cloud(plane(z), labels, plane.names) for plane, z in zip(planes, zs, strict=True)]
+    titles = [f"$z_{{{number}}}$: {z.shape[1]} latents" for number, z in zip(numbers, zs, strict=True)]
+    drawn = sheet(list(zip(titles, clouds, strict=True)))
     drawn.suptitle("draws of each layer given the test images", fontsize=10)
-    legend(drawn, labels)
+    return drawn
+
+
+def sheet(clouds: Sequence[tuple[str, Cloud]], remark: str = "") -> Figure:
+    """Draw clouds side by side, at most three in a row.
+
+    Args:
+        clouds: the title of each cloud, and the cloud.
+        remark: words in red below the title.
+    """
+    columns = min(len(clouds), 3)
+    rows = -(-len(clouds) // columns)
+    drawn = Figure(figsize=(4.2 * columns + 0.8, 4.0 * rows + 0.4))
+    places = drawn.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (title, each) in zip(places, clouds, strict=False):
+        each.draw(axes)
+        axes.set_title(title, fontsize=10)
+    for axes in places[len(clouds) :]:
+        axes.remove()
+    remarks = max((words(each.prior) for _, each in clouds), key=len)
+    drawn.suptitle("z ~ q(z|x), test set" + (f"; {remarks}" if remarks else ""), fontsize=10)
+    legend(drawn, torch.cat([each.labels for _, each in clouds]))
+    drawn.supxlabel(remark, fontsize=8, color="firebrick")
     return drawn
 
 
