@@ -1,6 +1,6 @@
 """Batches of labelled images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,13 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(self.x.to(device), self.y.to(device))
+
+
+class Sets(NamedTuple):
+    """The training set and the test set, each in batches."""
+
+    training: Iterable[Batch]
+    test: Iterable[Batch]
 
 
 def blocks(batch: Batch, size: int = BLOCK) -> Iterator[Batch]:

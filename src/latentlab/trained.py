@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from math import nan
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentlab import evaluation, figures
 from latentlab.batch import Batch
-from latentlab.callbacks.figures import check_figure
+from latentlab.callbacks.figures import check_figure, check_needs, examples_for
 from latentlab.cli import evaluating
 from latentlab.cli.build import build_saved
 from latentlab.data.loader import seeded
@@ -194,7 +194,8 @@ class Trained:
         """
         draw = self._drawing(name)
         check_figure(name, draw, self.model)
-        return draw(self.model, self.data.whole_test_set(), **options)
+        check_needs(name, self.model)
+        return draw(self.model, examples_for(draw, self.data), **options)
 
     def having(self, what: str) -> GenerativeModel:
         """Return the model, which must have some of these arrays.
@@ -212,18 +213,17 @@ class Trained:
         own = {
             key: node for key, node in self.config["callbacks"].get("figures", {}).items() if _is_call(node)
         }
-        library = [each for each in figures.__all__ if each[0].islower() and each != "save"]
         if name in own:
             found: Callable[..., Figure | None] = build_saved(
                 own[name], f"callbacks.figures.{name}", self._saved.trusted
             )
             return found
-        if name not in library:
-            known = list(dict.fromkeys((*own, *library)))
+        if name not in figures.DRAWN:
+            known = list(dict.fromkeys((*own, *figures.DRAWN)))
             raise UserError(
                 f"{name!r} is no figure{did_you_mean(name, known)} (there are {', '.join(known)})"
             )
-        return cast("Callable[..., Figure | None]", getattr(figures, name))
+        return figures.DRAWN[name]
 
     def _batches(self, x: Examples) -> Iterable[Batch]:
         if isinstance(x, str):

@@ -5,10 +5,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from commands import QUICK, call, refusal
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from parts import CONF, composed
+from runs import train
 from toy import ToyData, ToyModule, trainer_in
 
 from latentlab.callbacks import Figures
@@ -140,6 +142,30 @@ def test_unknown_figures_at_the_end_are_refused():
         assert instantiate(composed("figures=diffusion", without).callbacks.figures).at_end == (
             "sampling_steps",
         )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("figures") / "run", "model.latent_dim=3")
+
+
+def test_more_figures_are_drawn_by_name(run):
+    words = [f"run={run}", "nll.samples=0", "mutual_information.examples=0", "figures.draw=false"]
+    done = call("evaluate.py", *words, "figures.more=[neighbours,traversals]")
+    assert done.status == 0, done.err
+    assert drawn(run) == {"neighbours", "traversals"}
+    said = refusal(call("evaluate.py", *words, "figures.more=manifold"))
+    assert "two latents, and this model has 3" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("traversal", "did you mean traversals"), ("manifold", "this model has 32")]
+)
+def test_figures_that_cannot_be_drawn_are_refused_before_training(tmp_path, name, said):
+    words = [word for word in QUICK if word != "callbacks=none"]
+    done = call("train.py", *words, f"figures.more=[{name}]", f"hydra.run.dir={tmp_path}/run")
+    assert said in refusal(done)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_a_figure_that_is_not_partial_is_refused():

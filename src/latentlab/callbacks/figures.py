@@ -10,9 +10,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
+from latentlab.batch import Sets
 from latentlab.callbacks.ema import averaged_weights
 from latentlab.callbacks.progress import bar, headline
 from latentlab.callbacks.signals import signals_of
+from latentlab.data.module import DataModule
 from latentlab.errors import UserError, did_you_mean
 from latentlab.lit import LitModule
 from latentlab.models.base import GenerativeModel
@@ -48,6 +50,7 @@ class Figures(Callback):
         every_n_epochs: the number of training epochs between two drawings, or None for the end only.
         at_end: the names of figures that are drawn at the end only. A figure of `latentlab.figures` that the run leaves
             out may be among them.
+        more: the names of further figures of `latentlab.figures`, which are drawn at the end with their defaults.
         figures: the figures by name. None leaves one out.
 
     Raises:
@@ -58,10 +61,12 @@ class Figures(Callback):
         self,
         every_n_epochs: PositiveInt | None = 10,
         at_end: Sequence[str] = (),
+        more: Sequence[str] = (),
         **figures: DrawFigure | None,
     ) -> None:
         self.every_n_epochs = every_n_epochs
-        self.at_end = tuple(at_end)
+        self.more = tuple(more)
+        self.at_end = (*at_end, *self.more)
         self.figures = {name: draw for name, draw in figures.items() if draw is not None}
         for name, draw in self.figures.items():
             if not callable(draw):
@@ -69,8 +74,10 @@ class Figures(Callback):
                     f"figures.{name}={draw}: a figure is a function, such as "
                     "{_target_: latentlab.figures.samples, _partial_: true}"
                 )
+        for name in self.more:
+            self.figures.setdefault(name, library_figure(name))
         for name in self.at_end:
-            if name not in figures and not _in_library(name):
+            if name not in self.figures and name not in figures and not _in_library(name):
                 raise UserError(
                     f"figures.at_end names {name}, which is not a figure of this run"
                     f"{did_you_mean(name, self.figures)} (its figures are {', '.join(self.figures) or 'none'})"
@@ -79,6 +86,8 @@ class Figures(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for name, draw in self.figures.items():
             check_figure(name, draw, pl_module.model)
+        for name in self.more:
+            check_needs(name, pl_module.model)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
@@ -97,7 +106,7 @@ class Figures(Callback):
         module = LitModule.of(pl_module)
         from latentlab.figures.drawing import undisturbed
 
-        model, data = module.model, module.data.whole_test_set()
+        model = module.model
         signals = signals_of(trainer)
         with bar(shown=at_end, transient=True) as shown:
             for name in shown.track(list(names), description="figures"):
@@ -106,7 +115,7 @@ class Figures(Callback):
                     break
                 # For functions without the decorator `figure`, such as those of users.
                 with isolate_rng(), undisturbed(model), signals.interrupting():
-                    figure = self.figures[name](model, data)
+                    figure = self.figures[name](model, examples_for(self.figures[name], module.data))
                 if figure is not None:
                     self._record(trainer, name, figure, at_end)
 
@@ -123,9 +132,44 @@ class Figures(Callback):
 
 
 def _in_library(name: str) -> bool:
-    from latentlab import figures as library  # late, as Matplotlib is slow to import
+    from latentlab.figures import DRAWN  # late, as Matplotlib is slow to import
 
-    return name in library.__all__
+    return name in DRAWN
+
+
+def library_figure(name: str) -> DrawFigure:
+    """Return a figure of `latentlab.figures` by its name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    from latentlab.figures import DRAWN
+
+    if name not in DRAWN:
+        raise UserError(
+            f"figures.more names {name}, which is no figure{did_you_mean(name, DRAWN)} (there are {', '.join(DRAWN)})"
+        )
+    return DRAWN[name]
+
+
+def check_needs(name: str, model: Any) -> None:
+    """Check that a model has what a figure that was asked for by name needs.
+
+    Raises:
+        UserError: if it does not.
+    """
+    from latentlab.figures import NEEDS
+
+    if name in NEEDS:
+        NEEDS[name](model)
+
+
+def examples_for(draw: DrawFigure, data: DataModule) -> Any:
+    """Return the test set, or both sets for a figure whose second parameter has the annotation `Sets`."""
+    _, *others = signature(draw, eval_str=True).parameters.values()
+    if others and others[0].annotation is Sets:
+        return Sets(data.whole_set("train"), data.whole_test_set())
+    return data.whole_test_set()
 
 
 def check_figure(name: str, draw: DrawFigure, model: Any) -> None:

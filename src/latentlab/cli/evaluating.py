@@ -37,6 +37,7 @@ SETTINGS = {
     "nll.chunk": PositiveInt,
     "mutual_information.examples": NonNegativeInt,
     "figures.draw": bool,
+    "figures.more": str | Sequence[str],
     "wandb": bool,
     "accelerator": Literal["auto", "cpu", "gpu"],
     "trust": str | Sequence[str],
@@ -164,6 +165,9 @@ def rebuild_module(run: Saved, **moved: Any) -> LitModule:
 def trainer(cfg: Any, run: Saved, directory: Any) -> pl.Trainer:
     """Return a trainer on one device that draws the run's figures into `directory`, if they are asked for."""
     figures = _figures(run.config["callbacks"], run.trusted) if cfg.figures.draw else []
+    if cfg.figures.more:
+        names = [cfg.figures.more] if isinstance(cfg.figures.more, str) else list(cfg.figures.more)
+        figures.append(Figures(None, more=names))
     return pl.Trainer(
         accelerator=cfg.accelerator,
         devices=1,

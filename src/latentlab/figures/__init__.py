@@ -1,8 +1,12 @@
 """Figures: functions of a model and data, such as `latents(model, data.whole_test_set())`."""
 
+from collections.abc import Callable
+from typing import Any
+
 from latentlab.figures.diffusion import denoising, loss_by_time, sampling_steps
 from latentlab.figures.drawing import Figure, Table, TabledFigure, save
 from latentlab.figures.images import (
+    check_two,
     classes,
     frozen_layers,
     manifold,
@@ -11,7 +15,15 @@ from latentlab.figures.images import (
     samples,
 )
 from latentlab.figures.kl import layer_kl, usage
-from latentlab.figures.latent_space import latents, latents_layers, latents_tsne, latents_umap
+from latentlab.figures.latent_space import (
+    check_umap,
+    latents,
+    latents_layers,
+    latents_tsne,
+    latents_umap,
+)
+from latentlab.figures.neighbours import neighbours
+from latentlab.figures.paths import check_real, interpolations, traversals
 
 __all__ = [
     "Figure",
@@ -20,6 +32,7 @@ __all__ = [
     "classes",
     "denoising",
     "frozen_layers",
+    "interpolations",
     "latents",
     "latents_layers",
     "latents_tsne",
@@ -27,10 +40,21 @@ __all__ = [
     "layer_kl",
     "loss_by_time",
     "manifold",
+    "neighbours",
     "reconstructions",
     "sample_means",
     "samples",
     "sampling_steps",
     "save",
+    "traversals",
     "usage",
 ]
+# The figures by name. Those of NEEDS raise a UserError for a model that cannot have them.
+DRAWN: dict[str, Callable[..., Any]] = {
+    name: globals()[name] for name in __all__ if name[0].islower() and name != "save"
+}
+NEEDS: dict[str, Callable[[Any], None]] = {
+    "latents_umap": check_umap,
+    "manifold": check_two,
+    "traversals": check_real,
+}

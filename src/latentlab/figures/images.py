@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from latentlab.errors import UserError
 from latentlab.figures.drawing import (
     SEED,
     Cells,
@@ -86,6 +87,19 @@ def manifold(model: GenerativeModel, data: Data, rows: Cells = 20) -> Figure | N
         return None
     z = quantile_grid(rows).to(device_of(model))
     return plane(model.decode(z), rows)
+
+
+def check_two(model: GenerativeModel) -> None:
+    """Refuse another number of latents than two.
+
+    Raises:
+        UserError: for one.
+    """
+    if model.latent_dim != 2:
+        raise UserError(
+            f"manifold draws a plane of two latents, and this model has {model.latent_dim}: "
+            "train one with model.latent_dim=2, or choose traversals"
+        )
 
 
 def quantile_grid(rows: int) -> Tensor:
