@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from latentlab.errors import UserError
-from latentlab.schedules import CosineSchedule, LearnedSchedule, LinearSchedule, alpha, sigma
+from latentlab.schedules import (
+    CosineSchedule,
+    LearnedSchedule,
+    LinearBetaSchedule,
+    LinearSchedule,
+    alpha,
+    sigma,
+)
 
 KINDS = [LinearSchedule, CosineSchedule, LearnedSchedule]
 T = torch.linspace(0, 1, 1001, dtype=torch.float64)
@@ -93,3 +100,34 @@ def test_the_models_default_is_used_if_no_gamma_min_is_given():
     assert LinearSchedule(-6.0).with_default(-4.0).gamma_min == -6.0
     with pytest.raises(UserError, match="noise_schedule"):
         LinearSchedule(gamma_max=-5.0).with_default(-4.0)
+
+
+# -- Linear beta
+
+
+def test_linear_betas_give_the_product_of_the_paper():
+    """Ho et al. 2020, section 4: beta from 1e-4 to 0.02 in 1,000 steps, and their x_i at the time i / T."""
+    products = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    schedule = LinearBetaSchedule().double()
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    gamma, _ = schedule(t)
+    torch.testing.assert_close(alpha(gamma) ** 2, products, rtol=1e-5, atol=0)
+    torch.testing.assert_close(sigma(gamma) ** 2, 1 - products, rtol=1e-5, atol=0)
+    assert schedule(torch.zeros(1)).gamma.item() == -13.3
+
+
+def test_linear_betas_are_interpolated_with_their_slope():
+    schedule = LinearBetaSchedule(steps=10, beta_max=0.5).double()
+    t = (torch.arange(40, dtype=torch.float64) + 0.5) / 40
+    gamma, slope = schedule(t)
+    assert (gamma.diff() > 0).all()
+    torch.testing.assert_close((schedule(t + 1e-6).gamma - gamma) / 1e-6, slope, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [({"gamma_min": -5.0}, "gamma_min=-5.0"), ({"steps": 10_000}, "beta_max=0.02")],
+)
+def test_linear_betas_out_of_range_are_refused(options, key):
+    with pytest.raises(UserError, match=f"noise_schedule.{key}"):
+        LinearBetaSchedule(**options)

@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from latentlab.errors import UserError
 from latentlab.gradients import frozen, leave_one_out, with_value
 from latentlab.trace import Scored, Trace, Traced
+from latentlab.weightings import WEIGHTED, Weighting
 
 
 @dataclass(frozen=True)
@@ -340,24 +341,60 @@ def bounds_without_each(log_w: Tensor) -> Tensor:
     return log_mean_exp(torch.where(own, leave_one_out(log_w), log_w[:, None]))
 
 
+@dataclass(frozen=True)
 class VLB(Objective):
     r"""The bound among the terms of a model that draws no trace.
 
     For a diffusion it is $E[\log p(x|z_0)] - KL(q(z_1|x)\,\|\,p(z_1)) - L_T$ (Kingma et al. 2021, eq. 11) with one
     random time for each draw, and `model.steps` is T. It may also be an exact log-likelihood.
+
+    A weighting replaces $L_T$ in the gradient by another loss of the denoiser. The value is still the bound. Validation
+    has the weighted objective as `weighted_elbo`, and the loss alone under the weighting's name.
+
+    Attributes:
+        samples: the number K of draws per example.
+        weighting: the weight of the denoiser's error, or None for that of the bound.
     """
 
-    def __call__(self, model: Scored, x: Any) -> Tensor:
-        return model.terms(x, samples=self.samples)[self.bound]
+    weighting: Weighting | None = None
 
-    def parts(self, model: Scored, x: Any) -> dict[str, Tensor]:
-        return model.terms(x, samples=self.samples)
+    def __call__(self, model: Scored, x: Any) -> Tensor:
+        return self.parts(model, x)[self.bound]
+
+    def parts(self, model: Any, x: Any) -> dict[str, Tensor]:
+        if self.weighting is None:
+            terms: dict[str, Tensor] = model.terms(x, samples=self.samples)
+            return terms
+        terms = model.weighted_terms(x, self.weighting, samples=self.samples)
+        return {**terms, self.bound: with_value(terms[self.bound], terms[WEIGHTED])}
+
+    @property
+    def criterion(self) -> str:
+        return self.bound if self.weighting is None else WEIGHTED
+
+    def validation_terms(self, model: Any, x: Any) -> dict[str, Tensor]:
+        if self.weighting is None:
+            return {}
+        terms = model.weighted_terms(x, self.weighting, samples=self.samples)
+        return {name: terms[name] for name in (WEIGHTED, self.weighting.loss)}
 
     def check(self, model: nn.Module) -> None:
         if isinstance(model, Traced) or not (isinstance(model, Scored) and model.bounded):
             raise UserError(
                 f"VLB needs a bound that the model itself computes, such as a diffusion, and {type(model).__name__} "
                 "has none: use the model's default objective (objective=analytic_elbo for a VAE), or choose model=vdm"
+            )
+        if self.weighting is None:
+            return
+        if not hasattr(model, "weighted_terms"):
+            raise UserError(
+                f"weighting={self.weighting.name} weights the loss of a diffusion, and {type(model).__name__} has "
+                "none: leave it out with weighting=null"
+            )
+        if any(p.requires_grad for p in model.get_submodule("diffusion.noise_schedule").parameters()):
+            raise UserError(
+                f"weighting={self.weighting.name} depends on the noise schedule, which must not be learned for it: "
+                "choose noise_schedule=linear, cosine or linear_beta, or weighting=null"
             )
 
 

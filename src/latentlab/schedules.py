@@ -6,7 +6,8 @@ https://arxiv.org/abs/2107.00630, section 3.1). The noise grows with t.
 """
 
 from abc import ABC, abstractmethod
-from math import atan, exp, log
+from itertools import accumulate
+from math import atan, exp, expm1, log, log1p
 from typing import Annotated, NamedTuple, Self
 
 import torch
@@ -17,7 +18,9 @@ from torch.nn.functional import softplus
 from latentlab.errors import UserError
 
 # Beyond these, alpha or sigma is 0 in float32.
-Gamma = Annotated[float, Field(ge=-50, le=50)]
+MOST = 50
+Gamma = Annotated[float, Field(ge=-MOST, le=MOST)]
+Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
 def alpha(gamma: Tensor) -> Tensor:
@@ -112,6 +115,61 @@ class CosineSchedule(NoiseSchedule):
         slope = 4 * (highest - lowest) / (2 * angle).sin() / span
         # Rounding moves the end points by about 1e-6.
         return torch.where(t >= 1, 1.0, torch.where(t <= 0, 0.0, fraction.clamp(0, 1))), slope
+
+
+class LinearBetaSchedule(NoiseSchedule):
+    r"""The schedule of T steps with linear $\beta_i$ (Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 4).
+
+    At the times i / T, $\alpha^2 = \prod_{j \leq i} (1 - \beta_j)$, so that z at i / T is their $x_i$, i = 1, ..., T.
+    Between two of these times $\gamma$ is linear. The first step starts from z_0 with $\gamma_{\min}$, which has less
+    noise than $x_1$. It takes the place of their discrete decoder (section 3.3).
+
+    Args:
+        gamma_min: $\gamma(0)$. By default, pixels of 256 values are certain given z_0.
+        beta_min: $\beta_1$.
+        beta_max: $\beta_T$.
+        steps: T.
+
+    Raises:
+        UserError: if gamma_min has more noise than $x_1$, or if float32 cannot hold the signal of $x_T$.
+    """
+
+    fractions: Tensor
+
+    def __init__(
+        self,
+        gamma_min: Gamma = -13.3,
+        beta_min: Beta = 1e-4,
+        beta_max: Beta = 0.02,
+        steps: Annotated[int, Field(gt=0, le=100_000)] = 1000,
+    ) -> None:
+        gammas = _gammas(beta_min, beta_max, steps)
+        first, last = gammas[0], gammas[-1]
+        if not gamma_min < first:
+            raise UserError(
+                f"noise_schedule.gamma_min={gamma_min}: the first step has the noise {first:.2f}, "
+                "and noise grows with time: lower noise_schedule.gamma_min, or raise noise_schedule.beta_min"
+            )
+        if not last <= MOST:
+            raise UserError(
+                f"noise_schedule.beta_max={beta_max}: after {steps} steps no signal is left in float32: "
+                "lower noise_schedule.beta_max or noise_schedule.steps"
+            )
+        super().__init__(gamma_min, last)
+        fractions = [(gamma - gamma_min) / (last - gamma_min) for gamma in (gamma_min, *gammas)]
+        self.register_buffer("fractions", torch.tensor(fractions), persistent=False)
+
+    def progress(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        steps = len(self.fractions) - 1
+        index = (t * steps).floor().long().clamp(0, steps - 1)
+        low, high = self.fractions[index], self.fractions[index + 1]
+        return torch.lerp(low, high, (t * steps - index).to(low.dtype)), steps * (high - low)
+
+
+def _gammas(first: float, last: float, steps: int) -> list[float]:
+    r"""Return $\gamma = \log\frac{1 - \alpha^2}{\alpha^2}$ after each step, for betas from the first to the last."""
+    betas = [first + (last - first) * i / max(steps - 1, 1) for i in range(steps)]
+    return [log(-expm1(log_signal)) - log_signal for log_signal in accumulate(log1p(-beta) for beta in betas)]
 
 
 class LearnedSchedule(NoiseSchedule):

@@ -5,10 +5,20 @@ from functools import partial
 
 import pytest
 import torch
-from gaussian_diffusion import Constant
+from gaussian_diffusion import Constant, gaussian
 from oracles import Z_MAX, gauss_hermite, largest_z
 
-from latentlab.models.diffusion import Diffusion, Mixed, ResidualNoise, Signs
+from latentlab.models.diffusion import (
+    Data,
+    Diffusion,
+    Mixed,
+    Noise,
+    NoiseDraws,
+    ResidualNoise,
+    Score,
+    Signs,
+    Velocity,
+)
 from latentlab.models.vdm import VDM
 from latentlab.nn.denoisers import MLPDenoiser, ShiftedMLPDenoiser
 from latentlab.nn.unet import UNet
@@ -27,6 +37,8 @@ STARTS = {
     Signs: lambda z, gamma: (
         (z - alpha(gamma) * torch.tanh(alpha(gamma) / sigma(gamma) ** 2 * z)) / sigma(gamma)
     ),
+    Data: lambda z, gamma: z / sigma(gamma),
+    Velocity: lambda z, gamma: sigma(gamma) * z,
 }
 
 
@@ -65,6 +77,54 @@ def test_old_mlp_denoisers_keep_the_mixed_score():
         (3,), LinearSchedule(LOW, HIGH), partial(ShiftedMLPDenoiser, width=8, embedding=8), ResidualNoise()
     )
     torch.testing.assert_close(old.predict(z, gamma), sigma(gamma)[:, None] * z)
+
+
+# -- The predictions of one denoiser
+
+VARIANCE = 0.25
+
+
+class Best(torch.nn.Module):
+    """The optimal prediction of a kind for x ~ N(0, VARIANCE), which is linear in z_t."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, z_t, gamma_t):
+        gamma = gamma_t.view(-1, 1)
+        a, s = alpha(gamma), sigma(gamma)
+        total = a**2 * VARIANCE + s**2  # the variance of z_t
+        eps, x = s / total, a * VARIANCE / total
+        return z_t * {Noise: eps, Data: x, Velocity: a * eps - s * x, Score: -1 / total}[self.kind]
+
+
+@pytest.mark.parametrize("kind", [Noise, Data, Velocity, Score])
+def test_every_prediction_of_the_best_denoiser_has_the_same_bound_and_samples(kind):
+    """The gradient of log N(z_t; 0, total) is -z_t / total: the score is checked by its definition."""
+    schedule = LinearSchedule(LOW, HIGH)
+    one = Diffusion((2,), schedule, lambda shape, **ends: Best(kind), kind()).double()
+    other = gaussian(schedule, VARIANCE, event_shape=(2,))
+    x, eps = torch.randn(2, 30, 2, dtype=torch.float64)
+    draws = NoiseDraws(torch.rand(30, dtype=torch.float64), eps)
+    for steps in (None, 7):
+        torch.testing.assert_close(one.loss(x, steps, draws), other.loss(x, steps, draws))
+    samples = []
+    for diffusion in (one, other):
+        torch.manual_seed(1)
+        samples.append(diffusion.sample(5, steps=9))
+    torch.testing.assert_close(*samples)
+
+
+def test_a_chosen_prediction_wins_over_log_odds():
+    model = VDM(
+        LinearSchedule(gamma_max=HIGH),
+        NETWORKS["unet"],
+        Threshold(),
+        prediction=Velocity(),
+        x_shape=SHAPE,
+    )
+    assert isinstance(model.diffusion.parametrisation, Velocity)
 
 
 # -- Signs

@@ -8,16 +8,18 @@ and goes back by $p(z_s|z_t) = q(z_s|z_t, x = \hat x(z_t))$, s < t (Kingma et al
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent
 from torch.nn.functional import softplus
 
 from latentlab.draws import each_block, normal_like
 from latentlab.errors import UserError
 from latentlab.gradients import with_gradient_of_square
+from latentlab.models import samplers
+from latentlab.models.samplers import ANCESTRAL, Sampler
 from latentlab.nn import Shape, full_precision
 from latentlab.schedules import NoiseSchedule, alpha, sigma
 
@@ -44,6 +46,40 @@ class ResidualNoise(Parametrisation):
 
     def __call__(self, f: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:
         return z_t + f
+
+
+class Noise(Parametrisation):
+    r"""The noise itself, $\hat\epsilon = f$ (Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 3.2)."""
+
+    def __call__(self, f: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:
+        return f
+
+
+class Data(Parametrisation):
+    r"""The data, $\hat x = f$, hence $\hat\epsilon = (z_t - \alpha_t f) / \sigma_t$."""
+
+    def __call__(self, f: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:
+        return (z_t - alpha(gamma_t) * f) / sigma(gamma_t)
+
+
+class Velocity(Parametrisation):
+    r"""The velocity $v = \alpha_t \epsilon - \sigma_t x$, hence $\hat\epsilon = \sigma_t z_t + \alpha_t f$.
+
+    Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, section 4 and appendix D.
+    """
+
+    def __call__(self, f: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:
+        return sigma(gamma_t) * z_t + alpha(gamma_t) * f
+
+
+class Score(Parametrisation):
+    r"""The score $\nabla_{z_t} \log q(z_t) = -E[\epsilon|z_t] / \sigma_t$, hence $\hat\epsilon = -\sigma_t f$.
+
+    Song et al. 2021, https://arxiv.org/abs/2011.13456, section 2.
+    """
+
+    def __call__(self, f: Tensor, z_t: Tensor, gamma_t: Tensor) -> Tensor:
+        return -sigma(gamma_t) * f
 
 
 class Mixed(Parametrisation):
@@ -78,6 +114,24 @@ class NoiseDraws(NamedTuple):
     u: Tensor
     eps: Tensor
 
+    def times(self, steps: int | None) -> Tensor:
+        """Return u, or with T steps the times i / T, i = 1, ..., T, that it is rounded up to, (N,)."""
+        return self.u if steps is None else (self.u * steps).ceil() / steps
+
+
+class Errors(NamedTuple):
+    r"""Errors at one time for each example.
+
+    Attributes:
+        loss: the estimate of $L_T$, (N,).
+        error: $|\epsilon - \hat\epsilon|^2$, (N,).
+        gamma_t: the noise levels, (N,).
+    """
+
+    loss: Tensor
+    error: Tensor
+    gamma_t: Tensor
+
 
 class Diffusion(nn.Module):
     r"""A diffusion of tensors of `event_shape`, with the terms of its bound that do not depend on p(x|z_0).
@@ -91,6 +145,8 @@ class Diffusion(nn.Module):
         denoiser: makes the network by `denoiser(event_shape, gamma_min=..., gamma_max=...)`. The network maps z_t
             (N, *event_shape) and gamma_t (N,), in nats, to f (N, *event_shape).
         parametrisation: turns f into eps_hat.
+        num_classes: the number C of classes of a conditional diffusion. Then the denoiser is made with `num_classes=C`
+            as well, and is called with labels (N,) from 0 to C, where C stands for no class.
     """
 
     origin: Tensor
@@ -101,24 +157,45 @@ class Diffusion(nn.Module):
         noise_schedule: NoiseSchedule,
         denoiser: DenoiserFactory,
         parametrisation: Parametrisation,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.event_shape = tuple(event_shape)
         self.noise_schedule = noise_schedule
         self.parametrisation = parametrisation
         # Gives samples their dtype and device.
         self.register_buffer("origin", torch.zeros(()), persistent=False)
-        ends = {"gamma_min": noise_schedule.gamma_min, "gamma_max": noise_schedule.gamma_max}
-        self.denoiser = denoiser(self.event_shape, **ends)
+        options = {"gamma_min": noise_schedule.gamma_min, "gamma_max": noise_schedule.gamma_max}
+        classes = {} if num_classes is None else {"num_classes": num_classes}
+        self.denoiser = denoiser(self.event_shape, **options, **classes)
 
     def noised(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         r"""Return $z_t = \alpha_t x + \sigma_t \epsilon$ for x and eps (N, *event_shape) and times t (N,)."""
         return self._mix(x, self.noise_schedule(t).gamma, eps)
 
-    def predict(self, z_t: Tensor, gamma_t: Tensor) -> Tensor:
-        """Return eps_hat for z_t (N, *event_shape) and gamma_t (N,), in float32 at least."""
-        f = full_precision(self.denoiser(z_t, gamma_t))
+    def predict(self, z_t: Tensor, gamma_t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return eps_hat for z_t (N, *event_shape) and gamma_t (N,), in float32 at least.
+
+        With classes, y (N,) are the classes, and `num_classes` stands for no class. None means no class for all.
+        """
+        f = full_precision(self.denoiser(z_t, gamma_t, *self._classes(y, len(z_t))))
         return self.parametrisation(f, z_t, self._each(gamma_t))
+
+    def guided(self, z_t: Tensor, gamma_t: Tensor, y: Tensor | None, guidance: float) -> Tensor:
+        r"""Return $(1 + w) \hat\epsilon(z_t, y) - w \hat\epsilon(z_t)$ with w = `guidance`.
+
+        Classifier-free guidance (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, eq. 6). w = 0 is no guidance.
+        """
+        eps_hat = self.predict(z_t, gamma_t, y)
+        if not guidance:
+            return eps_hat
+        return (1 + guidance) * eps_hat - guidance * self.predict(z_t, gamma_t)
+
+    def _classes(self, y: Tensor | None, n: int) -> tuple[Tensor, ...]:
+        if self.num_classes is None:
+            return ()
+        return (torch.full((n,), self.num_classes, device=self.origin.device) if y is None else y,)
 
     def prior_kl(self, x: Tensor) -> Tensor:
         r"""$KL(q(z_1|x)\,\|\,N(0, I)) = \frac12 \sum_d [\alpha_1^2 (x_d^2 - 1) - \log \sigma_1^2]$, (N,), in nats."""
@@ -141,18 +218,28 @@ class Diffusion(nn.Module):
     def draw(self, x: Tensor) -> NoiseDraws:
         return NoiseDraws(self.times(len(x))[0], normal_like(x))
 
-    def loss(self, x: Tensor, steps: int | None = None, draws: NoiseDraws | None = None) -> Tensor:
+    def loss(
+        self, x: Tensor, steps: int | None = None, draws: NoiseDraws | None = None, y: Tensor | None = None
+    ) -> Tensor:
         r"""Return an unbiased estimate of $L_T$, with one time for each x, (N,).
 
         Args:
             x: the data (N, *event_shape).
             steps: T; None for the limit of infinitely many steps.
             draws: the draws of the estimate, made here if None. Estimates for several T can share them.
+            y: the classes (N,), see `predict`.
         """
-        u, eps = self.draw(x) if draws is None else draws
-        return self.loss_at(x, u if steps is None else (u * steps).ceil() / steps, steps, eps)
+        draws = self.draw(x) if draws is None else draws
+        return self.loss_at(x, draws.times(steps), steps, draws.eps, y)
 
-    def loss_at(self, x: Tensor, t: Tensor, steps: int | None = None, eps: Tensor | None = None) -> Tensor:
+    def loss_at(
+        self,
+        x: Tensor,
+        t: Tensor,
+        steps: int | None = None,
+        eps: Tensor | None = None,
+        y: Tensor | None = None,
+    ) -> Tensor:
         r"""Return the estimate of $L_T$ at the given times t (N,), (N,). With T steps they are i / T, i = 1, ..., T.
 
         $\frac{T}{2} \mathrm{expm1}(\gamma(t) - \gamma(t - 1/T)) |\epsilon - \hat\epsilon|^2$ (eq. 14), or in the limit
@@ -163,29 +250,44 @@ class Diffusion(nn.Module):
         noise. A learned schedule is trained for a small variance instead, by the gradient of the squared loss
         (appendix I.2).
         """
-        eps = normal_like(x) if eps is None else eps
+        return self.errors(x, t, steps, normal_like(x) if eps is None else eps, y).loss
+
+    def errors(
+        self, x: Tensor, t: Tensor, steps: int | None, eps: Tensor, y: Tensor | None = None
+    ) -> "Errors":
+        """Return the estimate of `loss_at` and what it was computed from, of one pass of the network."""
         gamma_t, slope = self.noise_schedule(t)
-        error = (eps - self.predict(self._mix(x, gamma_t, eps), gamma_t)).square().flatten(1).sum(1)
+        error = (eps - self.predict(self._mix(x, gamma_t, eps), gamma_t, y)).square().flatten(1).sum(1)
         if steps is None:
-            return with_gradient_of_square(0.5 * slope * error, (gamma_t, slope), scale=x[0].numel())
-        gamma_s = self.noise_schedule((t - 1 / steps).clamp(min=0)).gamma
-        return 0.5 * steps * torch.expm1(gamma_t - gamma_s) * error
+            loss = with_gradient_of_square(0.5 * slope * error, (gamma_t, slope), scale=x[0].numel())
+        else:
+            gamma_s = self.noise_schedule((t - 1 / steps).clamp(min=0)).gamma
+            loss = 0.5 * steps * torch.expm1(gamma_t - gamma_s) * error
+        return Errors(loss, error, gamma_t)
 
     def reverse(self, z_t: Tensor, t: Tensor, s: Tensor) -> Independent:
-        r"""Return p(z_s|z_t) for times s < t (N,), batch shape (N,).
-
-        With $c = -\mathrm{expm1}(\gamma_s - \gamma_t)$ it has the mean
-        $\frac{\alpha_s}{\alpha_t} (z_t - c \sigma_t \hat\epsilon)$ and the variance $c \sigma_s^2$ (section 3.3).
-        """
+        """Return p(z_s|z_t) for times s < t (N,), batch shape (N,), see `samplers.reverse`."""
         gamma_t, gamma_s = self.noise_schedule(t).gamma, self.noise_schedule(s).gamma
-        c = -torch.expm1(gamma_s - gamma_t)
         eps_hat = self.predict(z_t, gamma_t)
-        mean = self._each(alpha(gamma_s) / alpha(gamma_t)) * (z_t - self._each(c * sigma(gamma_t)) * eps_hat)
-        scale = self._each(c.sqrt() * sigma(gamma_s)).expand_as(mean)
-        return Independent(Normal(mean, scale), len(self.event_shape))
+        p = samplers.reverse(z_t, eps_hat, self._each(gamma_t), self._each(gamma_s))
+        return Independent(p, len(self.event_shape))
 
-    def path(self, n: int, steps: int) -> Iterator[Tensor]:
-        """Draw n ancestral paths z_1, z_{1 - 1/T}, ..., z_0 with T = `steps`: T + 1 tensors (n, *event_shape).
+    def path(
+        self,
+        n: int,
+        steps: int,
+        sampler: Sampler = ANCESTRAL,
+        y: Tensor | None = None,
+        guidance: float = 0.0,
+    ) -> Iterator[Tensor]:
+        """Draw n paths z_1, z_{1 - 1/T}, ..., z_0 with T = `steps`: T + 1 tensors (n, *event_shape).
+
+        Args:
+            n: the number of paths.
+            steps: T.
+            sampler: draws z_s from z_t.
+            y: the classes (n,), see `predict`.
+            guidance: the weight w of `guided`.
 
         Raises:
             UserError: for less than one step.
@@ -195,13 +297,16 @@ class Diffusion(nn.Module):
         z = torch.randn(n, *self.event_shape, dtype=self.origin.dtype, device=self.origin.device)
         yield z
         for step in range(steps, 0, -1):
-            t, s = (z.new_full((n,), i / steps) for i in (step, step - 1))
-            z = self.reverse(z, t, s).sample()
+            gamma_t, gamma_s = (
+                self.noise_schedule(z.new_full((n,), i / steps)).gamma for i in (step, step - 1)
+            )
+            eps_hat = self.guided(z, gamma_t, y, guidance)
+            z = sampler(z, eps_hat, self._each(gamma_t), self._each(gamma_s))
             yield z
 
-    def sample(self, n: int, steps: int) -> Tensor:
-        """Return the ends z_0 of n paths, (n, *event_shape)."""
-        return deque(self.path(n, steps), maxlen=1).pop()
+    def sample(self, n: int, steps: int, **options: Any) -> Tensor:
+        """Return the ends z_0 of n paths, (n, *event_shape), with the options of `path`."""
+        return deque(self.path(n, steps, **options), maxlen=1).pop()
 
     def _mix(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
         return self._each(alpha(gamma)) * x + self._each(sigma(gamma)) * eps

@@ -1,7 +1,8 @@
 """The variational diffusion model, and the base of all models with a diffusion in their bound."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from math import log, prod
 from typing import Annotated, Any, NamedTuple
 
@@ -14,9 +15,19 @@ from latentlab.errors import UserError
 from latentlab.likelihoods import Likelihood
 from latentlab.likelihoods.noised import NoisedLikelihood
 from latentlab.models.base import GenerativeModel
-from latentlab.models.diffusion import DenoiserFactory, Diffusion, NoiseDraws, ResidualNoise, Signs, signed
+from latentlab.models.diffusion import (
+    DenoiserFactory,
+    Diffusion,
+    NoiseDraws,
+    Parametrisation,
+    ResidualNoise,
+    Signs,
+    signed,
+)
+from latentlab.models.samplers import ANCESTRAL, Sampler
 from latentlab.protocols import Protocol
 from latentlab.schedules import NoiseSchedule, alpha, sigma
+from latentlab.weightings import WEIGHTED, Weighting
 
 # The default gamma(0) for two values of a pixel, and for 256 (code of Kingma et al. 2021).
 TWO_VALUES, MANY_VALUES = -4.0, -13.3
@@ -31,11 +42,13 @@ class Diffused(NamedTuple):
         data: the tensors that noise is added to, (B, *event_shape).
         reconstruction: log p(x|.), (B,).
         kls: the other terms by their names, each (B,).
+        y: the classes that the denoiser sees, (B,), see `Diffusion.predict`; None without classes.
     """
 
     data: Tensor
     reconstruction: Tensor
     kls: dict[str, Tensor]
+    y: Tensor | None = None
 
 
 class DiffusionModel(GenerativeModel, ABC):
@@ -46,6 +59,7 @@ class DiffusionModel(GenerativeModel, ABC):
         steps: the number T of steps of the bound `elbo`; None for its limit.
         eval_steps: further numbers of steps, whose bounds are reported as `elbo_T10` and so on.
         sample_steps: the number of steps of a sample.
+        sampler: draws each of these steps.
         likelihood: p(x|.), given the return value of `end`.
     """
 
@@ -54,6 +68,7 @@ class DiffusionModel(GenerativeModel, ABC):
     steps: int | None
     eval_steps: Sequence[int]
     sample_steps: int
+    sampler: Sampler = ANCESTRAL
     likelihood: Likelihood
 
     @abstractmethod
@@ -76,9 +91,17 @@ class DiffusionModel(GenerativeModel, ABC):
         others = [steps for steps in (*self.eval_steps, None) if steps != self.steps]
         return self._estimate(x, samples, others)
 
+    def weighted_terms(self, x: Any, weighting: Weighting, samples: int = 1) -> dict[str, Tensor]:
+        """The terms, the denoiser's weighted loss, and `weighted_elbo` with this loss in place of L_T, each (B,)."""
+        return self._estimate(x, samples, [], weighting)
+
+    def path(self, n: int, steps: int | None = None) -> Iterator[Tensor]:
+        """Draw n paths from noise to data, see `Diffusion.path`, in `steps` or by default `sample_steps` steps."""
+        return self.diffusion.path(n, self.sample_steps if steps is None else steps, self.sampler)
+
     def sample_prior(self, n: int, steps: int | None = None) -> Tensor:
-        """Draw n inputs of p(x|.) by ancestral sampling, in `steps` or by default `sample_steps` steps."""
-        return self.end(self.diffusion.sample(n, self.sample_steps if steps is None else steps))
+        """Draw n inputs of p(x|.), the ends of paths."""
+        return self.end(deque(self.path(n, steps), maxlen=1).pop())
 
     def sample_latents(self, n: int) -> Tensor:
         return self.sample_prior(n).flatten(1)
@@ -94,20 +117,28 @@ class DiffusionModel(GenerativeModel, ABC):
         px = self.likelihood(self.sample_prior(n, steps))
         return px.mean if mean else px.sample()
 
-    def _estimate(self, x: Any, samples: int, others: Sequence[int | None]) -> dict[str, Tensor]:
+    def _estimate(
+        self, x: Any, samples: int, others: Sequence[int | None], weighting: Weighting | None = None
+    ) -> dict[str, Tensor]:
         drawn = [self.diffused(x) for _ in range(samples)]
         times = self.diffusion.times(len(drawn[0].data), samples)
-        scores = [self._score(one, u, others) for one, u in zip(drawn, times, strict=True)]
+        scores = [self._score(one, u, others, weighting) for one, u in zip(drawn, times, strict=True)]
         return {name: torch.stack([score[name] for score in scores]).mean(0) for name in scores[0]}
 
-    def _score(self, drawn: Diffused, u: Tensor, others: Sequence[int | None]) -> dict[str, Tensor]:
-        data, reconstruction, kls = drawn
+    def _score(
+        self, drawn: Diffused, u: Tensor, others: Sequence[int | None], weighting: Weighting | None
+    ) -> dict[str, Tensor]:
+        data, reconstruction, kls, y = drawn
         draws = NoiseDraws(u, normal_like(data))
-        loss = self.diffusion.loss(data, self.steps, draws)
+        loss, error, gamma_t = self.diffusion.errors(data, draws.times(self.steps), self.steps, draws.eps, y)
         rest = reconstruction - torch.stack(list(kls.values())).sum(0)
-        bounds = {_bound_name(steps): rest - self.diffusion.loss(data, steps, draws) for steps in others}
+        bounds = {_bound_name(steps): rest - self.diffusion.loss(data, steps, draws, y) for steps in others}
         parts = {"reconstruction": reconstruction, "kl": reconstruction - rest + loss, **kls}
-        return {"elbo": rest - loss, **parts, "kl_diffusion": loss, **bounds}
+        terms = {"elbo": rest - loss, **parts, "kl_diffusion": loss, **bounds}
+        if weighting is None:
+            return terms
+        weighted = weighting(gamma_t) * error
+        return {**terms, weighting.loss: weighted, WEIGHTED: rest - weighted}
 
 
 class VDM(DiffusionModel):
@@ -126,6 +157,8 @@ class VDM(DiffusionModel):
         eval_steps: further numbers of steps, for which the bound of the test set is reported too.
         sample_steps: the number of steps of a sample.
         log_odds: for two values of a pixel, use the parametrisation `Signs` instead of `ResidualNoise`.
+        prediction: another parametrisation of the denoiser, which wins over `log_odds`.
+        sampler: draws each step of a sample; None for ancestral sampling.
         x_shape: the shape of one image.
 
     Raises:
@@ -144,6 +177,8 @@ class VDM(DiffusionModel):
         eval_steps: Sequence[PositiveInt] = (10, 100, 1000),
         sample_steps: PositiveInt = 100,
         log_odds: bool = True,
+        prediction: Parametrisation | None = None,
+        sampler: Sampler | None = None,
         x_shape: Sequence[PositiveInt] = (1, 28, 28),
     ) -> None:
         super().__init__()
@@ -153,9 +188,10 @@ class VDM(DiffusionModel):
         self.steps = steps
         self.eval_steps = tuple(eval_steps)
         self.sample_steps = sample_steps
+        self.sampler = sampler or ANCESTRAL
         schedule = noise_schedule.with_default(least_noise(self.levels))
-        parametrisation = Signs() if log_odds and self.levels == 2 else ResidualNoise()
-        self.diffusion = Diffusion(self.x_shape, schedule, denoiser, parametrisation)
+        default = Signs() if log_odds and self.levels == 2 else ResidualNoise()
+        self.diffusion = Diffusion(self.x_shape, schedule, denoiser, prediction or default)
         self.likelihood = NoisedLikelihood(self.x_shape, self.levels, schedule.gamma_min)
 
     def diffused(self, x: Tensor) -> Diffused:
