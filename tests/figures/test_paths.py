@@ -69,6 +69,7 @@ def test_a_traversal_moves_one_latent():
 
 def test_one_hot_latents_are_not_moved():
     model = instantiate(smaller(composed("model=categorical_vae")).module).model
+    assert traversals(model, data()) is None
     with pytest.raises(UserError, match="one-hot"):
         check_real(model)
 

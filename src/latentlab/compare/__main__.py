@@ -36,8 +36,7 @@ PLANES: dict[str, tuple[Callable[..., Any], Callable[..., Figure]]] = {
     "samples": (models.read_model, models.samples),
     "decoders": (models.read_model, models.decoders),
 }
-OPTIONS = ("rows", "mean", "trust")
-MOST_ROWS = 100
+OPTIONS = ("rows", "mean", "max_points", "trust")
 TABLES = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
 
 
@@ -70,7 +69,10 @@ def parse(words: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--first", type=int, default=1, metavar="EPOCH", help="the first epoch to draw")
     parser.add_argument(
-        "--rows", type=_cells, metavar="N", help="the rows and columns of a grid of images (default 8)"
+        "--rows", type=_up_to(100), metavar="N", help="the rows and columns of a grid of images (default 8)"
+    )
+    parser.add_argument(
+        "--max_points", type=_up_to(10**6), metavar="N", help="the largest number of points of figure=latents"
     )
     parser.add_argument(
         "--mean", type=_switch, metavar="true", help="draw means of p(x|z) instead of samples"
@@ -79,7 +81,10 @@ def parse(words: Sequence[str]) -> Namespace:
         "--trust", type=_names, metavar="MODULES", help="modules of your own whose classes the runs may use"
     )
     given = parser.parse_args(
-        [re.sub(r"^(out|figure|table|metric|first|rows|mean|trust)=", r"--\1=", word) for word in words]
+        [
+            re.sub(r"^(out|figure|table|metric|first|rows|mean|max_points|trust)=", r"--\1=", word)
+            for word in words
+        ]
     )
     if given.out is None and given.table is None:
         parser.error("give out=FILE or table=text")
@@ -96,10 +101,13 @@ def parse(words: Sequence[str]) -> Namespace:
     return given
 
 
-def _cells(word: str) -> int:
-    if not word.isdecimal() or not 1 <= int(word) <= MOST_ROWS:
-        raise ArgumentTypeError(f"{word} is no number from 1 to {MOST_ROWS}")
-    return int(word)
+def _up_to(most: int) -> Callable[[str], int]:
+    def number(word: str) -> int:
+        if not word.isdecimal() or not 1 <= int(word) <= most:
+            raise ArgumentTypeError(f"{word} is no number from 1 to {most:,}")
+        return int(word)
+
+    return number
 
 
 def _switch(word: str) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import PositiveInt
 from torch import Tensor
 
 from latentlab.cli.screen import warn
@@ -23,8 +24,9 @@ if TYPE_CHECKING:  # Lightning is slow to import
     from latentlab.trained import Trained
 
 SCORES = ("test/elbo", "test/reconstruction")  # the first that all runs of an experiment have is in its title
+DRAWS = 5_000  # of p(z), for its contours
 COLUMNS = 5  # of a sheet of images
-WIDTH = 30  # characters in a line of a panel's title
+WIDTH = 36  # characters in a line of a panel's title
 
 T = TypeVar("T")
 
@@ -57,13 +59,13 @@ def read_model(run: RunDirectory, trust: Sequence[str] = ()) -> SavedRun:
 Models = Sequence[Experiment[SavedRun]]
 
 
-def latents(experiments: Models) -> Figure:
-    """Draw q(z) over contours of p(z) for each experiment, with the first of its seeds."""
+def latents(experiments: Models, max_points: PositiveInt = 10_000) -> Figure:
+    """Draw at most `max_points` draws of q(z) over contours of p(z), with the first seed of each experiment."""
 
     def drawn(run: "Trained") -> Cloud:
         model = run.having("latents")
         with undisturbed(model):
-            return cloud(model, run.data.whole_test_set())
+            return cloud(model, run.data.whole_test_set(), max_points, DRAWS)
 
     return sheet(_panels(experiments, drawn), incomparable(experiments))
 

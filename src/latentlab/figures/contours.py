@@ -25,7 +25,7 @@ CHUNK = 500  # the draws of p(z) that are held in memory at a time
 # The smoothing of a histogram of n draws in d dimensions, in standard deviations: half of Scott's n^(-1 / (d + 4)),
 # because priors have several modes.
 SMOOTHING = 0.5
-TAIL = 0.005  # the share of p(z) beyond each end of the grid
+TAIL = 0.01  # the share of p(z) beyond each end of the grid
 # Ellipses of more components would hide the points.
 MOST_ELLIPSES = 20
 
@@ -60,6 +60,15 @@ class Density:
         held = np.cumsum(ordered) * self.cell
         found = {float(ordered[np.searchsorted(held, mass)]) for mass in masses if mass < held[-1]}
         return sorted(found - {0.0})
+
+    def above(self, level: float) -> tuple[Array, ...]:
+        """Return the centres along each axis and the values, cut to the cells around those above a level."""
+        inside = np.argwhere(self.values >= level)
+        cuts = [
+            slice(max(low - 1, 0), high + 2) for low, high in zip(inside.min(0), inside.max(0), strict=True)
+        ]
+        centres = [each[cut] for each, cut in zip(self.centres, cuts, strict=True)]
+        return *centres, self.values[tuple(cuts)]
 
 
 @dataclass(frozen=True)
@@ -174,10 +183,9 @@ def draw_prior(axes: Axes, view: PriorView) -> None:
         axes.plot(view.density.centres[0], view.density.values, color="black", linewidth=1.6, label="p(z)")
         return
     if levels:
-        values = view.density.values.T  # the rows of a picture are y
-        axes.contour(
-            *view.density.centres, values, levels, colors="black", linewidths=WIDTHS[-len(levels) :], zorder=3
-        )
+        x, y, values = view.density.above(levels[0])
+        widths = WIDTHS[-len(levels) :]
+        axes.contour(x, y, values.T, levels, colors="black", linewidths=widths, zorder=3)
     if view.components is not None:
         _draw_components(axes, view.components)
 

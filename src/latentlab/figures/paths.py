@@ -108,8 +108,10 @@ def named_rows(rows: Sequence[Tensor], names: Sequence[str], title: str) -> Figu
 @figure
 def traversals(
     model: GenerativeModel, data: Data, rows: Cells = 10, columns: Cells = 11, extent: PositiveFloat = 3.0
-) -> Figure:
+) -> Figure | None:
     """Draw means of p(x|z) while one latent moves and the others stay at the posterior means of a test image.
+
+    One-hot latents have no such figure, and the result is None.
 
     A row moves one latent by `extent` standard deviations of q(z) to both sides of its mean. The first row has the
     most active latent, whose posterior mean varies most over the test images.
@@ -120,11 +122,9 @@ def traversals(
         rows: the number of latents.
         columns: the number of values of a latent.
         extent: the largest distance from the mean of q(z), in standard deviations.
-
-    Raises:
-        UserError: for one-hot latents.
     """
-    check_real(model)
+    if _one_hot(model):
+        return None
     x = model.observe(spread(model, data, EXAMPLES))
     means, z = model.posterior_mean(x), model.encode(x)
     order = means.var(0).argsort(descending=True)
@@ -151,7 +151,11 @@ def check_real(model: GenerativeModel) -> None:
     Raises:
         UserError: for them.
     """
-    if isinstance(model, Traced) and model.discrete:
+    if _one_hot(model):
         raise UserError(
             "traversals moves real latents, and those of this model are one-hot: choose model=vae"
         )
+
+
+def _one_hot(model: GenerativeModel) -> bool:
+    return isinstance(model, Traced) and model.discrete

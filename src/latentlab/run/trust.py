@@ -34,6 +34,7 @@ LIBRARIES = {
     "pytorch_lightning.callbacks": "DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler LearningRateMonitor "
     "ModelSummary RichModelSummary RichProgressBar StochasticWeightAveraging TQDMProgressBar ThroughputMonitor Timer",
     "zuko.flows": "BPF GF MAF NAF NCSF NICE NSF RealNVP SOSPF UNAF",
+    "latentlab.figures": "latents_umap",  # needs an optional library
     "latentlab.nn.denoisers": "ShiftedMLPDenoiser",  # in runs of older versions
 }
 # No module of these may be trusted, because they hold functions that run commands and load files.
