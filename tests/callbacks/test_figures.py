@@ -139,9 +139,8 @@ def test_unknown_figures_at_the_end_are_refused():
     with pytest.raises(UserError, match=r"figures\.at_end names sample,.*did you mean samples\?"):
         Figures(at_end=["sample"], samples=samples)
     for without in ("~figures.sampling_steps", "figures.sampling_steps=null"):
-        assert instantiate(composed("figures=diffusion", without).callbacks.figures).at_end == (
-            "sampling_steps",
-        )
+        at_end = instantiate(composed("figures=diffusion", without).callbacks.figures).at_end
+        assert "sampling_steps" in at_end
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ import torch
 from matplotlib.image import imread
 from parts import examples
 
-from latentlab.figures import denoising, loss_by_time, sampling_steps, save
+from latentlab.figures import chains, denoising, guided_classes, loss_by_time, sampling_steps, save
 from latentlab.figures.diffusion import binned, losses, paths, pictured
 from latentlab.likelihoods import BernoulliLikelihood
 from latentlab.models.latent_vdm import LatentVDM
+from latentlab.models.samplers import DDIM
 from latentlab.models.vdm import VDM
 from latentlab.nn.denoisers import MLPDenoiser
 from latentlab.nn.mlp import MLP
@@ -43,6 +44,7 @@ def test_every_figure_is_a_png_of_modest_size(tmp_path, make, schedule):
     model = make(schedule)
     figures = [
         denoising(model, DATA, steps=6, columns=4, samples=2),
+        chains(model, DATA, steps=6, columns=4, samples=2),
         sampling_steps(model, DATA, steps=(1, 2), rows=2),
         loss_by_time(model, DATA, bins=4),
     ]
@@ -52,20 +54,30 @@ def test_every_figure_is_a_png_of_modest_size(tmp_path, make, schedule):
     assert figures[-1].tables["loss_by_time"].columns == ["t", "loss", "stderr", "examples"]
 
 
+def test_a_model_of_classes_has_all_figures():
+    model = vdm(num_classes=10, sampler=DDIM())
+    data = [examples(Threshold(), 32)]
+    drawn = guided_classes(model, data, guidance=(0, 1), columns=2, max_rows=3, steps=2)
+    assert [axes.get_title() for axes in drawn.axes] == ["guidance 0", "guidance 1"]
+    assert guided_classes(vdm(), data) is None
+    assert "DDIM" in denoising(model, data, steps=2, columns=2, samples=1).get_suptitle()
+    assert loss_by_time(model, data, bins=4).axes
+
+
 def test_a_path_runs_from_noise_to_data_and_ends_where_sampling_ends():
     model = vdm()
     with torch.no_grad():
         torch.manual_seed(0)
         end = model.diffusion.sample(3, 8)
         torch.manual_seed(0)
-        times, noisy, clean = paths(model.diffusion, 3, columns=5, steps=8)
+        times, noisy, clean = paths(model, 3, columns=5, steps=8)
     assert times == [1.0, 0.75, 0.5, 0.25, 0.0]
     assert torch.equal(noisy[-1], end)
     # Untrained, the model knows of a pixel what its own noise leaves.
     gamma = torch.tensor(4.0)
     expected = torch.tanh((-gamma).sigmoid().sqrt() / gamma.sigmoid() * noisy[0])
     torch.testing.assert_close(clean[0], expected, rtol=1e-3, atol=1e-3)
-    assert len(paths(model.diffusion, 1, columns=50, steps=2)[0]) == 3
+    assert len(paths(model, 1, columns=50, steps=2)[0]) == 3
 
 
 def test_noised_images_are_shown():

@@ -73,6 +73,7 @@ ANY = [
     "markovian_hvae chain=noised_data denoiser.groups=4",
     "vdm denoiser.groups=4",
     "ddpm denoiser.groups=4 prediction=v weighting=min_snr sampler=ddim model.sample_steps=3",
+    "ddpm denoiser.groups=4 model.num_classes=6 model.guidance=1 model.sample_steps=3",
     "latent_vdm",
     "vae encoder=resnet decoder=resnet",
     "vae encoder=gated_mlp decoder=gated_mlp",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from latentlab.figures.diffusion import denoising, loss_by_time, sampling_steps
+from latentlab.figures.diffusion import chains, denoising, guided_classes, loss_by_time, sampling_steps
 from latentlab.figures.drawing import Figure, Table, TabledFigure, save
 from latentlab.figures.images import (
     check_two,
@@ -29,9 +29,11 @@ __all__ = [
     "Figure",
     "Table",
     "TabledFigure",
+    "chains",
     "classes",
     "denoising",
     "frozen_layers",
+    "guided_classes",
     "interpolations",
     "latents",
     "latents_layers",

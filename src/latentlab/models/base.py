@@ -29,7 +29,7 @@ class GenerativeModel(Scored, ABC):
     """
 
     weighted: ClassVar[bool] = True
-    labelled: ClassVar[bool] = False
+    labelled: bool = False
     learned_inference: bool = True
     x_shape: tuple[int, ...]
     latent_dim: int

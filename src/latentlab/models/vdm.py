@@ -7,9 +7,10 @@ from math import log, prod
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from latentlab.batch import Batch
 from latentlab.draws import normal_like
 from latentlab.errors import UserError
 from latentlab.likelihoods import Likelihood
@@ -60,6 +61,7 @@ class DiffusionModel(GenerativeModel, ABC):
         eval_steps: further numbers of steps, whose bounds are reported as `elbo_T10` and so on.
         sample_steps: the number of steps of a sample.
         sampler: draws each of these steps.
+        guidance: the weight of classifier-free guidance in samples of a class.
         likelihood: p(x|.), given the return value of `end`.
     """
 
@@ -69,6 +71,7 @@ class DiffusionModel(GenerativeModel, ABC):
     eval_steps: Sequence[int]
     sample_steps: int
     sampler: Sampler = ANCESTRAL
+    guidance: float = 0.0
     likelihood: Likelihood
 
     @abstractmethod
@@ -95,26 +98,43 @@ class DiffusionModel(GenerativeModel, ABC):
         """The terms, the denoiser's weighted loss, and `weighted_elbo` with this loss in place of L_T, each (B,)."""
         return self._estimate(x, samples, [], weighting)
 
-    def path(self, n: int, steps: int | None = None) -> Iterator[Tensor]:
-        """Draw n paths from noise to data, see `Diffusion.path`, in `steps` or by default `sample_steps` steps."""
-        return self.diffusion.path(n, self.sample_steps if steps is None else steps, self.sampler)
+    def path(self, n: int, steps: int | None = None, y: Tensor | None = None) -> Iterator[Tensor]:
+        """Draw n paths from noise to data, see `Diffusion.path`.
 
-    def sample_prior(self, n: int, steps: int | None = None) -> Tensor:
+        Args:
+            n: the number of paths.
+            steps: the number of steps; None for `sample_steps`.
+            y: the classes (n,) of a conditional diffusion; None for classes drawn uniformly.
+        """
+        number = self.sample_steps if steps is None else steps
+        return self.diffusion.path(
+            n, number, self.sampler, self.draw_classes(n) if y is None else y, self.guidance
+        )
+
+    def draw_classes(self, n: int) -> Tensor | None:
+        """Draw the classes of n samples, (n,), or return None without classes."""
+        classes, device = self.diffusion.num_classes, self.diffusion.origin.device
+        return None if classes is None else torch.randint(classes, (n,), device=device)
+
+    def sample_prior(self, n: int, steps: int | None = None, y: Tensor | None = None) -> Tensor:
         """Draw n inputs of p(x|.), the ends of paths."""
-        return self.end(deque(self.path(n, steps), maxlen=1).pop())
+        return self.end(deque(self.path(n, steps, y), maxlen=1).pop())
 
     def sample_latents(self, n: int) -> Tensor:
         return self.sample_prior(n).flatten(1)
 
-    def generate(self, n: int, mean: bool = False, steps: int | None = None) -> Tensor:
-        """Draw n images from p(x), (n, *x_shape).
+    def generate(
+        self, n: int, mean: bool = False, steps: int | None = None, y: Tensor | None = None
+    ) -> Tensor:
+        """Draw n images from p(x), or of given classes, (n, *x_shape).
 
         Args:
             n: the number of images.
             mean: return the means of p(x|.) instead. Under the same seed they belong to the same paths.
             steps: the number of steps, independent of training; None for `sample_steps`.
+            y: the classes (n,) of a conditional diffusion; None for classes drawn uniformly.
         """
-        px = self.likelihood(self.sample_prior(n, steps))
+        px = self.likelihood(self.sample_prior(n, steps, y))
         return px.mean if mean else px.sample()
 
     def _estimate(
@@ -148,6 +168,11 @@ class VDM(DiffusionModel):
     [-1, 1], and p(x|z_0) is over the discrete values of a pixel. Inference is fixed but for a learned schedule. Where
     latents are needed, they are z_0.
 
+    With classes it is $p(x|y)\,p(y)$ with a uniform p(y) and an observed class y, as in `ConditionalVAE`: `elbo` bounds
+    $\log p(x, y)$, and `elbo_x_given_y`, without $\log p(y)$, bounds $\log p(x|y)$. In training, some examples lose
+    their class, so that the same network denoises without one. Samples of a class can then be guided, see
+    `Diffusion.guided`. Guidance changes samples alone, not the bound.
+
     Args:
         noise_schedule: gamma(t). Its default gamma(0) is that of `least_noise`.
         denoiser: makes the denoiser, see `Diffusion`.
@@ -159,10 +184,13 @@ class VDM(DiffusionModel):
         log_odds: for two values of a pixel, use the parametrisation `Signs` instead of `ResidualNoise`.
         prediction: another parametrisation of the denoiser, which wins over `log_odds`.
         sampler: draws each step of a sample; None for ancestral sampling.
+        num_classes: the number C of classes, with labels from 0 to C - 1; None for a model without classes.
+        label_dropout: the probability that an example loses its class in training.
+        guidance: the weight w of guidance in samples of a class.
         x_shape: the shape of one image.
 
     Raises:
-        UserError: for a protocol with continuous pixels.
+        UserError: for a protocol with continuous pixels; for guidance without classes or without their dropout.
     """
 
     learned_inference = False
@@ -179,6 +207,9 @@ class VDM(DiffusionModel):
         log_odds: bool = True,
         prediction: Parametrisation | None = None,
         sampler: Sampler | None = None,
+        num_classes: Annotated[int, Field(ge=2)] | None = None,
+        label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        guidance: NonNegativeFloat = 0.0,
         x_shape: Sequence[PositiveInt] = (1, 28, 28),
     ) -> None:
         super().__init__()
@@ -189,28 +220,65 @@ class VDM(DiffusionModel):
         self.eval_steps = tuple(eval_steps)
         self.sample_steps = sample_steps
         self.sampler = sampler or ANCESTRAL
+        self.labelled = num_classes is not None
+        self.label_dropout = label_dropout
+        self.guidance = guidance
+        if guidance and not (self.labelled and label_dropout):
+            raise UserError(
+                f"model.guidance={guidance} needs a denoiser with and without classes: "
+                "set model.num_classes=10 and model.label_dropout=0.1"
+            )
         schedule = noise_schedule.with_default(least_noise(self.levels))
         default = Signs() if log_odds and self.levels == 2 else ResidualNoise()
-        self.diffusion = Diffusion(self.x_shape, schedule, denoiser, prediction or default)
+        self.diffusion = Diffusion(self.x_shape, schedule, denoiser, prediction or default, num_classes)
         self.likelihood = NoisedLikelihood(self.x_shape, self.levels, schedule.gamma_min)
 
-    def diffused(self, x: Tensor) -> Diffused:
-        data = signed(x)
+    def observe(self, batch: Batch) -> Any:
+        return batch if self.labelled else batch.x
+
+    def check_classes(self, n: int) -> None:
+        own = self.diffusion.num_classes
+        if own is not None and n > own:
+            raise UserError(
+                f"model.num_classes={own}: the data have labels from 0 to {n - 1}: set model.num_classes={n}"
+            )
+
+    def diffused(self, x: Tensor | Batch) -> Diffused:
+        images, y = x if isinstance(x, Batch) else (x, None)
+        data = signed(images)
         with torch.no_grad():  # neither term has learned parameters
-            reconstruction = self.likelihood(self._draw_z_0(data)).log_prob(x)
-            return Diffused(data, reconstruction, {"kl_prior": self.diffusion.prior_kl(data)})
+            reconstruction = self.likelihood(self._draw_z_0(data)).log_prob(images)
+            kls = {"kl_prior": self.diffusion.prior_kl(data)}
+        return Diffused(data, reconstruction, kls, self._dropped(y))
+
+    def _dropped(self, y: Tensor | None) -> Tensor | None:
+        if y is None or not (self.training and self.label_dropout):
+            return y
+        dropped = torch.rand(y.shape, device=y.device) < self.label_dropout
+        return torch.where(dropped, self.diffusion.num_classes or 0, y)
+
+    def _estimate(
+        self, x: Any, samples: int, others: Sequence[int | None], weighting: Weighting | None = None
+    ) -> dict[str, Tensor]:
+        terms = super()._estimate(x, samples, others, weighting)
+        if self.diffusion.num_classes is None:
+            return terms
+        log_py = torch.full_like(terms["elbo"], -log(self.diffusion.num_classes))
+        joint = {name: term + log_py for name, term in terms.items() if "elbo" in name}
+        return {**terms, **joint, "log_py": log_py, "elbo_x_given_y": terms["elbo"]}
 
     def end(self, z_0: Tensor) -> Tensor:
         return z_0
 
-    def encode(self, x: Tensor) -> Tensor:
-        return self._draw_z_0(signed(x)).flatten(1)
+    def encode(self, x: Tensor | Batch) -> Tensor:
+        return self._draw_z_0(self._data(x)).flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
         return self.likelihood(z.unflatten(-1, self.x_shape)).mean
 
-    def posterior_mean(self, x: Tensor) -> Tensor:
-        return (alpha(self._gamma_0(x)) * signed(x)).flatten(1)
+    def posterior_mean(self, x: Tensor | Batch) -> Tensor:
+        data = self._data(x)
+        return (alpha(self._gamma_0(data)) * data).flatten(1)
 
     def scored_as(self, protocol: Protocol) -> Protocol:
         return protocol.counted()
@@ -231,6 +299,9 @@ class VDM(DiffusionModel):
                 "choose protocol=discrete, or threshold, dynamic or static for binary pixels"
             )
         return levels
+
+    def _data(self, x: Tensor | Batch) -> Tensor:
+        return signed(x.x if isinstance(x, Batch) else x)
 
     def _draw_z_0(self, data: Tensor) -> Tensor:
         gamma = self._gamma_0(data)

@@ -172,6 +172,7 @@ class UNet(nn.Module):
         event_shape: the shape (C, H, W) of one image.
         gamma_min: the smallest noise level $\gamma$.
         gamma_max: the largest $\gamma$.
+        num_classes: the number of classes, or None.
         channels: the channels of each level, largest maps first.
         blocks: the number of residual blocks of a level, in each direction.
         attention: the number of heads at the coarsest level; 0 for no attention.
@@ -188,6 +189,7 @@ class UNet(nn.Module):
         event_shape: Shape,
         gamma_min: float,
         gamma_max: float,
+        num_classes: int | None = None,
         channels: Channels = (16, 32, 64),
         blocks: Depth = 1,
         attention: NonNegativeInt = 2,
@@ -202,7 +204,7 @@ class UNet(nn.Module):
             return ConditionedBlock(width_in, width_out, embedding, groups)
 
         first, last = channels[0], channels[-1]
-        self.noise = NoiseEmbedding(embedding, gamma_min, gamma_max)
+        self.noise = NoiseEmbedding(embedding, gamma_min, gamma_max, num_classes)
         self.features = FourierFeatures(fourier, gamma_min)
         self.stem = nn.Conv2d(self.features.channels(event_shape[0]), first, kernel_size=3, padding=1)
         middle = Middle(last, block, SelfAttention(last, attention, groups) if attention else nn.Identity())
@@ -210,8 +212,8 @@ class UNet(nn.Module):
         self.norm = GroupNorm(first, groups)
         self.out = zeroed(nn.Conv2d(first, event_shape[0], kernel_size=3, padding=1))
 
-    def forward(self, z_t: Tensor, gamma_t: Tensor) -> Tensor:
-        h = self.levels(self.stem(self.features(z_t)), self.noise(gamma_t))
+    def forward(self, z_t: Tensor, gamma_t: Tensor, y: Tensor | None = None) -> Tensor:
+        h = self.levels(self.stem(self.features(z_t)), self.noise(gamma_t, y))
         return self.out(F.silu(self.norm(h)))
 
 
