@@ -140,6 +140,18 @@ class Discrete(Protocol):
         return torch.div(images, 255)
 
 
+class Real(Protocol):
+    """Vectors x of real numbers, scored by their density."""
+
+    name = "real"
+    levels = None
+    bits_offset = None
+
+    @deterministic
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        return images.float()
+
+
 class FourBit(Protocol):
     """x = floor(pixel / 16) / 15, scored as one of the 16 values k / 15."""
 

@@ -22,8 +22,15 @@ from latentlab.likelihoods import NoisedLikelihood
 from latentlab.lit import GradientModule
 from latentlab.models.vdm import VDM, least_noise
 from latentlab.objectives import VLB
-from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, FourBit, Static, Threshold
-from latentlab.schedules import CosineSchedule, LearnedSchedule, LinearSchedule, alpha, sigma
+from latentlab.protocols import Continuous, Dequantised, Discrete, Dynamic, FourBit, Real, Static, Threshold
+from latentlab.schedules import (
+    CosineSchedule,
+    LearnedSchedule,
+    LinearBetaSchedule,
+    LinearSchedule,
+    alpha,
+    sigma,
+)
 
 
 def tiny(schedule=None, protocol=None, x_shape=(1, 1, 2), **options):
@@ -204,6 +211,33 @@ def test_latents_are_images_with_the_least_noise():
     assert largest_z(z, model.posterior_mean(x)[0]) < Z_MAX
     assert largest_z((z - alpha(gamma)) ** 2, sigma(gamma).expand(2) ** 2) < Z_MAX
     torch.testing.assert_close(model.posterior_mean(0 * x), -model.posterior_mean(x))
+
+
+# -- Real vectors
+
+
+class Linear(torch.nn.Module):
+    """The residual of the optimal noise for x ~ N(0, 0.25 I)."""
+
+    def forward(self, z_t, gamma_t):
+        noise = gamma_t.sigmoid().view(-1, 1)
+        return (noise.sqrt() / (0.25 * (1 - noise) + noise) - 1) * z_t
+
+
+@pytest.mark.parametrize("schedule", [LinearSchedule(gamma_max=12.0), LinearBetaSchedule()])
+def test_vectors_have_the_bound_of_their_density(schedule):
+    """With the optimal denoiser, the bound in the limit is log N(x; 0, 0.25 I), up to the noise at both ends."""
+    model = VDM(schedule, lambda shape, **ends: Linear(), Real(), x_shape=(2,)).double()
+    model.check(Real())
+    x = 0.5 * torch.randn(20_000, 2, dtype=torch.float64)
+    with torch.no_grad():
+        terms = model.terms(x)
+    exact = Normal(0.0, 0.5).log_prob(x).sum(1)
+    gap = (terms["elbo"] - exact).mean().item()
+    assert abs(gap) < 4 * (terms["elbo"] - exact).std().item() / len(x) ** 0.5 + 1e-3
+    samples = model.generate(3, steps=4)
+    assert samples.shape == (3, 2) and model.encode(x[:4]).shape == (4, 2)
+    torch.testing.assert_close(model.decode(model.posterior_mean(x)), x)
 
 
 # -- Its values

@@ -14,7 +14,7 @@ from latentlab.batch import Batch
 from latentlab.draws import normal_like
 from latentlab.errors import UserError
 from latentlab.likelihoods import Likelihood
-from latentlab.likelihoods.noised import NoisedLikelihood
+from latentlab.likelihoods.noised import Noised, NoisedLikelihood, NoisedVectors
 from latentlab.models.base import GenerativeModel
 from latentlab.models.diffusion import (
     DenoiserFactory,
@@ -23,15 +23,17 @@ from latentlab.models.diffusion import (
     Parametrisation,
     ResidualNoise,
     Signs,
-    signed,
 )
 from latentlab.models.samplers import ANCESTRAL, Sampler
-from latentlab.protocols import Protocol
+from latentlab.nn import Shape
+from latentlab.protocols import Protocol, Real
 from latentlab.schedules import NoiseSchedule, alpha, sigma
 from latentlab.weightings import WEIGHTED, Weighting
 
 # The default gamma(0) for two values of a pixel, and for 256 (code of Kingma et al. 2021).
 TWO_VALUES, MANY_VALUES = -4.0, -13.3
+# The default gamma(0) for real numbers, which are resolved to exp(-5) = 0.007.
+REAL_VALUES = -10.0
 
 
 class Diffused(NamedTuple):
@@ -165,8 +167,8 @@ class VDM(DiffusionModel):
     r"""The variational diffusion model, whose latents z_t are noisy images (Kingma et al. 2021, section 3).
 
     $\log p(x) \ge E[\log p(x|z_0)] - KL(q(z_1|x)\,\|\,N(0, I)) - L_T$. The diffusion's data are pixels scaled to
-    [-1, 1], and p(x|z_0) is over the discrete values of a pixel. Inference is fixed but for a learned schedule. Where
-    latents are needed, they are z_0.
+    [-1, 1], and p(x|z_0) is over the discrete values of a pixel. Under the protocol `Real` the data are x itself, and
+    p(x|z_0) is normal. Inference is fixed but for a learned schedule. Where latents are needed, they are z_0.
 
     With classes it is $p(x|y)\,p(y)$ with a uniform p(y) and an observed class y, as in `ConditionalVAE`: `elbo` bounds
     $\log p(x, y)$, and `elbo_x_given_y`, without $\log p(y)$, bounds $\log p(x|y)$. In training, some examples lose
@@ -190,10 +192,11 @@ class VDM(DiffusionModel):
         x_shape: the shape of one image.
 
     Raises:
-        UserError: for a protocol with continuous pixels; for guidance without classes or without their dropout.
+        UserError: for continuous pixels in [0, 1]; for guidance without classes or without their dropout.
     """
 
     learned_inference = False
+    likelihood: Noised
 
     def __init__(
         self,
@@ -215,7 +218,7 @@ class VDM(DiffusionModel):
         super().__init__()
         self.x_shape = tuple(x_shape)
         self.latent_dim = prod(self.x_shape)
-        self.levels = levels or self._levels(protocol)
+        self.levels = self._levels(protocol) if levels is None else levels
         self.steps = steps
         self.eval_steps = tuple(eval_steps)
         self.sample_steps = sample_steps
@@ -231,7 +234,7 @@ class VDM(DiffusionModel):
         schedule = noise_schedule.with_default(least_noise(self.levels))
         default = Signs() if log_odds and self.levels == 2 else ResidualNoise()
         self.diffusion = Diffusion(self.x_shape, schedule, denoiser, prediction or default, num_classes)
-        self.likelihood = NoisedLikelihood(self.x_shape, self.levels, schedule.gamma_min)
+        self.likelihood = noised(self.x_shape, self.levels, schedule.gamma_min)
 
     def observe(self, batch: Batch) -> Any:
         return batch if self.labelled else batch.x
@@ -245,7 +248,7 @@ class VDM(DiffusionModel):
 
     def diffused(self, x: Tensor | Batch) -> Diffused:
         images, y = x if isinstance(x, Batch) else (x, None)
-        data = signed(images)
+        data = self.likelihood.data(images)
         with torch.no_grad():  # neither term has learned parameters
             reconstruction = self.likelihood(self._draw_z_0(data)).log_prob(images)
             kls = {"kl_prior": self.diffusion.prior_kl(data)}
@@ -287,13 +290,13 @@ class VDM(DiffusionModel):
         given = self._levels(protocol)
         if given != self.levels:
             raise UserError(
-                f"model.levels={self.levels}: protocol={protocol.name} gives {given} values: "
+                f"model.levels={self.levels}: protocol={protocol.name} gives {given or 'real'} values: "
                 "leave model.levels at null, which takes the number from the protocol"
             )
 
-    def _levels(self, protocol: Protocol) -> int:
+    def _levels(self, protocol: Protocol) -> int | None:
         levels = self.scored_as(protocol).levels
-        if levels is None:
+        if levels is None and not isinstance(protocol, Real):
             raise UserError(
                 f"VDM needs discrete pixels, and protocol={protocol.name} gives continuous ones: "
                 "choose protocol=discrete, or threshold, dynamic or static for binary pixels"
@@ -301,7 +304,7 @@ class VDM(DiffusionModel):
         return levels
 
     def _data(self, x: Tensor | Batch) -> Tensor:
-        return signed(x.x if isinstance(x, Batch) else x)
+        return self.likelihood.data(x.x if isinstance(x, Batch) else x)
 
     def _draw_z_0(self, data: Tensor) -> Tensor:
         gamma = self._gamma_0(data)
@@ -311,12 +314,19 @@ class VDM(DiffusionModel):
         return x.new_tensor(self.diffusion.noise_schedule.gamma_min)
 
 
-def least_noise(levels: int) -> float:
+def noised(x_shape: Shape, levels: int | None, gamma: float) -> Noised:
+    """Return p(x|z_0) for a number of values of a pixel, or None for real numbers, and gamma(0)."""
+    return NoisedVectors(x_shape, gamma) if levels is None else NoisedLikelihood(x_shape, levels, gamma)
+
+
+def least_noise(levels: int | None) -> float:
     r"""Return the default gamma(0) for n values of a pixel: $-13.3 + 2 \log\frac{255}{n-1}$, and -4 for two.
 
     The noise $\sigma_0 \approx e^{\gamma(0)/2}$ keeps its ratio to the distance of two values. `Signs` tells two values
-    apart at more noise.
+    apart at more noise. For real numbers, None, it is -10.
     """
+    if levels is None:
+        return REAL_VALUES
     return TWO_VALUES if levels == 2 else MANY_VALUES + 2 * log(255 / (levels - 1))
 
 
