@@ -125,7 +125,7 @@ def _first(experiment: Experiment[SavedRun], draw: Callable[["Trained"], T]) -> 
         try:
             return draw(Trained(run.values.saved))
         except UserError as error:
-            warn(f"left out {run.values.saved.checkpoint}: {error}")
+            warn(f"left out {RunDirectory.of_checkpoint(run.values.saved.checkpoint).path}: {error}")
     return None
 
 

@@ -22,7 +22,7 @@ from latentlab.figures.latent_space import (
     latents_tsne,
     latents_umap,
 )
-from latentlab.figures.neighbours import neighbours
+from latentlab.figures.neighbours import check_samples, neighbours
 from latentlab.figures.paths import check_real, interpolations, traversals
 
 __all__ = [
@@ -58,5 +58,6 @@ DRAWN: dict[str, Callable[..., Any]] = {
 NEEDS: dict[str, Callable[[Any], None]] = {
     "latents_umap": check_umap,
     "manifold": check_two,
+    "neighbours": check_samples,
     "traversals": check_real,
 }

@@ -22,9 +22,9 @@ MASSES = (0.25, 0.5, 0.75, 0.95)
 WIDTHS = (0.6, 0.9, 1.2, 1.5)  # of the lines, the innermost last
 CELLS = 160  # of the grid, along each axis
 CHUNK = 500  # the draws of p(z) that are held in memory at a time
-# The smoothing of a histogram of n draws in d dimensions, in standard deviations: half of Scott's n^(-1 / (d + 4)),
+# The smoothing of a histogram of n draws in d dimensions, in standard deviations: 0.75 of Scott's n^(-1 / (d + 4)),
 # because priors have several modes.
-SMOOTHING = 0.5
+SMOOTHING = 0.75
 TAIL = 0.01  # the share of p(z) beyond each end of the grid
 # Ellipses of more components would hide the points.
 MOST_ELLIPSES = 20

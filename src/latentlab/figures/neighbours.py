@@ -8,6 +8,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from latentlab.batch import Sets
+from latentlab.errors import UserError
 from latentlab.figures.drawing import (
     Cells,
     Data,
@@ -32,11 +33,11 @@ def neighbours(
     columns: Cells = 5,
     number: PositiveInt = 500,
     mean: bool = False,
-) -> TabledFigure:
+) -> TabledFigure | None:
     """Draw samples with their nearest training images, and the distances next to those of test images.
 
     Samples that are closer to the training images than test images are show memorisation. Distances are Euclidean, over
-    the pixels. The table `neighbours` has all of them.
+    the pixels. The table `neighbours` has all of them. A model without samples has no such figure, and the result is None.
 
     Args:
         model: the model.
@@ -46,6 +47,8 @@ def neighbours(
         number: the number of samples and of test images whose distances are measured.
         mean: use means of p(x|z) instead of samples. Pixel noise makes distances larger.
     """
+    if not model.bounded:
+        return None
     x = model.generate(number, mean=mean)
     found, nearest = nearest_images(x, batches(model, data.training), columns)
     tested, _ = nearest_images(spread(model, data.test, number).x, batches(model, data.training), 1)
@@ -62,6 +65,16 @@ def neighbours(
     show(left, tile(pictures, columns + 1), f"{what} (left), nearest training images")
     _histograms(right, distances)
     return drawn
+
+
+def check_samples(model: GenerativeModel) -> None:
+    """Refuse a model without samples.
+
+    Raises:
+        UserError: for one.
+    """
+    if not model.bounded:
+        raise UserError(f"neighbours draws samples, and {type(model).__name__} has none: choose model=vae")
 
 
 def nearest_images(x: Tensor, data: Data | Iterator, columns: int) -> tuple[Tensor, Tensor]:
