@@ -37,7 +37,7 @@ def neighbours(
     """Draw samples with their nearest training images, and the distances next to those of test images.
 
     Samples that are closer to the training images than test images are show memorisation. Distances are Euclidean, over
-    the pixels. The table `neighbours` has all of them. A model without samples has no such figure, and the result is None.
+    the pixels. The table `neighbours` has all of them. The result is None for a model without samples.
 
     Args:
         model: the model.
