@@ -3,11 +3,13 @@
 import pytest
 import torch
 from hydra.utils import instantiate
+from oracles import tiny_vae
 from parts import composed, smaller
 from sklearn.neighbors import NearestNeighbors
 from test_images import data, vae
 
 from latentlab.batch import Batch, Sets
+from latentlab.callbacks.figures import check_needs
 from latentlab.errors import UserError
 from latentlab.figures import interpolations, neighbours, traversals
 from latentlab.figures.neighbours import nearest_images
@@ -65,6 +67,13 @@ def test_a_traversal_moves_one_latent():
     z = traversal(torch.tensor([7.0, 8.0]), 1, values, torch.tensor([-1.0, 0.0, 1.0]))
     deviation = values.std().item()
     torch.testing.assert_close(z, torch.tensor([[7.0, 2 - deviation], [7.0, 2.0], [7.0, 2 + deviation]]))
+
+
+def test_vectors_are_not_drawn_as_images():
+    model = tiny_vae(2, x_shape=(4,))
+    for name in ("interpolations", "manifold", "samples"):
+        with pytest.raises(UserError, match="this figure draws images"):
+            check_needs(name, model)
 
 
 def test_one_hot_latents_are_not_moved():

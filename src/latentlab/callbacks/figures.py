@@ -160,8 +160,8 @@ def check_needs(name: str, model: Any) -> None:
     """
     from latentlab.figures import NEEDS
 
-    if name in NEEDS:
-        NEEDS[name](model)
+    for check in NEEDS.get(name, ()):
+        check(model)
 
 
 def examples_for(draw: DrawFigure, data: DataModule) -> Any:

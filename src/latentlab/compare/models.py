@@ -14,6 +14,7 @@ from latentlab.compare.rate_distortion import short
 from latentlab.compare.runs import Experiment, incomparable
 from latentlab.errors import UserError
 from latentlab.figures.drawing import Cells, Figure, cell, device_of, show, tile, undisturbed
+from latentlab.figures.images import check_images
 from latentlab.figures.latent_space import Cloud, cloud, sheet
 from latentlab.run.directory import RunDirectory
 from latentlab.run.results import Spread, read_results
@@ -75,6 +76,7 @@ def samples(experiments: Models, rows: Cells = 8, mean: bool = False) -> Figure:
 
     def drawn(run: "Trained") -> Tensor:
         model = run.having("samples")
+        check_images(model)
         with undisturbed(model):
             return model.generate(rows**2, mean=mean)
 
@@ -91,6 +93,7 @@ def decoders(experiments: Models, rows: Cells = 8) -> Figure:
 
     def drawn(run: "Trained") -> Tensor:
         model = run.having("decoders")
+        check_images(model)
         with undisturbed(model):
             z.extend([] if z else [model.sample_latents(rows**2).cpu()])
             if model.latent_dim != z[0].shape[1]:

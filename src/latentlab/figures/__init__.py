@@ -1,11 +1,12 @@
 """Figures: functions of a model and data, such as `latents(model, data.whole_test_set())`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from latentlab.figures.diffusion import chains, denoising, guided_classes, loss_by_time, sampling_steps
 from latentlab.figures.drawing import Figure, Table, TabledFigure, save
 from latentlab.figures.images import (
+    check_images,
     check_two,
     classes,
     frozen_layers,
@@ -55,9 +56,13 @@ __all__ = [
 DRAWN: dict[str, Callable[..., Any]] = {
     name: globals()[name] for name in __all__ if name[0].islower() and name != "save"
 }
-NEEDS: dict[str, Callable[[Any], None]] = {
-    "latents_umap": check_umap,
-    "manifold": check_two,
-    "neighbours": check_samples,
-    "traversals": check_real,
+NEEDS: dict[str, Sequence[Callable[[Any], None]]] = {
+    "interpolations": [check_images],
+    "latents_umap": [check_umap],
+    "manifold": [check_images, check_two],
+    "neighbours": [check_images, check_samples],
+    "reconstructions": [check_images],
+    "sample_means": [check_images],
+    "samples": [check_images],
+    "traversals": [check_images, check_real],
 }

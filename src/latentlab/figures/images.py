@@ -89,6 +89,18 @@ def manifold(model: GenerativeModel, data: Data, rows: Cells = 20) -> Figure | N
     return plane(model.decode(z), rows)
 
 
+def check_images(model: GenerativeModel) -> None:
+    """Refuse data that are no images.
+
+    Raises:
+        UserError: for them.
+    """
+    if len(model.x_shape) != 3:
+        raise UserError(
+            f"this figure draws images, and the data of this model have the shape {[*model.x_shape]}"
+        )
+
+
 def check_two(model: GenerativeModel) -> None:
     """Refuse another number of latents than two.
 
