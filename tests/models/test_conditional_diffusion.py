@@ -9,6 +9,7 @@ from oracles import Z_MAX, largest_z
 from torch import nn
 
 from latentlab.batch import Batch
+from latentlab.cli.evaluating import change_sampling
 from latentlab.errors import UserError
 from latentlab.models.samplers import DDIM
 from latentlab.models.vdm import VDM
@@ -118,10 +119,24 @@ def test_the_networks_embed_classes():
 
 @pytest.mark.parametrize("options", [{"num_classes": None}, {"label_dropout": 0.0}])
 def test_guidance_needs_a_denoiser_with_and_without_classes(options):
-    with pytest.raises(UserError, match=r"model.guidance=1.0 .*model.num_classes"):
+    with pytest.raises(UserError, match=r"guidance=1.0 .*model.num_classes"):
         model(lambda shape, **told: Wavy(shape), guidance=1.0, **options)
 
 
 def test_more_classes_than_those_of_the_model_are_refused():
     with pytest.raises(UserError, match=r"model.num_classes=3.*model.num_classes=10"):
         model().check_classes(10)
+
+
+def test_an_evaluation_changes_the_sampling():
+    made = model(sampler=DDIM(), sample_steps=7)
+    change_sampling({"steps": 3, "eta": 1.0, "guidance": 0.5}, made)
+    assert (made.sample_steps, made.sampler, made.guidance) == (3, DDIM(1.0), 0.5)
+    change_sampling({"steps": None, "eta": None, "guidance": None}, made)
+    assert made.sample_steps == 3
+    with pytest.raises(UserError, match=r"sampling.steps=3: Linear has no diffusion"):
+        change_sampling({"steps": 3}, nn.Linear(1, 1))
+    with pytest.raises(UserError, match=r"guidance=2.0"):
+        change_sampling(
+            {"guidance": 2.0}, model(num_classes=None, denoiser=lambda shape, **told: Wavy(shape))
+        )

@@ -56,6 +56,7 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
         "mutual_information.examples": (
             cfg.mutual_information.examples if "test/mutual_information_limit" in estimates else 0
         ),
+        **{f"sampling.{name}": value for name, value in cfg.sampling.items() if value is not None},
     }
     results = report.conclude_evaluation(trainer, directory, names, estimates, settings)
     if exported:

@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
@@ -22,6 +22,8 @@ from latentlab.errors import UserError
 from latentlab.evaluation import choose_nll_samples, estimate
 from latentlab.lit.base import LitModule
 from latentlab.models.base import GenerativeModel
+from latentlab.models.samplers import DDIM
+from latentlab.models.vdm import DiffusionModel
 from latentlab.run.checkpoints import BUILT, config_of, load_state, read_first
 from latentlab.run.directory import RunDirectory
 from latentlab.run.trust import Trusted
@@ -36,6 +38,9 @@ SETTINGS = {
     "nll.samples": NonNegativeInt | None,
     "nll.chunk": PositiveInt,
     "mutual_information.examples": NonNegativeInt,
+    "sampling.steps": PositiveInt | None,
+    "sampling.eta": Annotated[float, Field(ge=0, le=1)] | None,
+    "sampling.guidance": NonNegativeFloat | None,
     "figures.draw": bool,
     "figures.more": str | Sequence[str],
     "wandb": bool,
@@ -126,10 +131,31 @@ def rebuild(cfg: Any, run: Saved) -> tuple[LitModule, DataModule]:
     module.check(data)
     nll_samples = choose_nll_samples(module.model, cfg.nll.samples)
     load_state(module, run.state, str(run.checkpoint))
+    change_sampling(cfg.sampling, module.model)
     if isinstance(module.model, GenerativeModel):
         draws = {"samples": cfg.samples, "nll.chunk": min(cfg.nll.chunk, nll_samples)}
         check_evaluation(module.model, data, draws, run.config["module"])
     return module, data
+
+
+def change_sampling(cfg: Any, model: Any) -> None:
+    """Change the number of steps, the sampler and the guidance of a trained diffusion, where they are not null.
+
+    Raises:
+        UserError: for another model, or for guidance without classes.
+    """
+    given = {name: value for name, value in cfg.items() if value is not None}
+    if given and not isinstance(model, DiffusionModel):
+        name, value = next(iter(given.items()))
+        raise UserError(
+            f"sampling.{name}={value}: {type(model).__name__} has no diffusion to sample from: leave it out"
+        )
+    if "steps" in given:
+        model.sample_steps = given["steps"]
+    if "eta" in given:
+        model.sampler = DDIM(given["eta"])
+    if "guidance" in given:
+        model.guide(given["guidance"])
 
 
 def rebuild_data(run: Saved, places: Mapping[str, str | None], **changed: Any) -> DataModule:

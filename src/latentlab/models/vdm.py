@@ -118,6 +118,17 @@ class DiffusionModel(GenerativeModel, ABC):
         classes, device = self.diffusion.num_classes, self.diffusion.origin.device
         return None if classes is None else torch.randint(classes, (n,), device=device)
 
+    def guide(self, guidance: float) -> None:
+        """Set the weight of guidance.
+
+        Raises:
+            UserError: for a model without classes.
+        """
+        if guidance:
+            raise UserError(
+                f"guidance={guidance}: {type(self).__name__} has no classes: leave it out, or use model=ddpm"
+            )
+
     def sample_prior(self, n: int, steps: int | None = None, y: Tensor | None = None) -> Tensor:
         """Draw n inputs of p(x|.), the ends of paths."""
         return self.end(deque(self.path(n, steps, y), maxlen=1).pop())
@@ -225,16 +236,19 @@ class VDM(DiffusionModel):
         self.sampler = sampler or ANCESTRAL
         self.labelled = num_classes is not None
         self.label_dropout = label_dropout
-        self.guidance = guidance
-        if guidance and not (self.labelled and label_dropout):
-            raise UserError(
-                f"model.guidance={guidance} needs a denoiser with and without classes: "
-                "set model.num_classes=10 and model.label_dropout=0.1"
-            )
         schedule = noise_schedule.with_default(least_noise(self.levels))
         default = Signs() if log_odds and self.levels == 2 else ResidualNoise()
         self.diffusion = Diffusion(self.x_shape, schedule, denoiser, prediction or default, num_classes)
         self.likelihood = noised(self.x_shape, self.levels, schedule.gamma_min)
+        self.guide(guidance)
+
+    def guide(self, guidance: float) -> None:
+        if guidance and not (self.labelled and self.label_dropout):
+            raise UserError(
+                f"guidance={guidance} needs a denoiser that was trained with and without classes: "
+                "set model.num_classes=10 and model.label_dropout=0.1"
+            )
+        self.guidance = guidance
 
     def observe(self, batch: Batch) -> Any:
         return batch if self.labelled else batch.x
