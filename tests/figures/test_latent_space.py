@@ -1,5 +1,7 @@
 """Scatter plots of latents."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from test_images import data, vae
 
+from latentlab.errors import UserError
 from latentlab.figures import latents, latents_tsne
 from latentlab.figures.drawing import spread_over
-from latentlab.figures.latent_space import Plane, legend, palette, panels, principal_axes, scatter
+from latentlab.figures.latent_space import Plane, check_umap, legend, palette, panels, principal_axes, scatter
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 5])
@@ -36,6 +39,14 @@ def test_principal_components_of_a_collapsed_posterior_are_finite():
 def test_an_embedding_places_the_draws_of_the_prior_too():
     drawn = latents_tsne(vae(5), data(), prior_draws=30)
     assert len(drawn.tables["latents"].rows) == 40 and "p(z)" in drawn.axes[0].get_title()
+
+
+def test_umap_without_its_library_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "umap", raising=False)
+    (tmp_path / "umap").mkdir()
+    with pytest.raises(UserError, match="pip install umap-learn"):
+        check_umap(vae(5))
 
 
 def words(labels):

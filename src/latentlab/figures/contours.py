@@ -22,9 +22,9 @@ MASSES = (0.25, 0.5, 0.75, 0.95)
 WIDTHS = (0.6, 0.9, 1.2, 1.5)  # of the lines, the innermost last
 CELLS = 160  # of the grid, along each axis
 CHUNK = 500  # the draws of p(z) that are held in memory at a time
-# The smoothing of a histogram of n draws in d dimensions, in standard deviations: 0.75 of Scott's n^(-1 / (d + 4)),
-# because priors have several modes.
-SMOOTHING = 0.75
+# The smoothing of a histogram of n draws in d dimensions, as a share of Scott's n^(-1 / (d + 4)) standard deviations. A
+# prior has several modes, and the embeddings of t-SNE and UMAP have narrow ones.
+SMOOTHING, SMOOTHING_OF_EMBEDDINGS = 0.75, 0.3
 TAIL = 0.01  # the share of p(z) beyond each end of the grid
 # Ellipses of more components would hide the points.
 MOST_ELLIPSES = 20
@@ -133,7 +133,7 @@ def grid(points: Tensor, drawn: Tensor) -> list[Array]:
         [points.double(), drawn.double().quantile(torch.tensor([TAIL, 1 - TAIL]).double(), dim=0)]
     )
     low, high = ends.min(0).values, ends.max(0).values
-    margin = 0.05 * (high - low) + 1e-6
+    margin = 0.1 * (high - low) + 1e-6
     pairs = zip((low - margin).tolist(), (high + margin).tolist(), strict=True)
     return [np.linspace(start, end, CELLS + 1) for start, end in pairs]
 
@@ -147,10 +147,10 @@ def exact_density(model: SingleLayer, edges: Sequence[Array]) -> Density:
     return Density(edges, values.view([CELLS] * len(edges)).double().cpu().numpy())
 
 
-def histogram(drawn: Tensor, edges: Sequence[Array]) -> Density:
+def histogram(drawn: Tensor, edges: Sequence[Array], smoothing: float = SMOOTHING) -> Density:
     """Return a smoothed histogram of draws (M, d)."""
     counts, _ = np.histogramdd(drawn.double().numpy(), edges)
-    scale = SMOOTHING * len(drawn) ** (-1 / (len(edges) + 4)) * drawn.double().std(0).numpy()
+    scale = smoothing * len(drawn) ** (-1 / (len(edges) + 4)) * drawn.double().std(0).numpy()
     widths = [each[1] - each[0] for each in edges]
     smooth = gaussian_filter(counts, scale / widths, mode="constant")
     return Density(edges, smooth / (len(drawn) * prod(widths)))

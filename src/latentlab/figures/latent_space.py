@@ -13,7 +13,16 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from latentlab.errors import UserError
-from latentlab.figures.contours import PriorView, draw_prior, grid, histogram, prior_draws, prior_view, words
+from latentlab.figures.contours import (
+    SMOOTHING_OF_EMBEDDINGS,
+    PriorView,
+    draw_prior,
+    grid,
+    histogram,
+    prior_draws,
+    prior_view,
+    words,
+)
 from latentlab.figures.drawing import (
     SEED,
     Data,
@@ -183,7 +192,8 @@ def check_umap(model: GenerativeModel) -> None:
     Raises:
         UserError: if umap-learn is not installed.
     """
-    if find_spec("umap") is None:
+    found = find_spec("umap")
+    if found is None or found.origin is None:  # a folder of this name is not the library
         raise UserError(
             "latents_umap needs the library umap-learn: pip install umap-learn, or choose latents_tsne"
         )
@@ -202,11 +212,14 @@ def embedded(
 ) -> Cloud:
     """Embed draws of q(z) and of p(z) together in two dimensions."""
     z, y = encoded(model, data, max_points)
+    names = [f"{name} {axis}" for axis in (1, 2)]
     drawn = prior_draws(model, draws, torch.Tensor.float)
     both = z.float() if drawn is None else torch.cat([z.float(), drawn])
     points, placed = torch.from_numpy(embed(both.numpy())).float().tensor_split([len(z)])
-    view = PriorView(histogram(placed, grid(points, placed))) if len(placed) else None
-    return Cloud(points, y, [f"{name} {axis}" for axis in (1, 2)], view)
+    if not len(placed):
+        return Cloud(points, y, names)
+    density = histogram(placed, grid(points, placed), SMOOTHING_OF_EMBEDDINGS)
+    return Cloud(points, y, names, PriorView(density))
 
 
 def encoded(model: GenerativeModel, data: Data, max_points: int) -> tuple[Tensor, Tensor]:
