@@ -197,7 +197,9 @@ def brief(experiment: str) -> list[str]:
         settings += [f"data={kind}_digits", f"protocol={protocol}"]
     if chosen["objective"] == "vlb":  # large networks: one step, and no validation
         settings += ["model.eval_steps=[]", "data.val_size=0"]
-        settings += ["denoiser.channels=[8,8]", "denoiser.blocks=1"] if chosen["model"] == "vdm" else []
+        settings += (
+            ["denoiser.channels=[8,8]", "denoiser.blocks=1"] if chosen["model"] in ("vdm", "ddpm") else []
+        )
     return settings
 
 
