@@ -10,9 +10,10 @@ from hydra.utils import instantiate
 from oracles import largest_z, tiny_vae
 from parts import composed, smaller
 from test_images import data, vae
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
-from latentlab.figures import latents
+from latentlab.batch import Batch
+from latentlab.figures import latents, save
 from latentlab.figures.contours import components, exact_density, grid, histogram, prior_view
 from latentlab.figures.latent_space import Plane
 from latentlab.posteriors import FullRankNormalPosterior
@@ -77,6 +78,16 @@ def test_every_model_with_a_prior_has_contours(words, contours):
     model = instantiate(smaller(composed(*words.split())).module).model.eval()
     drawn = latents(model, data(), prior_draws=40)
     assert ("p(z)" in drawn.axes[0].get_title()) is contours
+
+
+@pytest.mark.parametrize("log_scale", [80.0, 700.0, float("inf")])
+def test_an_exploded_prior_does_not_stop_a_training(log_scale, monkeypatch, tmp_path):
+    monkeypatch.setattr(Distribution, "_validate_args", False)  # as in training
+    model = tiny_vae(2, x_shape=(1, 28, 28), prior=partial(MixtureOfGaussiansPrior, num_components=3))
+    with torch.no_grad():
+        model.prior.log_scales.fill_(log_scale)
+    drawn = latents(model, [Batch(x.double(), y) for x, y in data()], prior_draws=50)
+    save(drawn, tmp_path / "latents.png")
 
 
 def test_contours_can_be_left_out_and_noise_has_none():

@@ -104,7 +104,8 @@ def prior_view(model: GenerativeModel, place: Projection, points: Tensor, draws:
         draws: the number of draws of p(z). 0 means no view.
     """
     drawn = prior_draws(model, draws, place)
-    if drawn is None:
+    points = _finite(points)
+    if drawn is None or not len(drawn) or not len(points):
         return None
     edges = grid(points, drawn)
     exact = isinstance(model, SingleLayer) and not model.discrete and model.latent_dim <= 2
@@ -115,8 +116,8 @@ def prior_view(model: GenerativeModel, place: Projection, points: Tensor, draws:
 def prior_draws(model: GenerativeModel, n: int, place: Projection) -> Tensor | None:
     """Draw n latents z ~ p(z) and return their coordinates (n, d).
 
-    Returns None for n = 0, for a model without p(z), and where q(z|x) only adds noise to x, so that latents are noisy
-    images.
+    Draws that are not finite are left out. Returns None for n = 0, for a model without p(z), and where q(z|x) only adds
+    noise to x, so that latents are noisy images.
     """
     if not n or not model.learned_inference:
         return None
@@ -124,18 +125,23 @@ def prior_draws(model: GenerativeModel, n: int, place: Projection) -> Tensor | N
         parts = [place(model.sample_latents(min(CHUNK, n - start)).cpu()) for start in range(0, n, CHUNK)]
     except UserError:
         return None
-    return torch.cat(parts)
+    return _finite(torch.cat(parts))
 
 
 def grid(points: Tensor, drawn: Tensor) -> list[Array]:
     """Return the edges of a grid that holds all points (N, d) and nearly all draws (M, d)."""
-    ends = torch.cat(
-        [points.double(), drawn.double().quantile(torch.tensor([TAIL, 1 - TAIL]).double(), dim=0)]
+    ends = np.concatenate(
+        [points.double().numpy(), np.quantile(drawn.double().numpy(), [TAIL, 1 - TAIL], axis=0)]
     )
-    low, high = ends.min(0).values, ends.max(0).values
+    low, high = ends.min(0), ends.max(0)
     margin = 0.1 * (high - low) + 1e-6
-    pairs = zip((low - margin).tolist(), (high + margin).tolist(), strict=True)
-    return [np.linspace(start, end, CELLS + 1) for start, end in pairs]
+    return [
+        np.linspace(start, end, CELLS + 1) for start, end in zip(low - margin, high + margin, strict=True)
+    ]
+
+
+def _finite(points: Tensor) -> Tensor:
+    return points[points.isfinite().all(1)]
 
 
 def exact_density(model: SingleLayer, edges: Sequence[Array]) -> Density:
@@ -144,7 +150,7 @@ def exact_density(model: SingleLayer, edges: Sequence[Array]) -> Density:
     centres = [torch.from_numpy((each[1:] + each[:-1]) / 2).to(like) for each in edges]
     z = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, -2)
     values = model.prior().log_prob(z.unflatten(-1, model.z_shape)).exp()
-    return Density(edges, values.view([CELLS] * len(edges)).double().cpu().numpy())
+    return Density(edges, values.nan_to_num().view([CELLS] * len(edges)).double().cpu().numpy())
 
 
 def histogram(drawn: Tensor, edges: Sequence[Array], smoothing: float = SMOOTHING) -> Density:
@@ -167,7 +173,9 @@ def components(model: GenerativeModel, place: Projection) -> Components | None:
     means = parts.mean.flatten(1).cpu()
     origin = place(torch.zeros_like(means[:1]))
     axes = place(torch.eye(means.shape[1]).to(means)) - origin  # (D, 2)
-    return Components(place(means), axes.T @ _covariances(parts).cpu().to(axes) @ axes)
+    placed, covariances = place(means), axes.T @ _covariances(parts).cpu().to(axes) @ axes
+    finite = placed.isfinite().all(1) & covariances.isfinite().all(2).all(1)
+    return Components(placed[finite], covariances[finite])
 
 
 def _covariances(parts: Distribution) -> Tensor:

@@ -216,7 +216,7 @@ def embedded(
     drawn = prior_draws(model, draws, torch.Tensor.float)
     both = z.float() if drawn is None else torch.cat([z.float(), drawn])
     points, placed = torch.from_numpy(embed(both.numpy())).float().tensor_split([len(z)])
-    if not len(placed):
+    if len(placed) < 2:
         return Cloud(points, y, names)
     density = histogram(placed, grid(points, placed), SMOOTHING_OF_EMBEDDINGS)
     return Cloud(points, y, names, PriorView(density))
