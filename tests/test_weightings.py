@@ -10,7 +10,7 @@ from latentlab.objectives import VLB
 from latentlab.protocols import Threshold
 from latentlab.schedules import LearnedSchedule, LinearSchedule
 from latentlab.trace import Scored
-from latentlab.weightings import MinSNR, Simple, SimpleVelocity, TruncatedSNR
+from latentlab.weightings import Bound, MinSNR, Simple, SimpleVelocity, TruncatedSNR
 
 GAMMA = torch.linspace(-6, 6, 9, dtype=torch.float64)
 SNR = (-GAMMA).exp()
@@ -35,7 +35,7 @@ def vdm(schedule=None, steps=5):
 )
 def test_weights_of_the_error_of_x_become_those_of_the_noise(weighting, expected):
     """The papers weight |x - x_hat|^2, which is |eps - eps_hat|^2 / SNR, but for the first."""
-    torch.testing.assert_close(weighting(GAMMA), expected)
+    torch.testing.assert_close(weighting(GAMMA, GAMMA), expected)
 
 
 @pytest.mark.parametrize("steps", [5, None])
@@ -45,6 +45,8 @@ def test_the_simple_loss_is_that_of_the_bound_without_its_weights(steps):
     # gamma is linear: every term of the bound has the weight T / 2 expm1(5 / T), or 5 / 2 in the limit.
     weight = 2.5 if steps is None else 2.5 * torch.expm1(torch.tensor(1.0, dtype=torch.float64))
     torch.testing.assert_close(terms["kl_diffusion"], weight * terms["simple_loss"])
+    same = model.weighted_terms(PIXELS, Bound())
+    torch.testing.assert_close(same["kl_diffusion"], same["bound_loss"])
     torch.testing.assert_close(
         terms["weighted_elbo"], terms["elbo"] + terms["kl_diffusion"] - terms["simple_loss"]
     )
@@ -75,5 +77,5 @@ def test_weightings_need_a_diffusion_with_a_fixed_schedule():
         def terms(self, x, samples=1):
             return {"elbo": x}
 
-    with pytest.raises(UserError, match=r"weighting=simple .*Likelihood .*weighting=null"):
+    with pytest.raises(UserError, match=r"weighting=simple .*Likelihood .*weighting=bound"):
         VLB(weighting=Simple()).check(Likelihood())

@@ -16,7 +16,10 @@ from torch.nn.modules.dropout import _DropoutNd
 from latentlab.errors import UserError
 from latentlab.gradients import frozen, leave_one_out, with_value
 from latentlab.trace import Scored, Trace, Traced
-from latentlab.weightings import WEIGHTED, Weighting
+from latentlab.weightings import WEIGHTED, Bound, Weighting
+
+BOUND = Bound()
+PLAIN = (BOUND, None)
 
 
 @dataclass(frozen=True)
@@ -353,16 +356,16 @@ class VLB(Objective):
 
     Attributes:
         samples: the number K of draws per example.
-        weighting: the weight of the denoiser's error, or None for that of the bound.
+        weighting: the weight of the denoiser's error; None for that of the bound.
     """
 
-    weighting: Weighting | None = None
+    weighting: Weighting | None = BOUND
 
     def __call__(self, model: Scored, x: Any) -> Tensor:
         return self.parts(model, x)[self.bound]
 
     def parts(self, model: Any, x: Any) -> dict[str, Tensor]:
-        if self.weighting is None:
+        if self.weighting in PLAIN:
             terms: dict[str, Tensor] = model.terms(x, samples=self.samples)
             return terms
         terms = model.weighted_terms(x, self.weighting, samples=self.samples)
@@ -370,10 +373,10 @@ class VLB(Objective):
 
     @property
     def criterion(self) -> str:
-        return self.bound if self.weighting is None else WEIGHTED
+        return self.bound if self.weighting in PLAIN else WEIGHTED
 
     def validation_terms(self, model: Any, x: Any) -> dict[str, Tensor]:
-        if self.weighting is None:
+        if self.weighting in PLAIN:
             return {}
         terms = model.weighted_terms(x, self.weighting, samples=self.samples)
         return {name: terms[name] for name in (WEIGHTED, self.weighting.loss)}
@@ -384,17 +387,17 @@ class VLB(Objective):
                 f"VLB needs a bound that the model itself computes, such as a diffusion, and {type(model).__name__} "
                 "has none: use the model's default objective (objective=analytic_elbo for a VAE), or choose model=vdm"
             )
-        if self.weighting is None:
+        if self.weighting in PLAIN:
             return
         if not hasattr(model, "weighted_terms"):
             raise UserError(
                 f"weighting={self.weighting.name} weights the loss of a diffusion, and {type(model).__name__} has "
-                "none: leave it out with weighting=null"
+                "none: choose weighting=bound"
             )
         if any(p.requires_grad for p in model.get_submodule("diffusion.noise_schedule").parameters()):
             raise UserError(
                 f"weighting={self.weighting.name} depends on the noise schedule, which must not be learned for it: "
-                "choose noise_schedule=linear, cosine or linear_beta, or weighting=null"
+                "choose noise_schedule=linear, cosine or linear_beta, or weighting=bound"
             )
 
 

@@ -33,8 +33,21 @@ class Weighting(ABC):
         return f"{self.name}_loss"
 
     @abstractmethod
-    def __call__(self, gamma_t: Tensor) -> Tensor:
-        """Return w for noise levels gamma_t of any shape."""
+    def __call__(self, gamma_t: Tensor, bound: Tensor) -> Tensor:
+        """Return w for noise levels gamma_t and the weights of the bound, all of the same shape."""
+
+
+@dataclass(frozen=True)
+class Bound(Weighting):
+    r"""The weight of the bound, $\frac T2 \mathrm{expm1}(\gamma_t - \gamma_s)$, or $\gamma'(t) / 2$ in the limit.
+
+    Kingma et al. 2021, https://arxiv.org/abs/2107.00630, eq. 14 and 17.
+    """
+
+    name = "bound"
+
+    def __call__(self, gamma_t: Tensor, bound: Tensor) -> Tensor:
+        return bound
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,7 @@ class Simple(Weighting):
 
     name = "simple"
 
-    def __call__(self, gamma_t: Tensor) -> Tensor:
+    def __call__(self, gamma_t: Tensor, bound: Tensor) -> Tensor:
         return torch.ones_like(gamma_t)
 
 
@@ -56,7 +69,7 @@ class SimpleVelocity(Weighting):
 
     name = "simple_v"
 
-    def __call__(self, gamma_t: Tensor) -> Tensor:
+    def __call__(self, gamma_t: Tensor, bound: Tensor) -> Tensor:
         return 1 + gamma_t.exp()
 
 
@@ -69,7 +82,7 @@ class TruncatedSNR(Weighting):
 
     name = "truncated_snr"
 
-    def __call__(self, gamma_t: Tensor) -> Tensor:
+    def __call__(self, gamma_t: Tensor, bound: Tensor) -> Tensor:
         return gamma_t.exp().clamp(min=1)
 
 
@@ -86,5 +99,5 @@ class MinSNR(Weighting):
     name = "min_snr"
     most: PositiveFloat = 5.0
 
-    def __call__(self, gamma_t: Tensor) -> Tensor:
+    def __call__(self, gamma_t: Tensor, bound: Tensor) -> Tensor:
         return (self.most * gamma_t.exp()).clamp(max=1)

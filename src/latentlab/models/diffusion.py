@@ -126,11 +126,13 @@ class Errors(NamedTuple):
         loss: the estimate of $L_T$, (N,).
         error: $|\epsilon - \hat\epsilon|^2$, (N,).
         gamma_t: the noise levels, (N,).
+        weight: the weight of the error in the loss, (N,).
     """
 
     loss: Tensor
     error: Tensor
     gamma_t: Tensor
+    weight: Tensor
 
 
 class Diffusion(nn.Module):
@@ -259,11 +261,13 @@ class Diffusion(nn.Module):
         gamma_t, slope = self.noise_schedule(t)
         error = (eps - self.predict(self._mix(x, gamma_t, eps), gamma_t, y)).square().flatten(1).sum(1)
         if steps is None:
-            loss = with_gradient_of_square(0.5 * slope * error, (gamma_t, slope), scale=x[0].numel())
+            weight = 0.5 * slope
+            loss = with_gradient_of_square(weight * error, (gamma_t, slope), scale=x[0].numel())
         else:
             gamma_s = self.noise_schedule((t - 1 / steps).clamp(min=0)).gamma
-            loss = 0.5 * steps * torch.expm1(gamma_t - gamma_s) * error
-        return Errors(loss, error, gamma_t)
+            weight = 0.5 * steps * torch.expm1(gamma_t - gamma_s)
+            loss = weight * error
+        return Errors(loss, error, gamma_t, weight)
 
     def reverse(self, z_t: Tensor, t: Tensor, s: Tensor) -> Independent:
         """Return p(z_s|z_t) for times s < t (N,), batch shape (N,), see `samplers.reverse`."""

@@ -163,14 +163,15 @@ class DiffusionModel(GenerativeModel, ABC):
     ) -> dict[str, Tensor]:
         data, reconstruction, kls, y = drawn
         draws = NoiseDraws(u, normal_like(data))
-        loss, error, gamma_t = self.diffusion.errors(data, draws.times(self.steps), self.steps, draws.eps, y)
+        found = self.diffusion.errors(data, draws.times(self.steps), self.steps, draws.eps, y)
+        loss = found.loss
         rest = reconstruction - torch.stack(list(kls.values())).sum(0)
         bounds = {_bound_name(steps): rest - self.diffusion.loss(data, steps, draws, y) for steps in others}
         parts = {"reconstruction": reconstruction, "kl": reconstruction - rest + loss, **kls}
         terms = {"elbo": rest - loss, **parts, "kl_diffusion": loss, **bounds}
         if weighting is None:
             return terms
-        weighted = weighting(gamma_t) * error
+        weighted = weighting(found.gamma_t, found.weight) * found.error
         return {**terms, weighting.loss: weighted, WEIGHTED: rest - weighted}
 
 
