@@ -29,7 +29,7 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     Returns:
         The results, and the folder of evaluation.json.
     """
-    from latentlab.cli import evaluating, export, report
+    from latentlab.cli import evaluating, export, quality, report
     from latentlab.run.directory import RunDirectory
     from latentlab.tracking.wandb import add_results, check_joinable
     from latentlab.trained import Trained
@@ -42,11 +42,15 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     module, data = evaluating.rebuild(cfg, trained)
     directory = Path(cfg.output_dir or place.path)
     trainer = evaluating.trainer(cfg, trained, directory)
-    exported = Trained(trained, str(trainer.strategy.root_device), data=data) if cfg.export else None
-    if exported:
-        export.check(export.chosen(cfg), exported)
+    needed = cfg.export or quality.asked(cfg)
+    loaded = Trained(trained, str(trainer.strategy.root_device), data=data) if needed else None
+    measures = quality.chosen(cfg, loaded) if loaded else []
+    if loaded:
+        export.check(export.chosen(cfg), loaded)
     trainer.test(module, data, verbose=False)
     estimates = evaluating.estimates(cfg, trainer, module, data)
+    for measure in measures:
+        estimates |= measure.results()
     names = {**config["names"], "seed": config["seed"]}
     settings = {
         "checkpoint": trained.checkpoint.name,
@@ -57,10 +61,11 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
             cfg.mutual_information.examples if "test/mutual_information_limit" in estimates else 0
         ),
         **{f"sampling.{name}": value for name, value in cfg.sampling.items() if value is not None},
+        **{key: value for measure in measures for key, value in measure.settings().items()},
     }
     results = report.conclude_evaluation(trainer, directory, names, estimates, settings)
-    if exported:
-        export.write(cfg, exported, RunDirectory(directory).export)
+    if loaded and cfg.export:
+        export.write(cfg, loaded, RunDirectory(directory).export)
     if cfg.wandb:
         add_results(place.path, config["logger"], results)
     return results, directory

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
@@ -41,6 +42,12 @@ SETTINGS = {
     "sampling.steps": PositiveInt | None,
     "sampling.eta": Annotated[float, Field(ge=0, le=1)] | None,
     "sampling.guidance": NonNegativeFloat | None,
+    "fid.samples": NonNegativeInt,
+    "fid.reference": Literal["train", "test"],
+    "fid.means": bool,
+    "fid.classifier": str | None,
+    "speed.samples": NonNegativeInt,
+    "speed.batch_size": PositiveInt,
     "figures.draw": bool,
     "figures.more": str | Sequence[str],
     "wandb": bool,
@@ -156,8 +163,6 @@ def change_sampling(cfg: Any, model: Any) -> None:
         model.sampler = DDIM(given["eta"])
     if "guidance" in given:
         model.guide(given["guidance"])
-
-
 def rebuild_data(run: Saved, places: Mapping[str, str | None], **changed: Any) -> DataModule:
     """Build the data of a run.
 

@@ -86,8 +86,8 @@ def _batches(number: int) -> str:
 def _rounded(name: str, value: float, stderr: float | None) -> str:
     if not isinstance(value, float):
         return f"{value:,}"
-    digits = ".2f" if name.startswith("test/") else ".4g" if abs(value) < 0.1 else ".4f"
-    error = "" if stderr is None else f" +- {stderr:.2f}"
+    digits = ".4g" if 0 < abs(value) < 0.1 else ".2f" if name.startswith("test/") else ".4f"
+    error = "" if stderr is None else f" +- {stderr:{digits.replace('4', '2')}}"
     return f"{value:{digits}}{error}"
 
 

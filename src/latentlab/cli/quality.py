@@ -1,0 +1,155 @@
+"""The measures of samples that evaluate.py takes on request: distances to images, and samples per second."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentlab import classifier
+from latentlab.cli.evaluating import change_sampling
+from latentlab.data.images import ImageData
+from latentlab.errors import UserError
+from latentlab.figures.drawing import device_of
+from latentlab.models.vdm import DiffusionModel
+from latentlab.quality import check_sizes, compare
+from latentlab.trained import Trained
+
+# The seed of the training images of the floor. The samples have seed 0.
+FLOOR_SEED = 1
+WARM_UP = 10
+
+
+class Measure(ABC):
+    """What an evaluation measures on request. It is checked when it is made.
+
+    Args:
+        cfg: the settings of evaluate.py.
+        run: the run.
+
+    Raises:
+        UserError: if this run cannot have it.
+    """
+
+    @abstractmethod
+    def __init__(self, cfg: Any, run: Trained) -> None: ...
+
+    @staticmethod
+    @abstractmethod
+    def asked(cfg: Any) -> bool:
+        """True if the settings ask for it."""
+
+    @abstractmethod
+    def results(self) -> dict[str, float]:
+        """The numbers for evaluation.json."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The settings that the numbers depend on."""
+
+
+class SampleDistances(Measure):
+    """FID, KID, precision and recall of samples, with the floor: training images instead of samples."""
+
+    @staticmethod
+    def asked(cfg: Any) -> bool:
+        return bool(cfg.fid.samples)
+
+    def __init__(self, cfg: Any, run: Trained) -> None:
+        run.having("samples")
+        if not isinstance(run.data, ImageData):
+            raise UserError(f"fid.samples={cfg.fid.samples}: {run.data.name} are no images: leave it out")
+        self.run, self.n, self.split, self.means = run, cfg.fid.samples, cfg.fid.reference, cfg.fid.means
+        self.net = classifier.find(cfg.fid.classifier, run.data)
+        check_sizes(self.n, run.data.num_examples[self.split])
+        check_sizes(self.n, run.data.num_examples["train"])
+
+    def results(self) -> dict[str, float]:
+        images = self._features(self.run.images(self.split))
+        samples = self._features(self.run.samples(self.n, mean=self.means))
+        found = {}
+        for suffix, features in {"": samples, "_floor": self._training_features()}.items():
+            for name, estimate in compare(features, images).items():
+                key = f"{self.split}/{name}_classifier_n{self.n}{suffix}"
+                found |= {key: estimate.value, f"{key}_stderr": estimate.error}
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "fid.samples": self.n,
+            "fid.reference": f"{self.run.data.num_examples[self.split]} {self.split}",
+            "fid.means": self.means,
+            "fid.classifier": f"{self.net.path.name} sha256 {self.net.sha256}",
+            **sampling(self.run),
+        }
+
+    def _training_features(self) -> Tensor:
+        images = torch.from_numpy(self.run.images("train"))
+        generator = torch.Generator().manual_seed(FLOOR_SEED)
+        return self._features(images[torch.randperm(len(images), generator=generator)[: self.n]])
+
+    def _features(self, x: Any) -> Tensor:
+        # Samples of a density may leave [0, 1], where images are.
+        return self.net.features(torch.as_tensor(x).float().clamp(0, 1))
+
+
+class SamplesPerSecond(Measure):
+    """The samples per second of wall time, after a first batch that is not counted."""
+
+    @staticmethod
+    def asked(cfg: Any) -> bool:
+        return bool(cfg.speed.samples)
+
+    def __init__(self, cfg: Any, run: Trained) -> None:
+        self.model = run.having("samples")
+        self.run, self.n, self.batch = run, cfg.speed.samples, cfg.speed.batch_size
+
+    @torch.inference_mode()
+    def results(self) -> dict[str, float]:
+        self.model.generate(min(WARM_UP, self.n))
+        start = self._now()
+        for first in range(0, self.n, self.batch):
+            self.model.generate(min(self.batch, self.n - first))
+        return {"test/samples_per_second": self.n / (self._now() - start)}
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "speed.samples": self.n,
+            "speed.batch_size": self.batch,
+            "speed.device": str(device_of(self.model)),
+            "speed.threads": torch.get_num_threads(),
+            **sampling(self.run),
+        }
+
+    def _now(self) -> float:
+        if device_of(self.model).type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+MEASURES: tuple[type[Measure], ...] = (SampleDistances, SamplesPerSecond)
+
+
+def asked(cfg: Any) -> bool:
+    """Return True if the settings ask for a measure."""
+    return any(measure.asked(cfg) for measure in MEASURES)
+
+
+def chosen(cfg: Any, run: Trained) -> list[Measure]:
+    """Return the measures that the settings ask for.
+
+    Raises:
+        UserError: if this run cannot have one of them.
+    """
+    change_sampling(cfg.sampling, run.model)
+    return [measure(cfg, run) for measure in MEASURES if measure.asked(cfg)]
+
+
+def sampling(run: Trained) -> Mapping[str, Any]:
+    """Return the settings of a diffusion's sampler, {} for other models."""
+    model = run.model
+    if not isinstance(model, DiffusionModel):
+        return {}
+    return {"sampling.steps": model.sample_steps, "sampling.sampler": str(model.sampler)}
