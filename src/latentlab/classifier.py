@@ -83,7 +83,9 @@ def find(given: str | None, data: ImageData) -> FeatureNet:
     digest = _sha256(path)
     recorded = _record(path)
     if recorded.is_file() and recorded.read_text().split()[:1] != [digest]:
-        raise UserError(f"{path} is damaged: its sha256 is not that of {recorded.name}: delete both and train it again")
+        raise UserError(
+            f"{path} is damaged: its sha256 is not that of {recorded.name}: delete both and train it again"
+        )
     try:
         outline(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -93,7 +95,9 @@ def find(given: str | None, data: ImageData) -> FeatureNet:
         raise UserError(f"fid.classifier={path}: {error}") from error
     except MISTAKES as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"fid.classifier={path}: no state dict of a classifier ({reason}): give another file") from error
+        raise UserError(
+            f"fid.classifier={path}: no state dict of a classifier ({reason}): give another file"
+        ) from error
     return FeatureNet(network, path, digest, accuracy)
 
 
@@ -135,7 +139,10 @@ def train(data: ImageData, epochs: int, seed: int) -> tuple[Classifier, float]:
                 loss.backward()
                 optimizer.step()
             found = accuracy(network, data)
-            say(terminal(), f"epoch {epoch}/{epochs}  loss {loss.item():.3f}  test accuracy {100 * found:.2f} %")
+            say(
+                terminal(),
+                f"epoch {epoch}/{epochs}  loss {loss.item():.3f}  test accuracy {100 * found:.2f} %",
+            )
     return network.eval(), found
 
 
@@ -158,9 +165,15 @@ def parse(words: Sequence[str]) -> Namespace:
     Raises:
         UserError: for a mistake in it.
     """
-    parser = OneLineParser(prog=typed("classifier"), description=__doc__.partition("\n\n")[0] if __doc__ else "")
-    parser.add_argument("data", nargs="*", metavar="data...", help="the data, as for train.py: data=NAME, data.root=DIR")
-    parser.add_argument("--epochs", type=int, help="the number of epochs (default: 3, and more for small data sets)")
+    parser = OneLineParser(
+        prog=typed("classifier"), description=__doc__.partition("\n\n")[0] if __doc__ else ""
+    )
+    parser.add_argument(
+        "data", nargs="*", metavar="data...", help="the data, as for train.py: data=NAME, data.root=DIR"
+    )
+    parser.add_argument(
+        "--epochs", type=int, help="the number of epochs (default: 3, and more for small data sets)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args([re.sub(r"^(epochs|seed)=", r"--\1=", word) for word in words])
     for word in given.data:
@@ -197,16 +210,22 @@ def _check(data: DataModule) -> None:
     if not isinstance(data, ImageData):
         raise UserError(f"{data.name} are no images: choose images, such as data=binarised_mnist")
     if not data.labelled:
-        raise UserError(f"{data.name} has no labels to learn: choose labelled images, such as data=binarised_mnist")
+        raise UserError(
+            f"{data.name} has no labels to learn: choose labelled images, such as data=binarised_mnist"
+        )
     if data.classes is not None or data.train_size is not None:
-        raise UserError("the classifier learns all classes and images: leave out data.classes and data.train_size")
+        raise UserError(
+            "the classifier learns all classes and images: leave out data.classes and data.train_size"
+        )
 
 
 def _missing(given: str | None, path: Path, data: ImageData) -> str:
     if given is not None:
         return f"fid.classifier={given}: there is no such file"
     if not data.labelled:
-        return f"{data.name} has no labels for a classifier: give that of another data set, fid.classifier=FILE"
+        return (
+            f"{data.name} has no labels for a classifier: give that of another data set, fid.classifier=FILE"
+        )
     return (
         f"fid.samples compares features of a classifier of {data.name}, and {path} is missing: train it by "
         "`latentlab classifier data=...` with the data of this run, or give fid.classifier=FILE"

@@ -66,10 +66,14 @@ def recall(x: Tensor, y: Tensor) -> Tensor:
 
 def coverage(points: Tensor, others: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     """The fraction of points that lie in a ball around one of the others, see `precision`."""
-    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
     # The nearest neighbour is the point itself.
-    radii = torch.cdist(others.double(), others.double(), **exact).kthvalue(neighbours + 1).values
-    return (torch.cdist(points.double(), others.double(), **exact) <= radii).any(1).double().mean()
+    radii = _distances(others, others).kthvalue(neighbours + 1).values
+    return (_distances(points, others) <= radii).any(1).double().mean()
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    # The faster way by a matrix product may give a point a distance to itself.
+    return torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 # The measures by the names of their results: the distance, and True if it needs sets of equal size.
@@ -116,7 +120,9 @@ def check_sizes(samples: int, images: int) -> None:
     if samples < 8:
         raise UserError(f"fid.samples={samples}: a distance with an error needs at least 8 samples")
     if images < samples:
-        raise UserError(f"fid.samples={samples}: there are only {images:,} images to compare with: give at most as many")
+        raise UserError(
+            f"fid.samples={samples}: there are only {images:,} images to compare with: give at most as many"
+        )
 
 
 def _resampled(distance: Distance, x: Tensor, y: Tensor, generator: Generator) -> Estimate:

@@ -76,7 +76,7 @@ def test_the_group_answers_without_slow_imports(installed):
     )
     done = installed.run(sys.executable, "-c", code)
     assert done.status == 0, done.err
-    for name in ("train", "evaluate", "compare", "dashboards"):
+    for name in ("train", "evaluate", "compare", "classifier", "dashboards"):
         assert f"latentlab {name} " in done.out
     assert installed.run("latentlab", "--version").out == f"latentlab {version()}\n"
 

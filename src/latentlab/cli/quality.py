@@ -69,7 +69,7 @@ class SampleDistances(Measure):
     def results(self) -> dict[str, float]:
         images = self._features(self.run.images(self.split))
         samples = self._features(self.run.samples(self.n, mean=self.means))
-        found = {}
+        found: dict[str, float] = {}
         for suffix, features in {"": samples, "_floor": self._training_features()}.items():
             for name, estimate in compare(features, images).items():
                 key = f"{self.split}/{name}_classifier_n{self.n}{suffix}"

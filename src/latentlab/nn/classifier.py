@@ -26,7 +26,9 @@ class Classifier(nn.Module):
         super().__init__()
         channels, height, width = x_shape
         if min(height, width) < 6:
-            raise UserError(f"images of {height} x {width} pixels are too small for the classifier: 6 x 6 or more")
+            raise UserError(
+                f"images of {height} x {width} pixels are too small for the classifier: 6 x 6 or more"
+            )
         self.body = nn.Sequential(
             nn.Conv2d(channels, 32, 3),
             nn.ReLU(),
