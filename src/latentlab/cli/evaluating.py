@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
-from pydantic import Field, NonNegativeInt, PositiveInt
 
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
@@ -163,16 +162,6 @@ def change_sampling(cfg: Any, model: Any) -> None:
         model.sampler = DDIM(given["eta"])
     if "guidance" in given:
         model.guide(given["guidance"])
-    if steps is None and eta is None:
-        return
-    if not isinstance(model, DiffusionModel):
-        raise UserError(
-            f"sampling.steps, sampling.eta: {type(model).__name__} draws samples at once: leave them out"
-        )
-    if steps is not None:
-        model.sample_steps = steps
-    if eta is not None:
-        model.sampler = DDIM(eta) if eta < 1 else ANCESTRAL
 
 
 def rebuild_data(run: Saved, places: Mapping[str, str | None], **changed: Any) -> DataModule:
