@@ -13,7 +13,7 @@ from latentlab.cli.script import conf_folder
 from latentlab.compare.rate_distortion import short
 from latentlab.compare.runs import Experiment, incomparable
 from latentlab.errors import UserError
-from latentlab.figures.drawing import Cells, Figure, cell, device_of, show, tile, undisturbed
+from latentlab.figures.drawing import Cells, Figure, cell, device_of, head, show, tile, undisturbed
 from latentlab.figures.images import check_images
 from latentlab.figures.latent_space import Cloud, cloud, sheet
 from latentlab.run.directory import RunDirectory
@@ -81,7 +81,7 @@ def samples(experiments: Models, rows: Cells = 8, mean: bool = False) -> Figure:
             return model.generate(rows**2, mean=mean)
 
     title = "means of p(x|z), z ~ p(z)" if mean else "samples x ~ p(x)"
-    return image_sheet(_panels(experiments, drawn), rows, title)
+    return image_sheet(_panels(experiments, drawn), rows, title, incomparable(experiments))
 
 
 def decoders(experiments: Models, rows: Cells = 8) -> Figure:
@@ -100,7 +100,8 @@ def decoders(experiments: Models, rows: Cells = 8) -> Figure:
                 raise UserError(f"it has {model.latent_dim} latents, and the first run {z[0].shape[1]}")
             return model.decode(z[0].to(device_of(model)))
 
-    return image_sheet(_panels(experiments, drawn), rows, "means of p(x|z) for the same z")
+    title = "means of p(x|z) for the same z"
+    return image_sheet(_panels(experiments, drawn), rows, title, incomparable(experiments))
 
 
 def _panels(experiments: Models, draw: Callable[["Trained"], T]) -> list[tuple[str, T]]:
@@ -142,13 +143,14 @@ def _title(label: str, experiment: Experiment[SavedRun]) -> str:
     return fill(label, WIDTH)
 
 
-def image_sheet(panels: Sequence[tuple[str, Tensor]], columns: int, title: str) -> Figure:
+def image_sheet(panels: Sequence[tuple[str, Tensor]], columns: int, title: str, remark: str) -> Figure:
     """Draw grids of images (N, C, H, W) side by side, at most five in a row.
 
     Args:
         panels: the title and the images of each grid.
         columns: the number of images in a row of a grid.
         title: the title of the sheet.
+        remark: a second line of the title.
     """
     side = 1.3 + 0.21 * columns
     across = min(len(panels), COLUMNS)
@@ -161,5 +163,5 @@ def image_sheet(panels: Sequence[tuple[str, Tensor]], columns: int, title: str) 
         axes.set_title(name, fontsize=8)
     for axes in places[len(panels) :]:
         axes.remove()
-    drawn.suptitle(title, fontsize=10)
+    head(drawn, title, remark)
     return drawn

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -168,6 +169,12 @@ def name_rows(axes: Axes, picture: Tensor, names: Sequence[str]) -> None:
     step = (len(picture) + 1) / len(names)
     axes.set_yticks([step * (row + 0.5) - 1 for row in range(len(names))], names)
     axes.tick_params(length=0)
+
+
+def head(drawn: Figure, *lines: str) -> None:
+    """Write lines above a figure, wrapped to its width. Empty ones are left out."""
+    width = int(11 * drawn.get_figwidth())  # characters
+    drawn.suptitle("\n".join(fill(line, width) for line in lines if line), fontsize=10)
 
 
 def plain(axes: Axes) -> None:

@@ -31,6 +31,7 @@ from latentlab.figures.drawing import (
     TabledFigure,
     batches,
     figure,
+    head,
     plain,
     spread_over,
 )
@@ -276,7 +277,7 @@ def sheet(clouds: Sequence[tuple[str, Cloud]], remark: str = "") -> Figure:
 
     Args:
         clouds: the title of each cloud, and the cloud.
-        remark: words in red below the title.
+        remark: a second line of the title.
     """
     columns = min(len(clouds), 3)
     rows = -(-len(clouds) // columns)
@@ -288,9 +289,9 @@ def sheet(clouds: Sequence[tuple[str, Cloud]], remark: str = "") -> Figure:
     for axes in places[len(clouds) :]:
         axes.remove()
     remarks = max((words(each.prior) for _, each in clouds), key=len)
-    drawn.suptitle("z ~ q(z|x), test set" + (f"; {remarks}" if remarks else ""), fontsize=10)
+    title = "; ".join(filter(None, ["z ~ q(z|x), test set", remarks]))
+    head(drawn, title, remark)
     legend(drawn, torch.cat([each.labels for _, each in clouds]))
-    drawn.supxlabel(remark, fontsize=8, color="firebrick")
     return drawn
 
 
