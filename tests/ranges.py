@@ -25,7 +25,11 @@ MEANINGFUL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("base_momentum", "max_momentum"), (0,)),
     "num_sanity_val_steps": (-1, 0),
     **dict.fromkeys(("hidden", "hidden_features", "eval_steps"), ([],)),
+    **dict.fromkeys(("eta", "guidance", "label_dropout", "prior_draws"), (0,)),
+    "guided_classes.guidance": (),
+    "VDM.steps": (None,),
     "gamma_min": (-1, 0, None),
+    "LinearBetaSchedule.gamma_min": (-1, 0),  # the schedule checks it against its first step
     "bounds": (None,),
     "VampPrior.spread": (0,),
     "GradientSkip.patience": (),

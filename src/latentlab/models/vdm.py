@@ -63,6 +63,7 @@ class DiffusionModel(GenerativeModel, ABC):
         eval_steps: further numbers of steps, whose bounds are reported as `elbo_T10` and so on.
         sample_steps: the number of steps of a sample.
         sampler: draws each of these steps.
+        label_dropout: the probability that an example loses its class in training.
         guidance: the weight of classifier-free guidance in samples of a class.
         likelihood: p(x|.), given the return value of `end`.
     """
@@ -73,6 +74,7 @@ class DiffusionModel(GenerativeModel, ABC):
     eval_steps: Sequence[int]
     sample_steps: int
     sampler: Sampler = ANCESTRAL
+    label_dropout: float = 0.0
     guidance: float = 0.0
     likelihood: Likelihood
 
@@ -122,12 +124,14 @@ class DiffusionModel(GenerativeModel, ABC):
         """Set the weight of guidance.
 
         Raises:
-            UserError: for a model without classes.
+            UserError: if the denoiser was not trained both with and without classes.
         """
-        if guidance:
+        if guidance and (self.diffusion.num_classes is None or not self.label_dropout):
             raise UserError(
-                f"guidance={guidance}: {type(self).__name__} has no classes: leave it out, or use model=ddpm"
+                f"guidance={guidance} needs a denoiser that was trained with and without classes: "
+                "set model.num_classes=10 and model.label_dropout=0.1 (for model=vdm and model=ddpm)"
             )
+        self.guidance = guidance
 
     def sample_prior(self, n: int, steps: int | None = None, y: Tensor | None = None) -> Tensor:
         """Draw n inputs of p(x|.), the ends of paths."""
@@ -242,14 +246,6 @@ class VDM(DiffusionModel):
         self.diffusion = Diffusion(self.x_shape, schedule, denoiser, prediction or default, num_classes)
         self.likelihood = noised(self.x_shape, self.levels, schedule.gamma_min)
         self.guide(guidance)
-
-    def guide(self, guidance: float) -> None:
-        if guidance and not (self.labelled and self.label_dropout):
-            raise UserError(
-                f"guidance={guidance} needs a denoiser that was trained with and without classes: "
-                "set model.num_classes=10 and model.label_dropout=0.1"
-            )
-        self.guidance = guidance
 
     def observe(self, batch: Batch) -> Any:
         return batch if self.labelled else batch.x
