@@ -14,6 +14,8 @@ PLAIN = ("logger=none",)
 # The models of the groups that a VAE lacks.
 MODELS = {
     "denoiser": ["model=vdm"],
+    "sampler": ["model=vdm"],
+    "weighting": ["model=vdm"],
     "noise_schedule": ["model=vdm"],
     "step_size": ["model=bbvi_normal_gamma"],
 }
@@ -22,6 +24,11 @@ MODELS = {
 SETTINGS: dict[str, tuple[str, ...]] = {
     "optimizer.lr=1e-400": ("optimizer.lr=1e-400", "would be 0"),
     "optimizer.lr=1e400": ("optimizer.lr=inf", "finite"),
+    "model=ddpm model.guidance=1": ("guidance=1", "model.num_classes=10"),
+    "model=ddpm model.num_classes=3": ("model.num_classes=3", "model.num_classes=10"),
+    "model=ddpm model.sample_steps=0": ("model.sample_steps=0", "greater than 0"),
+    "model=ddpm noise_schedule=learned": ("weighting=simple", "noise_schedule=linear"),
+    "model=ddpm sampler=ddim sampler.eta=2": ("sampler.eta=2", "less than or equal to 1"),
     "optimizer.lr=0": ("optimizer.lr=0", "give a number from"),
     "optimizer.lr=1e-300": ("optimizer.lr=1e-300", "give a number from"),
     "optimizer.lr=true": ("optimizer.lr=True", "true or false"),
