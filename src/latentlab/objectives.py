@@ -21,6 +21,9 @@ from latentlab.weightings import WEIGHTED, Bound, Weighting
 BOUND = Bound()
 PLAIN = (BOUND, None)
 
+# More than any loss of a denoiser, in nats.
+UNTRAINED = 1e9
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -398,6 +401,54 @@ class VLB(Objective):
             raise UserError(
                 f"weighting={self.weighting.name} depends on the noise schedule, which must not be learned for it: "
                 "choose noise_schedule=linear, cosine or linear_beta, or weighting=bound"
+            )
+
+
+@dataclass(frozen=True)
+class LatentDiffusion(VLB):
+    r"""A beta-ELBO of the VAE for some epochs, and then the loss of the diffusion of its latents.
+
+    Validation has the loss of the diffusion as `denoising`, negated. While the VAE is trained, it is lower by a large
+    number, so that the best checkpoint has a trained diffusion.
+
+    Attributes:
+        samples: the number K of draws per example.
+        weighting: the weight of the denoiser's error; None for that of the bound.
+        beta: the weight on the KL of the VAE to N(0, I).
+        autoencoder_epochs: the epochs in which the VAE is trained.
+        diffusing: True while the diffusion is trained. Training sets it, see `at`.
+    """
+
+    beta: NonNegativeFloat = 1.0
+    autoencoder_epochs: NonNegativeFloat = 10.0
+    diffusing: bool = False
+    separable: ClassVar[bool] = True
+
+    def at(self, clock: Clock) -> "LatentDiffusion":
+        return replace(self, diffusing=clock.step >= self.autoencoder_epochs * clock.steps_per_epoch)
+
+    def parts(self, model: Any, x: Any) -> dict[str, Tensor]:
+        if self.diffusing:
+            model.diffusing.fill_(True)
+            return super().parts(model, x)
+        terms: dict[str, Tensor] = model.autoencoder_terms(x)
+        return {**terms, "elbo": with_value(terms["elbo"], terms["reconstruction"] - self.beta * terms["kl"])}
+
+    @property
+    def criterion(self) -> str:
+        return "denoising"
+
+    def validation_terms(self, model: Any, x: Any) -> dict[str, Tensor]:
+        terms = model.weighted_terms(x, self.weighting or BOUND, samples=self.samples)
+        loss = terms[(self.weighting or BOUND).loss]
+        return {self.criterion: -loss - UNTRAINED * ~model.diffusing}
+
+    def check(self, model: nn.Module) -> None:
+        super().check(model)
+        if not hasattr(model, "autoencoder_terms"):
+            raise UserError(
+                f"LatentDiffusion trains a VAE and then a diffusion of its latents, which {type(model).__name__} "
+                "does not have: use the model's default objective, or choose model=latent_ddpm"
             )
 
 

@@ -26,6 +26,7 @@ from latentlab.figures.drawing import (
     tile,
 )
 from latentlab.figures.images import class_grids
+from latentlab.models.latent_vdm import LatentVDM
 from latentlab.models.vdm import DiffusionModel
 from latentlab.schedules import alpha, sigma
 
@@ -199,7 +200,9 @@ def denoises_images(model: DiffusionModel) -> bool:
 
 def pictured(model: DiffusionModel, noised: Tensor) -> Tensor:
     """Return images (N, *x_shape) of what is noised: images in [-1, 1], or latents (N, D), which are decoded."""
-    return (noised + 1) / 2 if denoises_images(model) else model.decode(noised.flatten(1))
+    if denoises_images(model):
+        return (noised + 1) / 2
+    return model.decode(model.unstandardised(noised) if isinstance(model, LatentVDM) else noised.flatten(1))
 
 
 def strips(times: Sequence[float], noisy: Tensor, clean: Tensor, labels: Sequence[str], title: str) -> Figure:
