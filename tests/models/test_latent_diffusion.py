@@ -16,11 +16,11 @@ from latentlab.data import Digits, Images, Splits
 from latentlab.errors import UserError
 from latentlab.likelihoods import BernoulliLikelihood
 from latentlab.lit import GradientModule
-from latentlab.models.latent_vdm import LatentVDM
+from latentlab.models.latent_vdm import LatentDDPM, LatentVDM
 from latentlab.models.vae import VAE
 from latentlab.nn.denoisers import MLPDenoiser
 from latentlab.nn.mlp import MLP
-from latentlab.objectives import IWAE, STL, VLB
+from latentlab.objectives import IWAE, STL, VLB, BetaELBO, Clock, LatentDiffusion
 from latentlab.posteriors import DiagonalNormalPosterior, GumbelSoftmaxPosterior
 from latentlab.priors import StandardNormalPrior
 from latentlab.protocols import Threshold
@@ -218,3 +218,71 @@ def test_objectives_that_score_latents_are_refused(objective):
 
 def test_the_likelihood_is_not_estimated():
     assert not LatentVDM.weighted
+
+
+def test_the_bound_of_standardised_latents_is_the_vaes_with_their_moments_as_the_prior():
+    # The denoiser starts as the optimal one of standard normal u, so p(z) = N(m, s^2).
+    model, x = latent_vdm(gamma_min=-12.0, standardise=True), images(4)
+    shift, scale = (torch.tensor(pair, dtype=torch.float64) for pair in ([0.5, -1.0], [0.1, 3.0]))
+    model.set_moments(shift, scale**2 + shift**2)
+    q = model.posterior(x).base_dist
+    kl = torch.distributions.kl_divergence(q, Normal(shift, scale)).sum(-1)
+    many = x.repeat(500, 1, 1, 1)
+    found = torch.stack([model.terms(many)["kl"].view(500, 4).mean(0) for _ in range(40)])
+    assert largest_z(found, kl) < Z_MAX
+
+
+def test_samples_of_standardised_latents_have_their_moments():
+    model = latent_vdm(gamma_min=-12.0, standardise=True, sample_steps=100)
+    shift, scale = (torch.tensor(pair, dtype=torch.float64) for pair in ([0.5, -1.0], [0.1, 3.0]))
+    model.set_moments(shift, scale**2 + shift**2)
+    z = model.sample_latents(2000)
+    assert torch.allclose(z.std(0), scale, rtol=0.1)
+    assert (((z.mean(0) - shift) / scale).abs() < 0.1).all()
+
+
+def test_latents_are_standardised_by_the_moments_of_q_over_the_first_examples():
+    model, x = latent_vdm(standardise=True), images(50)
+    model.initialise(x)
+    draws = torch.stack([model.encode(x) for _ in range(400)]).flatten(0, 1)
+    assert torch.allclose(model.shift, draws.mean(0), atol=0.05)
+    assert torch.allclose(model.scale, draws.std(0), rtol=0.05)
+    assert "scale" in model.state_dict() and "scale" not in latent_vdm().state_dict()
+
+
+def latent_ddpm():
+    schedule = LinearSchedule(-12.0, 4.0)
+    denoiser = partial(MLPDenoiser, width=8, blocks=1, embedding=8)
+    return LatentDDPM(noise_schedule=schedule, denoiser=denoiser, momentum=0.5, **PARTS).double()
+
+
+def test_a_vae_is_trained_first_and_then_the_diffusion_of_its_fixed_latents():
+    model, x, objective = latent_ddpm(), images(6), LatentDiffusion(beta=0.3, autoencoder_epochs=2)
+    vae, diffusion = objective.at(Clock(5, 3)), objective.at(Clock(6, 3))
+    assert not vae.diffusing and diffusion.diffusing
+    model.anneal(0)
+    vae(model, x).sum().backward()
+    assert all(p.grad is None for p in model.diffusion.parameters())
+    assert all(p.grad is not None for p in model.posterior.parameters())
+    assert (model.scale != 1).all() and not model.diffusing
+    worse = vae.validation_terms(model, x)["denoising"]
+    before = {name: value.clone() for name, value in model.state_dict().items() if name != "diffusing"}
+    model.zero_grad()
+    diffusion(model, x).sum().backward()
+    assert any(p.grad is not None for p in model.diffusion.parameters())
+    assert all(p.grad is None for p in (*model.posterior.parameters(), *model.likelihood.parameters()))
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    assert model.diffusing
+    assert (diffusion.validation_terms(model, x)["denoising"] > worse + 1e8).all()
+
+
+def test_the_vae_is_trained_on_the_beta_elbo():
+    model, x = latent_ddpm(), images(6)
+    torch.manual_seed(0)
+    LatentDiffusion(beta=0.3, autoencoder_epochs=1)(model, x).sum().backward()
+    found = [p.grad.clone() for p in model.posterior.parameters()]
+    vae = twin(model)
+    torch.manual_seed(0)
+    BetaELBO(beta=0.3)(vae, x).sum().backward()
+    expected = [p.grad for p in vae.posterior.parameters()]
+    assert all(map(torch.allclose, found, expected))
