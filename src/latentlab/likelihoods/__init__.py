@@ -3,6 +3,7 @@
 from latentlab.likelihoods.base import Likelihood, LikelihoodFactory, PixelLikelihood
 from latentlab.likelihoods.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
 from latentlab.likelihoods.categorical import CategoricalLikelihood
+from latentlab.likelihoods.ensemble import EnsembleLikelihood
 from latentlab.likelihoods.gaussian import (
     GaussianFixedLikelihood,
     GaussianPerPixelLikelihood,
@@ -17,6 +18,7 @@ __all__ = [
     "CategoricalLikelihood",
     "ContinuousBernoulliLikelihood",
     "DiscretisedLogisticLikelihood",
+    "EnsembleLikelihood",
     "GaussianFixedLikelihood",
     "GaussianPerPixelLikelihood",
     "GaussianPredictedLikelihood",

@@ -2,12 +2,13 @@
 
 from abc import ABC
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import prod
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from latentlab.likelihoods import Likelihood, LikelihoodFactory
+from latentlab.likelihoods import EnsembleLikelihood, Likelihood, LikelihoodFactory
 from latentlab.models.base import GenerativeModel
 from latentlab.nn import NetworkFactory
 from latentlab.posteriors import Posterior, PosteriorFactory
@@ -60,6 +61,7 @@ class VAE(SingleLayer):
         likelihood: makes p(x|z).
         prior: makes p(z).
         x_shape: the shape of one image.
+        decoders: the number of decoders. More than one are an `EnsembleLikelihood`.
     """
 
     def __init__(
@@ -71,8 +73,11 @@ class VAE(SingleLayer):
         likelihood: LikelihoodFactory,
         prior: PriorFactory,
         x_shape: Sequence[PositiveInt] = (1, 28, 28),
+        decoders: PositiveInt = 1,
     ) -> None:
         super().__init__()
+        if decoders > 1:
+            likelihood = partial(EnsembleLikelihood, likelihood, decoders)
         self.x_shape = tuple(x_shape)
         self.posterior = posterior(network=encoder, in_shape=self.x_shape, latent_dim=latent_dim)
         self.z_shape = self.posterior.event_shape
