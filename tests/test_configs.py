@@ -43,6 +43,7 @@ PROTOCOLS = {
 }
 # Overrides that shrink experiments with large networks.
 SMALLER = {
+    "geometry": ["data.train_size=20"],
     "conv_ladder_static": ["model.rungs.width=8", "model.rungs.blocks=1"],
     "stop_gradient": ["callbacks.gradient_variance.repeats=5"],
     "latent_vdm_long": ["encoder.channels=[8,8]", "decoder.channels=[8,8]", "denoiser.width=64"],
