@@ -62,7 +62,7 @@ def decoder_means(model: GenerativeModel) -> list[Decoder]:
             "one-hot latents have no curves between them, and no geometry: choose posterior=diagonal_normal"
         )
     if isinstance(model.likelihood, EnsembleLikelihood):
-        return [partial(_mean, member) for member in model.likelihood.members]
+        return [partial(_mean, member) for member in model.likelihood.decoders]
     return [lambda z: model.decode(z).flatten(1)]
 
 
@@ -167,7 +167,7 @@ def geodesics(
     with torch.enable_grad():
         before, changes = energies().detach(), torch.ones(len(start))
         for _ in range(rounds):
-            optimizer.step(loss)  # type: ignore[no-untyped-call]
+            optimizer.step(loss)
             after = energies().detach()
             changes, before = 1 - after / before.clamp(min=1e-30), after
             if (changes < TOLERANCE).all():

@@ -36,7 +36,9 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
 
     trained = evaluating.read(cfg)
     config, place = trained.config, RunDirectory.of_checkpoint(trained.checkpoint)
-    place.check_links((place.evaluation, place.figures, place.export, place.wandb, place.wandb_id))
+    place.check_links(
+        (place.evaluation, place.geodesics, place.figures, place.export, place.wandb, place.wandb_id)
+    )
     if cfg.wandb:
         check_joinable(place.path, config["logger"])
     module, data = evaluating.rebuild(cfg, trained)

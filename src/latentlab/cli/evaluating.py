@@ -47,6 +47,8 @@ SETTINGS = {
     "fid.classifier": str | None,
     "speed.samples": NonNegativeInt,
     "speed.batch_size": PositiveInt,
+    "geometry.pairs": NonNegativeInt,
+    "geometry.points": Annotated[int, Field(ge=3, le=1000)],
     "figures.draw": bool,
     "figures.more": str | Sequence[str],
     "wandb": bool,

@@ -1,8 +1,10 @@
-"""The measures of samples that evaluate.py takes on request: distances to images, and samples per second."""
+"""The measures that evaluate.py takes on request: distances of samples to images, samples per second, geodesics."""
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -12,13 +14,18 @@ from latentlab import classifier
 from latentlab.cli.evaluating import change_sampling
 from latentlab.data.images import ImageData
 from latentlab.errors import UserError
-from latentlab.figures.drawing import device_of
+from latentlab.figures import geometry as figures
+from latentlab.figures.drawing import device_of, save
+from latentlab.geometry import decoder_means, geodesics
 from latentlab.models.vdm import DiffusionModel
 from latentlab.quality import check_sizes, compare
+from latentlab.run.directory import RunDirectory
+from latentlab.run.files import write_text
 from latentlab.trained import Trained
 
 # The seed of the training images of the floor. The samples have seed 0.
 FLOOR_SEED = 1
+PAIRS_SEED = 0
 WARM_UP = 10
 
 
@@ -129,7 +136,59 @@ class SamplesPerSecond(Measure):
         return time.perf_counter()
 
 
-MEASURES: tuple[type[Measure], ...] = (SampleDistances, SamplesPerSecond)
+class GeodesicDistances(Measure):
+    """Distances between pairs of test images along geodesics, with geodesics.csv and geodesics.png."""
+
+    @staticmethod
+    def asked(cfg: Any) -> bool:
+        return bool(cfg.geometry.pairs)
+
+    def __init__(self, cfg: Any, run: Trained) -> None:
+        self.run, self.n, self.points = run, cfg.geometry.pairs, cfg.geometry.points
+        self.place, self.draws = RunDirectory(Path(cfg.output_dir or run.path)), cfg.figures.draw
+        self.decoders = decoder_means(run.having("latents"))
+        if 2 * self.n > (size := run.data.num_examples["test"]):
+            raise UserError(
+                f"geometry.pairs={self.n} needs {2 * self.n} test images, and there are {size}: "
+                f"give {size // 2} or less"
+            )
+
+    def results(self) -> dict[str, float]:
+        first, second = pairs(self.run.data.num_examples["test"], self.n)
+        z = torch.from_numpy(self.run.latents(mean=True)).to(device_of(self.run.model))
+        found = geodesics(self.decoders, z[first], z[second], self.points)
+        columns = {
+            "pair": range(self.n),
+            "first": first.tolist(),
+            "second": second.tolist(),
+            "geodesic": found.lengths.tolist(),
+            "straight": found.straight.tolist(),
+            "euclidean": (z[first] - z[second]).norm(dim=1).tolist(),
+            "change": found.changes.tolist(),
+        }
+        lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+        write_text(self.place.geodesics, "\n".join(lines) + "\n")
+        if self.draws and z.shape[1] == 2:
+            drawn = figures.geodesics(self.run.model, self.run.data.whole_test_set(), found)
+            save(drawn, self.place.figures / "geodesics.png")
+        means = {name: fmean(columns[name]) for name in ("geodesic", "straight", "euclidean")}
+        return {
+            **{f"test/{name}_distance": mean for name, mean in means.items()},
+            "test/geodesic_max_change": max(columns["change"]),
+            "test/geodesics_converged": int(found.converged.sum()),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        return {"geometry.pairs": self.n, "geometry.points": self.points}
+
+
+def pairs(size: int, n: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of n pairs of different test images, each (n,): the first n of a fixed list."""
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(PAIRS_SEED))
+    return order[: 2 * n : 2], order[1 : 2 * n : 2]
+
+
+MEASURES: tuple[type[Measure], ...] = (SampleDistances, SamplesPerSecond, GeodesicDistances)
 
 
 def asked(cfg: Any) -> bool:

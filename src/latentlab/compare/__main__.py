@@ -4,6 +4,7 @@ A RUN is a run directory, or a folder such as multirun/NAME with runs below it. 
 `out=FILE`. Runs that cannot be compared are named on standard error and left out.
 """
 
+import csv
 import re
 import sys
 from argparse import ArgumentTypeError, Namespace
@@ -18,6 +19,7 @@ from latentlab.cli.screen import warn
 from latentlab.cli.script import typed
 from latentlab.compare import models
 from latentlab.compare.curves import curves
+from latentlab.compare.distances import distances, read_distances
 from latentlab.compare.rate_distortion import rate_distortion, read_rate
 from latentlab.compare.runs import Experiment, collect, incomparable
 from latentlab.compare.table import FORMS, Results, table
@@ -32,10 +34,13 @@ FIGURES = (".png", ".pdf", ".svg")
 # after the first one are options of the command line, which are listed in OPTIONS.
 PLANES: dict[str, tuple[Callable[..., Any], Callable[..., Figure]]] = {
     "rate_distortion": (read_rate, rate_distortion),
+    "distances": (read_distances, distances),
     "latents": (models.read_model, models.latents),
     "samples": (models.read_model, models.samples),
     "decoders": (models.read_model, models.decoders),
 }
+# The figures whose numbers are written as a table by out=FILE.csv.
+TABLED = {"distances"}
 OPTIONS = ("rows", "mean", "max_points", "trust")
 TABLES = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
 
@@ -90,9 +95,10 @@ def parse(words: Sequence[str]) -> Namespace:
         parser.error("give out=FILE or table=text")
     if given.out is not None and given.out.suffix not in (*FIGURES, *TABLES):
         parser.error(f"out={given.out}: the name must end in {', '.join((*FIGURES, *TABLES))}")
-    if given.figure and (given.out is None or given.out.suffix not in FIGURES or given.metric or given.table):
+    endings = (*FIGURES, *(".csv" for _ in TABLED & {given.figure}))
+    if given.figure and (given.out is None or given.out.suffix not in endings or given.metric or given.table):
         parser.error(
-            f"figure={given.figure} needs out= with a name that ends in {', '.join(FIGURES)}, and no metric or table"
+            f"figure={given.figure} needs out= with a name that ends in {', '.join(endings)}, and no metric or table"
         )
     known = {name for each in PLANES.get(given.figure, ()) for name in signature(each).parameters}
     for name in OPTIONS:
@@ -137,7 +143,11 @@ def main(words: Sequence[str]) -> None:
         read, draw = PLANES[given.figure]
         placed, left_out = collect(given.runs, partial(read, **_chosen(read, given)))
         _warn(placed, left_out)
-        print(save(draw(placed, **_chosen(draw, given)), given.out))
+        drawn_figure = draw(placed, **_chosen(draw, given))
+        if given.out.suffix == ".csv":
+            print(_save_table(drawn_figure, given.out))
+        else:
+            print(save(drawn_figure, given.out))
         return
     if given.out is not None and given.out.suffix in FIGURES:
         metric = given.metric or "val/elbo"
@@ -156,6 +166,14 @@ def main(words: Sequence[str]) -> None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(text)
         print(given.out)
+
+
+def _save_table(figure: Any, path: Path) -> Path:
+    (numbers,) = figure.tables.values()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([numbers.columns, *numbers.rows])
+    return path
 
 
 def _results(run: RunDirectory) -> Results:

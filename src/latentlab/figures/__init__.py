@@ -5,6 +5,7 @@ from typing import Any
 
 from latentlab.figures.diffusion import chains, denoising, guided_classes, loss_by_time, sampling_steps
 from latentlab.figures.drawing import Figure, Table, TabledFigure, save
+from latentlab.figures.geometry import check_geometry, volume
 from latentlab.figures.images import (
     check_images,
     check_two,
@@ -51,6 +52,7 @@ __all__ = [
     "save",
     "traversals",
     "usage",
+    "volume",
 ]
 # The figures by name. Those of NEEDS raise a UserError for a model that cannot have them.
 DRAWN: dict[str, Callable[..., Any]] = {
@@ -65,4 +67,5 @@ NEEDS: dict[str, Sequence[Callable[[Any], None]]] = {
     "sample_means": [check_images],
     "samples": [check_images],
     "traversals": [check_images, check_real],
+    "volume": [check_geometry],
 }

@@ -41,16 +41,21 @@ class EnsembleLikelihood(Likelihood):
 
     def forward(self, z: Tensor) -> Distribution:
         if self.training:
-            drawn: Distribution = self.members[int(torch.randint(len(self.members), ()))](z)
+            drawn: Distribution = self.decoders[int(torch.randint(len(self.members), ()))](z)
             return drawn
-        return Members([member(z) for member in self.members])
+        return Members([member(z) for member in self.decoders])
+
+    @property
+    def decoders(self) -> list[Likelihood]:
+        """The members."""
+        return list(self.members)  # type: ignore[arg-type]
 
     def initialise(self, images: Tensor) -> None:
-        for member in self.members:
+        for member in self.decoders:
             member.initialise(images)
 
     def check(self, protocol: Protocol) -> None:
-        self.members[0].check(protocol)
+        self.decoders[0].check(protocol)
 
 
 class Members(Distribution):

@@ -72,6 +72,10 @@ class RunDirectory:
         return self.path / "evaluation.json"
 
     @property
+    def geodesics(self) -> Path:
+        return self.path / "geodesics.csv"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
@@ -117,6 +121,7 @@ class RunDirectory:
             self.config,
             self.summary,
             self.evaluation,
+            self.geodesics,
             self.environment,
             self.metrics,
             self.units,
