@@ -10,7 +10,7 @@ from runs import train
 
 from latentlab.compare.__main__ import main
 
-SMALL = ("model.latent_dim=2", "data.train_size=200", "decoder.hidden=[8]")
+SMALL = ("model.latent_dim=2", "data.train_size=200", "trainer.log_every_n_steps=1", "decoder.hidden=[8]")
 QUIET = ("nll.samples=0", "mutual_information.examples=0")
 
 
