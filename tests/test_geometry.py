@@ -112,6 +112,16 @@ def test_the_jacobian_of_a_network_is_that_of_reverse_mode() -> None:
     assert torch.allclose(jacobian(decoder, z), expected, atol=1e-6)
 
 
+def test_geometry_is_the_same_in_the_inference_mode_of_an_evaluation() -> None:
+    start, end = points((0.9, 0.0), (0.3, 0.1)), points((0.5, 1.0), (0.3, 0.1))
+    found = geodesics([sphere], start, end)
+    with torch.inference_mode():
+        again = geodesics([sphere], start.clone(), end.clone())
+        assert torch.equal(volume([sphere], start.clone()), volume([sphere], start))
+    assert torch.equal(again.curves, found.curves)
+    assert found.converged.all() and found.lengths[1] == 0  # two equal ends
+
+
 def ensemble(decoders: int):
     config = assembled("vae")
     config.module.model.decoders = decoders

@@ -5,7 +5,8 @@ Euclidean metric between means of p(x|z). An ensemble f_1, ..., f_M has the mean
 al. 2024). Everywhere, z is flat: (N, D) for points and (P, S, D) for P curves of S points.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import pi
@@ -70,13 +71,20 @@ def _mean(likelihood: Callable[[Tensor], torch.distributions.Distribution], z: T
     return likelihood(z).mean.flatten(1)
 
 
+@contextmanager
+def recording() -> Iterator[None]:
+    """Record gradients, in the inference mode of an evaluation too."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 def jacobian(decoder: Decoder, z: Tensor) -> Tensor:
     r"""Return the Jacobians J of a decoder at z (N, D), (N, X, D).
 
     A column of J is the derivative of $v \mapsto J^\top v$, so that there are D + 1 backward passes.
     """
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
+    with recording():
+        z = z.detach().clone().requires_grad_()
         x = decoder(z)
         v = torch.zeros_like(x, requires_grad=True)
         (pulled,) = torch.autograd.grad(x, z, v, create_graph=True)
@@ -132,6 +140,7 @@ def straight_lines(start: Tensor, end: Tensor, points: int) -> Tensor:
     return torch.lerp(start[:, None], end[:, None], t)
 
 
+@recording()
 def geodesics(
     decoders: Sequence[Decoder], start: Tensor, end: Tensor, points: int = 20, rounds: int = ROUNDS
 ) -> Geodesics:
@@ -152,7 +161,8 @@ def geodesics(
     t = torch.linspace(0, 1, points, dtype=start.dtype, device=start.device)
     k = torch.arange(1, points - 1, dtype=start.dtype, device=start.device)
     waves = torch.sin(pi * k * t[:, None]) / k  # (S, S - 2)
-    scale = energy(decoders, lines).detach().clamp(min=torch.finfo(start.dtype).tiny)
+    straight = energy(decoders, lines).detach()
+    scale = straight.where(straight > 0, torch.ones_like(straight))  # a pair may have equal ends
     a = torch.zeros(len(start), points - 2, start.shape[1], dtype=start.dtype, device=start.device)
     a.requires_grad_()
     optimizer = torch.optim.LBFGS([a], max_iter=STEPS, history_size=30, line_search_fn="strong_wolfe")
@@ -164,14 +174,13 @@ def geodesics(
         (a.grad,) = torch.autograd.grad(total := energies().sum(), a)
         return total
 
-    with torch.enable_grad():
-        before, changes = energies().detach(), torch.ones(len(start))
-        for _ in range(rounds):
-            optimizer.step(loss)
-            after = energies().detach()
-            changes, before = 1 - after / before.clamp(min=1e-30), after
-            if (changes < TOLERANCE).all():
-                break
+    before, changes = energies().detach(), torch.ones_like(scale)
+    for _ in range(rounds):
+        optimizer.step(loss)
+        after = energies().detach()
+        changes, before = (before - after) / before.clamp(min=1e-30), after
+        if (changes < TOLERANCE).all():
+            break
     with torch.no_grad():
         curves = lines + waves @ a
         return Geodesics(curves, length(decoders, curves), length(decoders, lines), changes)

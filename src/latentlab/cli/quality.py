@@ -146,7 +146,7 @@ class GeodesicDistances(Measure):
     def __init__(self, cfg: Any, run: Trained) -> None:
         self.run, self.n, self.points = run, cfg.geometry.pairs, cfg.geometry.points
         self.place, self.draws = RunDirectory(Path(cfg.output_dir or run.path)), cfg.figures.draw
-        self.decoders = decoder_means(run.having("latents"))
+        self.decoders = decoder_means(run.having("geometry.pairs"))
         if 2 * self.n > (size := run.data.num_examples["test"]):
             raise UserError(
                 f"geometry.pairs={self.n} needs {2 * self.n} test images, and there are {size}: "
