@@ -467,7 +467,18 @@ class Reconstruction(Objective):
                 "(objective=beta_elbo objective.beta=0 leaves the KL of a VAE out of the gradient), "
                 "or choose model=autoencoder"
             )
+        if model.bound != self.bound:
+            raise UserError(
+                f"{type(self).__name__} is the score {self.bound}, and {type(model).__name__} has {model.bound}: "
+                "use the model's default objective"
+            )
         if self.samples > 1:
             raise UserError(
                 f"objective.samples={self.samples}: an autoencoder draws nothing: set objective.samples=1"
             )
+
+
+class LogPrior(Reconstruction):
+    """The density log p(z(x)) of an autoencoder's latents, which is not a bound on log p(x)."""
+
+    bound = "log_prior"

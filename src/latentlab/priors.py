@@ -1,10 +1,12 @@
 """Priors p(z): modules that return a distribution of the latents."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import inf
 from typing import Any
 
+import numpy as np
 import torch
 import zuko
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -35,6 +37,14 @@ class Prior(nn.Module, ABC):
 
     def initialise(self, inputs: Tensor) -> None:
         """Adapt to the posterior's inputs (N, ...) for training examples, before training. Draws nothing."""
+
+    def fit(self, means: Tensor, variance: Tensor) -> None:
+        """Start from q(z|x) of a trained model, where the prior has a fast way. Draws nothing.
+
+        Args:
+            means: the means of q(z|x) for training examples, (N, *event_shape).
+            variance: the mean of its variances, (*event_shape).
+        """
 
 
 PriorFactory = Callable[..., Prior]
@@ -97,6 +107,24 @@ class MixtureOfGaussiansPrior(RealPrior):
     def forward(self) -> Mixture:
         components = Independent(Normal(self.means, self.log_scales.exp()), len(self.event_shape))
         return Mixture(Categorical(logits=self.logits), components)
+
+    @torch.no_grad()
+    def fit(self, means: Tensor, variance: Tensor) -> None:
+        """Start from the means' maximum likelihood by EM (`sklearn.mixture.GaussianMixture`), widened by `variance`."""
+        from sklearn.exceptions import ConvergenceWarning  # late, as it is slow to import
+        from sklearn.mixture import GaussianMixture
+
+        flat = means.flatten(1).double().cpu().numpy()
+        number = min(len(self.logits), len(flat))
+        with warnings.catch_warnings():  # a start need not have converged
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found = GaussianMixture(number, covariance_type="diag", random_state=0).fit(flat)
+        for parameter, value in (
+            (self.logits, np.log(found.weights_)),
+            (self.means, found.means_),
+            (self.log_scales, 0.5 * np.log(found.covariances_ + variance.flatten().double().cpu().numpy())),
+        ):
+            parameter[: len(value)] = torch.as_tensor(value).reshape(-1, *parameter.shape[1:])
 
 
 class VampPrior(Prior):

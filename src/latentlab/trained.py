@@ -48,7 +48,7 @@ MISSING: dict[str, Callable[[GenerativeModel], str]] = {
     "latents": lambda model: (
         "" if model.learned_inference else "has a fixed q(z|x), which only adds noise to x"
     ),
-    "samples": lambda model: "" if model.bounded else "has no distribution p(x) to draw from",
+    "samples": lambda model: "" if model.generative else "has no distribution p(x) to draw from",
     "elbos": _without_bound,
     "log_likelihoods": _without_weights,
 }

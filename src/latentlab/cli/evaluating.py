@@ -24,8 +24,7 @@ from latentlab.lit.base import LitModule
 from latentlab.models.base import GenerativeModel
 from latentlab.models.samplers import DDIM
 from latentlab.models.vdm import DiffusionModel
-from latentlab.run.checkpoints import BUILT, config_of, load_state, read_first
-from latentlab.run.directory import RunDirectory
+from latentlab.run.checkpoints import BUILT, checkpoints, config_of, load_state, read_first
 from latentlab.run.trust import Trusted
 
 log = logging.getLogger(__name__)
@@ -92,20 +91,6 @@ def read(cfg: Any) -> Saved:
     paths = [Path(cfg.ckpt_path)] if cfg.run is None else checkpoints(Path(cfg.run))
     parts = (*BUILT, "logger") if cfg.wandb else BUILT
     return read_saved(paths, "ckpt_path" if cfg.run is None else "run", trusted(cfg.trust), parts)
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """Return the checkpoints of a run directory in the order in which they are tried, or `run` if it is a file.
-
-    Raises:
-        UserError: if there is no such place.
-    """
-    if not run.exists():
-        raise UserError(f"run={run}: there is no such run directory (it holds config.yaml and checkpoints/)")
-    if run == RunDirectory(run.parent).checkpoints:
-        run = run.parent
-    place = RunDirectory(run)
-    return [place.best_checkpoint, place.last_checkpoint] if run.is_dir() else [run]
 
 
 def read_saved(paths: Sequence[Path], key: str, allowed: Trusted, parts: Sequence[str] = BUILT) -> Saved:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
 
-from latentlab.cli import resume
+from latentlab.cli import expost, resume
 from latentlab.cli.build import build, build_saved, check_places, trusted
 from latentlab.cli.checks import check_config, check_types, check_underflow
 from latentlab.cli.memory import within_checkpoint
@@ -23,7 +23,7 @@ from latentlab.cli.used import check_used
 from latentlab.data.images import ImageData
 from latentlab.data.module import DataModule
 from latentlab.lit.base import LitModule
-from latentlab.run.checkpoints import config_of
+from latentlab.run.checkpoints import BUILT, checkpoints, config_of, read_first
 from latentlab.run.legacy import name_loggers
 from latentlab.run.resuming import choose_checkpoint
 from latentlab.run.trust import Trusted, locate
@@ -41,18 +41,20 @@ class Experiment:
 
     Attributes:
         config: plain values, without interpolations.
-        trusted: the targets that a resumed run's config may name, None for a config of this command line.
+        trusted: the targets that the config of another run may name, None for a config of this command line.
+        source: the checkpoint of that run.
     """
 
     config: dict[str, Any]
     trusted: Trusted | None = None
+    source: str = ""
 
     def build(self, key: str, **arguments: Any) -> Any:
         """Build the part at a dotted key, with further arguments."""
         node = reduce(getitem, key.split("."), self.config)
         if self.trusted is None:
             return build(node, **arguments)
-        with within_checkpoint(key, self.config["ckpt_path"]):
+        with within_checkpoint(key, self.source):
             return build_saved(node, key, self.trusted, KINDS[key.partition(".")[0]], **arguments)
 
     def parts(self) -> tuple[DataModule, LitModule]:
@@ -108,11 +110,36 @@ def compose(cfg: DictConfig, job: Any) -> Experiment:
     if raw["resume"] is not None:
         return resumed(raw, job.overrides.task)
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key in ("resume", "trust"):
-        del raw[key], config[key]
+    del raw["resume"], config["resume"], raw["trust"]
     raw, config = name_loggers(raw), name_loggers(config)
+    base = raw.pop("run"), config.pop("run")
+    if base[1] is not None:
+        return refitted(raw, config, Path(base[1]), job.overrides.task)
+    del config["trust"]
+    expost.check_given(config)
     check(raw, config, job.overrides.task)
     return Experiment(config)
+
+
+def refitted(raw: dict[str, Any], config: dict[str, Any], run: Path, overrides: Iterable[str]) -> Experiment:
+    """Return the experiment that gives the trained model of a run another prior.
+
+    Args:
+        raw: the config with interpolations. It gets the model and the data of the run.
+        config: the config without interpolations. It gets them too.
+        run: the run.
+        overrides: the arguments of the command line.
+
+    Raises:
+        UserError: for a run that cannot be read or trusted, or a model without such latents.
+    """
+    allowed = trusted(config.pop("trust"))
+    path, _ = read_first(checkpoints(run), "run")
+    saved = config_of(path, allowed, BUILT)
+    for each in (raw, config):
+        expost.take(each, saved, path)
+    check(raw, config, overrides)
+    return Experiment(config, allowed, str(path))
 
 
 def resumed(composed: Mapping[str, Any], overrides: Iterable[str]) -> Experiment:
@@ -133,7 +160,7 @@ def resumed(composed: Mapping[str, Any], overrides: Iterable[str]) -> Experiment
         check_config(config[part], config[part], part)
     given = [word.lstrip("+").partition("=")[0].removeprefix("data.") for word in overrides]
     check_places(config["data"], given)
-    return Experiment({**config, "ckpt_path": str(path)}, allowed)
+    return Experiment({**config, "ckpt_path": str(path)}, allowed, str(path))
 
 
 def check(raw: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ ROOTS = ("module", "data", "trainer", "callbacks", "logger")
 # The groups that hold any number of objects, each under its name.
 NAMED = {"callbacks": "callback", "logger": "logger"}
 # The other keys that a run reads.
-READ = ("seed", "ckpt_path", "resume", "compile", "validate_args", "names")
+READ = ("seed", "ckpt_path", "resume", "run", "compile", "validate_args", "names")
 
 
 def check_used(raw: Config, overrides: Iterable[str], model: str) -> None:

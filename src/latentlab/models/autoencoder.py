@@ -27,6 +27,7 @@ class Autoencoder(GenerativeModel):
 
     weighted = False
     bounded = False
+    generative = False
     bound = "reconstruction"
 
     def __init__(

@@ -23,6 +23,7 @@ class GenerativeModel(Scored, ABC):
         weighted: True if the call returns a trace, whose importance weights estimate log p(x).
         labelled: True if the observation includes labels.
         learned_inference: True if q(z|x) is learned.
+        generative: True if the model has a distribution p(x) to draw from.
         x_shape: the shape of one image.
         latent_dim: the number of latents that `encode` returns for each image.
         pretrained: the checkpoint whose weights the model adopts before training, or None.
@@ -31,6 +32,7 @@ class GenerativeModel(Scored, ABC):
     weighted: ClassVar[bool] = True
     labelled: bool = False
     learned_inference: bool = True
+    generative: ClassVar[bool] = True
     x_shape: tuple[int, ...]
     latent_dim: int
     pretrained: str | None = None

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentlab.errors import UserError
 from latentlab.likelihoods import LikelihoodFactory
 from latentlab.models.diffusion import DenoiserFactory, Diffusion, Mixed, Parametrisation
+from latentlab.models.pretrained import adopt
 from latentlab.models.samplers import ANCESTRAL, Sampler
 from latentlab.models.vdm import Diffused, DiffusionModel
 from latentlab.nn import NetworkFactory
@@ -177,27 +178,7 @@ class LatentVDM(DiffusionModel):
         Raises:
             UserError: if the state has no encoder or decoder, or those of other networks.
         """
-        for part in AUTOENCODER:
-            own = {
-                name.removeprefix(f"{part}."): value
-                for name, value in state.items()
-                if name.startswith(f"{part}.")
-            }
-            if not own:
-                raise UserError(
-                    f"model.pretrained={self.pretrained} is not a VAE's checkpoint, for it has no {part}: "
-                    "choose a checkpoint of model=vae or one of its variants"
-                )
-            self._load(self.get_submodule(part), own)
-
-    def _load(self, part: nn.Module, state: Mapping[str, Tensor]) -> None:
-        try:
-            part.load_state_dict(state)
-        except RuntimeError as error:
-            raise UserError(
-                f"model.pretrained={self.pretrained} has other networks than this config: repeat the options of its "
-                f"run, such as encoder, decoder, posterior, likelihood and model.latent_dim ({_reason(error)})"
-            ) from error
+        adopt(self, AUTOENCODER, state, self.pretrained)
 
 
 class LatentDDPM(LatentVDM):
@@ -287,7 +268,3 @@ class LatentDDPM(LatentVDM):
 
     def initialise(self, x: Tensor) -> None:
         self.likelihood.initialise(x)
-
-
-def _reason(error: RuntimeError) -> str:
-    return " ".join(str(error).splitlines()[1:2]).strip() or str(error)

@@ -156,6 +156,20 @@ def load_state(module: "nn.Module", state: Mapping[str, Any], ckpt_path: str) ->
         ) from error
 
 
+def checkpoints(run: Path) -> list[Path]:
+    """Return the checkpoints of a run directory in the order in which they are tried, or `run` if it is a file.
+
+    Raises:
+        UserError: if there is no such place.
+    """
+    if not run.exists():
+        raise UserError(f"run={run}: there is no such run directory (it holds config.yaml and checkpoints/)")
+    if run == RunDirectory(run.parent).checkpoints:
+        run = run.parent
+    place = RunDirectory(run)
+    return [place.best_checkpoint, place.last_checkpoint] if run.is_dir() else [run]
+
+
 def config_of(ckpt_path: str | Path, trusted: Trusted, parts: Iterable[str] = BUILT) -> dict[str, Any]:
     """Return the config of the run that a checkpoint belongs to, as plain data for `build_saved`.
 

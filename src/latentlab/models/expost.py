@@ -1,0 +1,97 @@
+"""A prior fitted to the latents of a trained model, which stays as it is (Ghosh et al. 2020, section 4)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentlab.errors import UserError
+from latentlab.models.autoencoder import Autoencoder
+from latentlab.models.pretrained import adopt
+from latentlab.models.vae import VAE
+from latentlab.priors import Prior, PriorFactory
+
+
+class ExPostVAE(VAE):
+    r"""A trained VAE whose prior alone is learned: the ELBO is maximised by $E_{q(z)}[\log p(z)]$.
+
+    Args:
+        pretrained: the checkpoint of the trained model, read by the Lightning module, which calls `adopt`.
+        options: the arguments of `VAE`.
+
+    Raises:
+        UserError: for a prior without parameters.
+    """
+
+    def __init__(self, pretrained: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.pretrained = pretrained
+        self.posterior.requires_grad_(False)
+        self.likelihood.requires_grad_(False)
+        check_learned(self.prior)
+
+    def adopt(self, state: Mapping[str, Tensor]) -> None:
+        adopt(self, ("posterior", "likelihood"), state, self.pretrained)
+
+    def initialise(self, x: Tensor) -> None:
+        self.prior.initialise(x)
+        q = self.posterior(x)
+        self.prior.fit(q.mean, q.variance.mean(0))
+
+
+class ExPostAutoencoder(Autoencoder):
+    r"""A trained autoencoder with a density p(z) of its latents z(x), learned by $\log p(z(x))$.
+
+    With it, the autoencoder draws images. It still has no bound on log p(x).
+
+    Args:
+        pretrained: the checkpoint of the trained model, read by the Lightning module, which calls `adopt`.
+        prior: makes p(z).
+        options: the arguments of `Autoencoder`.
+
+    Raises:
+        UserError: for a prior without parameters.
+    """
+
+    bound = "log_prior"
+    generative = True
+
+    def __init__(self, pretrained: str, prior: PriorFactory, **options: Any) -> None:
+        super().__init__(**options)
+        self.pretrained = pretrained
+        self.requires_grad_(False)
+        self.prior = prior(event_shape=(self.latent_dim,))
+        check_learned(self.prior)
+
+    def adopt(self, state: Mapping[str, Tensor]) -> None:
+        adopt(self, ("encoder", "likelihood"), state, self.pretrained)
+
+    def initialise(self, x: Tensor) -> None:
+        self.prior.initialise(x)
+        z = self.encode(x)
+        self.prior.fit(z, torch.zeros_like(z[0]))
+
+    def terms(self, x: Tensor, samples: int = 1) -> dict[str, Tensor]:
+        """The scores `log_prior` and `reconstruction` for each example, each (B,). Draws nothing."""
+        z = self.encoder(x)
+        return {"log_prior": self.prior().log_prob(z), "reconstruction": self.likelihood(z).log_prob(x)}
+
+    def sample_latents(self, n: int) -> Tensor:
+        return self.prior().sample((n,))
+
+    def generate(self, n: int, mean: bool = False) -> Tensor:
+        px = self.likelihood(self.sample_latents(n))
+        return px.mean if mean else px.sample()
+
+
+def check_learned(prior: Prior) -> None:
+    """Refuse a prior without parameters.
+
+    Raises:
+        UserError: with those that work.
+    """
+    if not any(p.requires_grad for p in prior.parameters()):
+        raise UserError(
+            f"{type(prior).__name__} has nothing to learn: choose prior=mog, prior=flow or prior=vamp"
+        )
