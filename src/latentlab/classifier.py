@@ -101,7 +101,7 @@ def find(given: str | None, data: ImageData) -> FeatureNet:
     return FeatureNet(network, path, digest, accuracy)
 
 
-def adopted(tensors: Sequence[Tensor], x_shape: tuple[int, int, int]) -> Classifier:
+def adopted(tensors: Sequence[Tensor], x_shape: tuple[int, ...]) -> Classifier:
     """Return a classifier with the weights in a state dict, whose names do not matter.
 
     Args:
@@ -207,7 +207,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _check(data: DataModule) -> None:
-    if not isinstance(data, ImageData):
+    if not isinstance(data, ImageData) or len(data.shape) != 3:
         raise UserError(f"{data.name} are no images: choose images, such as data=binarised_mnist")
     if not data.labelled:
         raise UserError(

@@ -86,6 +86,7 @@ class Figures(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for name, draw in self.figures.items():
             check_figure(name, draw, pl_module.model)
+            check_drawn(name, pl_module.model)
         for name in self.more:
             check_needs(name, pl_module.model)
 
@@ -162,6 +163,18 @@ def check_needs(name: str, model: Any) -> None:
 
     for check in NEEDS.get(name, ()):
         check(model)
+
+
+def check_drawn(name: str, model: Any) -> None:
+    """Refuse figures of images for a model of vectors.
+
+    Raises:
+        UserError: for one.
+    """
+    from latentlab.figures import NEEDS, check_images
+
+    if isinstance(model, GenerativeModel) and check_images in NEEDS.get(name, ()):
+        check_images(model)
 
 
 def examples_for(draw: DrawFigure, data: DataModule) -> Any:

@@ -66,7 +66,7 @@ class SampleDistances(Measure):
 
     def __init__(self, cfg: Any, run: Trained) -> None:
         run.having("samples")
-        if not isinstance(run.data, ImageData):
+        if not isinstance(run.data, ImageData) or len(run.data.shape) != 3:
             raise UserError(f"fid.samples={cfg.fid.samples}: {run.data.name} are no images: leave it out")
         self.run, self.n, self.split, self.means = run, cfg.fid.samples, cfg.fid.reference, cfg.fid.means
         self.net = classifier.find(cfg.fid.classifier, run.data)

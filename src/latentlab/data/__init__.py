@@ -7,10 +7,13 @@ from latentlab.data.matlab import Caltech101Silhouettes, FreyFaces, Omniglot
 from latentlab.data.mnist import TorchvisionData
 from latentlab.data.module import DataModule
 from latentlab.data.own import FileData, ImageFiles
+from latentlab.data.points import Chequerboard, CorrelatedNormal, Moons, PointData, Points, TwoGaussians
 from latentlab.data.static import StaticMNIST
 
 __all__ = [
     "Caltech101Silhouettes",
+    "Chequerboard",
+    "CorrelatedNormal",
     "DataModule",
     "Digits",
     "EvaluationLoader",
@@ -19,9 +22,13 @@ __all__ = [
     "ImageData",
     "ImageFiles",
     "Images",
+    "Moons",
     "Omniglot",
+    "PointData",
+    "Points",
     "Splits",
     "StaticMNIST",
     "TorchvisionData",
     "TrainingLoader",
+    "TwoGaussians",
 ]

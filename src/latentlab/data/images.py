@@ -16,7 +16,7 @@ from latentlab.batch import Batch
 from latentlab.data.loader import FIRST, FIXED, EvaluationLoader, TrainingLoader, seeded
 from latentlab.data.module import DataModule, Split
 from latentlab.errors import UserError
-from latentlab.protocols import Protocol
+from latentlab.protocols import Protocol, Real
 
 # The seeds of the draws of each split.
 NUMBERS: dict[Split, int] = {"val": 0, "test": 1, "train": 2}
@@ -24,7 +24,7 @@ LONGEST = 80
 # The settings that do not choose the images of a set. The other ones are part of its full name.
 LOADING = (
     *("protocol", "root", "path", "sha256", "dataset", "seed", "on_device"),
-    *("batch_size", "batch_size_per_device", "eval_batch_size"),
+    *("batch_size", "batch_size_per_device", "eval_batch_size", "points"),
 )
 
 
@@ -70,6 +70,7 @@ class ImageData(DataModule):
         train_size: the number of training images, from the start, that are kept; None for all.
         name: the name of the data set.
         binary: True if the stored pixels are 0 and 1.
+        stored: the type of the stored pixels.
         labelled: True if every image has a class label.
 
     Raises:
@@ -89,10 +90,13 @@ class ImageData(DataModule):
     train_size: PositiveInt | None = None
 
     binary: ClassVar[bool] = False
+    stored: ClassVar[torch.dtype] = torch.uint8
     labelled = True
 
     def __post_init__(self) -> None:
         super().__init__()
+        if isinstance(self.protocol, Real) and self.stored == torch.uint8:
+            raise UserError(f"protocol=real is for vectors, such as data=moons, and {self.name} are images")
         if self.protocol.binary_source != self.binary:
             stored = "0 and 1 already" if self.binary else "grey levels"
             options = (
@@ -118,7 +122,7 @@ class ImageData(DataModule):
         return re.sub(r"\W+", "_", self.name.lower()).strip("_")
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """The shape (C, H, W) of an image, known before `read`: a model is built for it."""
         return (1, 28, 28)
 
@@ -187,7 +191,7 @@ class ImageData(DataModule):
             wrong = {
                 "no images": len(x) == 0 and name != "val",
                 f"{len(y)} labels for {len(x)} images": len(x) != len(y),
-                f"pixels of type {x.dtype}, not torch.uint8": x.dtype != torch.uint8,
+                f"pixels of type {x.dtype}, not {self.stored}": x.dtype != self.stored,
                 f"labels of type {y.dtype}, not torch.int64": y.dtype != torch.int64,
                 "other pixels than 0 and 1": self.binary and bool((x > 1).any()),
                 "images without a label": self.labelled and bool((y < 0).any()),

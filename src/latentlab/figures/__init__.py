@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from latentlab.figures.density import density
 from latentlab.figures.diffusion import chains, denoising, guided_classes, loss_by_time, sampling_steps
 from latentlab.figures.drawing import Figure, Table, TabledFigure, save
 from latentlab.figures.geometry import check_geometry, volume
@@ -34,6 +35,7 @@ __all__ = [
     "chains",
     "classes",
     "denoising",
+    "density",
     "frozen_layers",
     "guided_classes",
     "interpolations",

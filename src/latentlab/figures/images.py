@@ -97,7 +97,8 @@ def check_images(model: GenerativeModel) -> None:
     """
     if len(model.x_shape) != 3:
         raise UserError(
-            f"this figure draws images, and the data of this model have the shape {[*model.x_shape]}"
+            f"this figure draws images, and the data of this model have the shape {[*model.x_shape]}: "
+            "use figures=points"
         )
 
 

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent
 
 from latentlab.errors import UserError
 from latentlab.nn import NetworkFactory, Shape, full_precision
-from latentlab.protocols import PROTOCOLS, Protocol
+from latentlab.protocols import PROTOCOLS, Protocol, Real
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         levels: the number of values that a pixel can take, or None for a density on [0, 1].
+        unbounded: True for a density of any real numbers.
 
     Args:
         in_shape: the shape of one latent.
@@ -28,6 +29,7 @@ class Likelihood(nn.Module, ABC):
     """
 
     levels: int | None
+    unbounded: bool = False
 
     def __init__(self, in_shape: Shape, x_shape: Shape) -> None:
         super().__init__()
@@ -50,17 +52,27 @@ class Likelihood(nn.Module, ABC):
             UserError: with the reason and the protocols that work.
         """
         if protocol.levels != self.levels:
+            if isinstance(protocol, Real):
+                raise self._of_vectors(protocol)
             fitting = [kind.name for kind in PROTOCOLS if kind.levels == self.levels]
             raise UserError(
                 f"{type(self).__name__} scores pixels of {_values(self.levels)}, but protocol={protocol.name} gives "
                 f"{_values(protocol.levels)}: choose another likelihood, or protocol={' or '.join(fitting)}"
             )
-        if protocol.bits_offset is None:
+        if isinstance(protocol, Real) and not self.unbounded:
+            raise self._of_vectors(protocol)
+        if protocol.bits_offset is None and not isinstance(protocol, Real):
             logger.warning(
                 "protocol=%s: a density of discrete grey levels has no bits per dimension and no upper limit; "
                 "compare its nats only under this protocol, or use protocol=dequantised",
                 protocol.name,
             )
+
+    def _of_vectors(self, protocol: Protocol) -> UserError:
+        return UserError(
+            f"{type(self).__name__} scores pixels, and protocol={protocol.name} gives vectors of any numbers: "
+            "choose likelihood=gaussian_shared or another Gaussian"
+        )
 
 
 def levels_of(protocol: Protocol | None) -> int:

@@ -37,7 +37,7 @@ class EnsembleLikelihood(Likelihood):
         super().__init__(in_shape, x_shape)
         made = [likelihood(network=network, in_shape=in_shape, x_shape=x_shape) for _ in range(decoders)]
         self.members = nn.ModuleList(made)
-        self.levels = made[0].levels
+        self.levels, self.unbounded = made[0].levels, made[0].unbounded
 
     def forward(self, z: Tensor) -> Distribution:
         if self.training:

@@ -20,6 +20,7 @@ class GaussianLikelihood(PixelLikelihood, ABC):
     """
 
     levels = None
+    unbounded = True
 
     def link(self, mean: Tensor) -> Tensor:
         return mean
