@@ -30,7 +30,9 @@ OBJECTIVES = {
     "reconstruction": objectives.Reconstruction(1),
     "log_prior": objectives.LogPrior(1),
 }
+POINTS = ("normal", "two_gaussians", "chequerboard", "moons")
 PROTOCOLS = {
+    **dict.fromkeys(POINTS, "real"),
     "images": "threshold",
     "four_bit_mnist": "four_bit",
     "omniglot": "dynamic",
@@ -43,8 +45,11 @@ PROTOCOLS = {
     "binarised_digits": "threshold",
     "continuous_digits": "continuous",
 }
-# What a prior fitted to a trained run needs besides.
-TRAINED = ("model.pretrained=best.ckpt", "prior=mog")
+# What a model needs besides.
+BESIDES = {
+    "flow": ("data=continuous_mnist", "protocol=dequantised"),
+    **dict.fromkeys(("expost", "expost_autoencoder"), ("model.pretrained=best.ckpt", "prior=mog")),
+}
 # Overrides that shrink experiments with large networks.
 SMALLER = {
     "geometry": ["data.train_size=20"],
@@ -82,7 +87,7 @@ def test_every_option_starts_with_a_comment():
 
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model_is_built_with_its_data_callbacks_and_figures(model):
-    config = composed(f"model={model}", *(TRAINED if model.startswith("expost") else ()))
+    config = composed(f"model={model}", *BESIDES.get(model, ()))
     data, module = instantiate(config.data), instantiate(config.module)
     module.check(data)
     callbacks = [instantiate(entry) for entry in config.callbacks.values() if entry]
@@ -200,6 +205,10 @@ def brief(experiment: str) -> list[str]:
         kind = "continuous" if chosen["data"].startswith("continuous") else "binarised"
         protocol = "threshold" if chosen["protocol"] == "static" else chosen["protocol"]
         settings += [f"data={kind}_digits", f"protocol={protocol}"]
+    if chosen["data"] in POINTS:
+        return [*settings, "data.number=400", "data.test_number=20", "data.val_size=200"]
+    if chosen["model"] == "flow":
+        return [*settings, "model.flow.hidden_features=[8]"]
     if chosen["objective"] == "vlb":  # large networks: one step, and no validation
         settings += ["model.eval_steps=[]", "data.val_size=0"]
         settings += (

@@ -387,8 +387,9 @@ class VLB(Objective):
     def check(self, model: nn.Module) -> None:
         if isinstance(model, Traced) or not (isinstance(model, Scored) and model.bounded):
             raise UserError(
-                f"VLB needs a bound that the model itself computes, such as a diffusion, and {type(model).__name__} "
-                "has none: use the model's default objective (objective=analytic_elbo for a VAE), or choose model=vdm"
+                f"{type(self).__name__} needs a bound that the model itself computes, such as a diffusion, and "
+                f"{type(model).__name__} has none: use the model's default objective "
+                "(objective=analytic_elbo for a VAE), or choose model=vdm"
             )
         if self.weighting in PLAIN:
             return
@@ -463,7 +464,8 @@ class Reconstruction(Objective):
     def check(self, model: nn.Module) -> None:
         if not isinstance(model, Scored) or model.bounded:
             raise UserError(
-                f"Reconstruction is not a bound, and {type(model).__name__} has one: use the model's default objective "
+                f"{type(self).__name__} is not a bound, and {type(model).__name__} has one: "
+                "use the model's default objective "
                 "(objective=beta_elbo objective.beta=0 leaves the KL of a VAE out of the gradient), "
                 "or choose model=autoencoder"
             )

@@ -45,11 +45,10 @@ def density(
     _scatter(panels[0], x, "test points")
     _scatter(panels[1], model.generate(points).cpu(), "samples")
     edges = [torch.linspace(float(c - reach), float(c + reach), cells + 1) for c in middle]
-    values = on_grid(model, edges, draws)
-    panels[2].pcolormesh(
-        *(each.numpy() for each in edges), values.exp().T.numpy(), cmap="magma", rasterized=True
-    )
-    panels[2].set_title(f"{_kind(model)}: {float(_mass(values, edges)):.3f} of its mass", fontsize=10)
+    known = model.weighted or isinstance(model, Flow)
+    values = on_grid(model, edges, draws).exp() if known else smoothed(model, edges)
+    panels[2].pcolormesh(*(each.numpy() for each in edges), values.T.numpy(), cmap="magma", rasterized=True)
+    panels[2].set_title("density" if known else f"density of {SAMPLES:,} samples, smoothed", fontsize=10)
     for axes in panels:
         axes.set_xlabel("$x_1$")
         axes.set_aspect("equal")
