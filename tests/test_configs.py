@@ -29,6 +29,7 @@ OBJECTIVES = {
     "latent_diffusion": objectives.LatentDiffusion(1, beta=1, autoencoder_epochs=10),
     "reconstruction": objectives.Reconstruction(1),
     "log_prior": objectives.LogPrior(1),
+    "semi_supervised": objectives.SemiSupervised(1, alpha=50),
 }
 POINTS = ("normal", "two_gaussians", "chequerboard", "moons")
 PROTOCOLS = {

@@ -213,9 +213,9 @@ def _check(data: DataModule) -> None:
         raise UserError(
             f"{data.name} has no labels to learn: choose labelled images, such as data=binarised_mnist"
         )
-    if data.classes is not None or data.train_size is not None:
+    if any(value is not None for value in (data.classes, data.train_size, data.labels)):
         raise UserError(
-            "the classifier learns all classes and images: leave out data.classes and data.train_size"
+            "the classifier learns all classes and images: leave out data.classes, data.train_size and data.labels"
         )
 
 

@@ -453,6 +453,32 @@ class LatentDiffusion(VLB):
             )
 
 
+@dataclass(frozen=True)
+class SemiSupervised(VLB):
+    r"""The bound of examples of which some have a label, with a classification loss (Kingma et al. 2014, eq. 9).
+
+    $L(x, y) + \alpha \log q(y|x)$ for a labelled example, and the bound U(x) on log p(x) for another one. The value is
+    U(x) for both, and the gradient is that of the objective.
+
+    Attributes:
+        samples: the number K of draws of z per example and class.
+        alpha: the weight of the classification loss.
+    """
+
+    alpha: NonNegativeFloat = 50.0
+
+    def parts(self, model: Any, x: Any) -> dict[str, Tensor]:
+        objective, terms = model.semi_supervised(x, self.alpha, samples=self.samples)
+        return {**terms, self.bound: with_value(terms[self.bound], objective)}
+
+    def check(self, model: nn.Module) -> None:
+        if not getattr(model, "infers_labels", False):
+            raise UserError(
+                f"SemiSupervised needs a model that infers labels, and {type(model).__name__} does not: choose "
+                "model=semi_supervised_vae, or leave out objective=semi_supervised"
+            )
+
+
 class Reconstruction(Objective):
     """The reconstruction score log p(x|z(x)) of a deterministic autoencoder, which is not a bound on log p(x)."""
 

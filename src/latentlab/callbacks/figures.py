@@ -18,7 +18,7 @@ from latentlab.data.module import DataModule
 from latentlab.errors import UserError, did_you_mean
 from latentlab.lit import LitModule
 from latentlab.models.base import GenerativeModel
-from latentlab.models.conditional import ConditionalVAE
+from latentlab.models.conditional import ClassModel
 from latentlab.models.hierarchy import Hierarchy
 from latentlab.models.vdm import DiffusionModel
 from latentlab.run.directory import RunDirectory
@@ -32,7 +32,7 @@ DrawFigure = Callable[..., Any]  # returns a figure of Matplotlib, or None
 # The models that a figure may need, in the words of the command line.
 NEEDED: dict[type, str] = {
     GenerativeModel: "a model of data, such as model=vae",
-    ConditionalVAE: "a model of labelled data, such as model=conditional_vae",
+    ClassModel: "a model of labelled data, such as model=conditional_vae",
     Hierarchy: "a hierarchy, such as model=hierarchical_vae, ladder_vae or markovian_hvae",
     DiffusionModel: "a diffusion, such as model=vdm or latent_vdm",
 }

@@ -68,6 +68,8 @@ class ImageData(DataModule):
         classes: the labels of the images that are kept in all splits, labelled by their places in this list; None
             for all.
         train_size: the number of training images, from the start, that are kept; None for all.
+        labels: the number of training images that keep their label, equally many of each class; None for all.
+        label_repeats: the number of times that an image with a label is seen in an epoch, if `labels` is given.
         name: the name of the data set.
         binary: True if the stored pixels are 0 and 1.
         stored: the type of the stored pixels.
@@ -88,6 +90,8 @@ class ImageData(DataModule):
     batch_size_per_device: PositiveInt | None = None
     classes: Sequence[NonNegativeInt] | None = None
     train_size: PositiveInt | None = None
+    labels: PositiveInt | None = None
+    label_repeats: PositiveInt = 50
 
     binary: ClassVar[bool] = False
     stored: ClassVar[torch.dtype] = torch.uint8
@@ -145,7 +149,7 @@ class ImageData(DataModule):
         if val is None:
             train, val = self._cut(train)
         train, val, test = self._of_classes(train, val, test)
-        return self._first(train), val, test
+        return self._hidden(self._first(train)), val, test
 
     def _cut(self, train: Images) -> tuple[Images, Images]:
         x, y = train
@@ -184,6 +188,17 @@ class ImageData(DataModule):
                 f"validation: give {len(train.y)} or less"
             )
         return Images(*(part[: self.train_size] for part in train))
+
+    def _hidden(self, train: Images) -> Images:
+        if self.labels is None:
+            return train
+        if not self.labelled:
+            raise UserError(f"data.labels={self.labels}: {self.name} has no labels: leave it out")
+        kept = torch.cat(balanced(train.y, self.labels, seeded(FIRST, self.draw_seed)))
+        y = torch.full_like(train.y, -1)
+        y[kept] = train.y[kept]
+        again = kept.repeat(self.label_repeats - 1)
+        return Images(torch.cat([train.x, train.x[again]]), torch.cat([y, y[again]]))
 
     def _checked(self, splits: Splits) -> Splits:
         there = {name: images for name, images in splits._asdict().items() if images is not None}
@@ -287,6 +302,26 @@ class ImageData(DataModule):
     def _device(self) -> torch.device:
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         return device if self.on_device and device.type == "cuda" else torch.device("cpu")
+
+
+def balanced(y: Tensor, number: int, draws: torch.Generator) -> list[Tensor]:
+    """Draw the places of `number` of the labels y (N,), equally many of each class.
+
+    Raises:
+        UserError: if that is impossible.
+    """
+    classes = y.unique().tolist()
+    if number % len(classes):
+        raise UserError(
+            f"data.labels={number}: {len(classes)} classes have equally many labels: give a multiple of {len(classes)}"
+        )
+    each = number // len(classes)
+    places = [(y == label).nonzero()[:, 0] for label in classes]
+    if each > (fewest := min(map(len, places))):
+        raise UserError(
+            f"data.labels={number}: a class has {fewest} training images: give {fewest * len(classes)} or less"
+        )
+    return [own[torch.randperm(len(own), generator=draws)[:each]] for own in places]
 
 
 def _changed(data: ImageData) -> Iterator[str]:

@@ -22,7 +22,7 @@ from latentlab.figures.drawing import (
     tile,
 )
 from latentlab.models.base import GenerativeModel
-from latentlab.models.conditional import ConditionalVAE
+from latentlab.models.conditional import ClassModel
 from latentlab.models.hierarchy import Hierarchy
 
 
@@ -140,7 +140,7 @@ def plane(means: Tensor, rows: int) -> Figure:
 
 
 @figure
-def classes(model: ConditionalVAE, data: Data, columns: Cells = 10, max_rows: Cells = 20) -> Figure:
+def classes(model: ClassModel, data: Data, columns: Cells = 10, max_rows: Cells = 20) -> Figure:
     """Draw means of p(x|y, z) next to samples: a row for each class y, a column for each z.
 
     Args:
@@ -154,12 +154,12 @@ def classes(model: ConditionalVAE, data: Data, columns: Cells = 10, max_rows: Ce
     return class_grids({"means of p(x|y, z)": means, "samples x ~ p(x|y, z), same z": drawn}, labels, columns)
 
 
-def by_class(model: ConditionalVAE, labels: Sequence[int], columns: int, mean: bool) -> Tensor:
+def by_class(model: ClassModel, labels: Sequence[int], columns: int, mean: bool) -> Tensor:
     """Return samples (or means) of some classes with the same z in each, class by class, (L * columns, *x_shape)."""
     rows = []
     for label in labels:
         torch.manual_seed(SEED)  # z is drawn first, so that every row has the same z
-        y = torch.full((columns,), label, device=model.label_logits.device)
+        y = torch.full((columns,), label, device=device_of(model))
         rows.append(model.generate(columns, mean=mean, y=y))
     return torch.cat(rows)
 

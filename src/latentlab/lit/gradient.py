@@ -79,6 +79,11 @@ class GradientModule(ScoringModule):
                 f"{type(self.model).__name__} observes labels, and {data.name} has none: choose a labelled data set, "
                 "such as data=binarised_mnist or data=dynamic_mnist, or model=vae"
             )
+        if self.model.labelled and not self.model.infers_labels and getattr(data, "labels", None):
+            raise UserError(
+                f"{type(self.model).__name__} needs every label, and data.labels hides some: choose "
+                "model=semi_supervised_vae, or leave out data.labels"
+            )
 
     def setup(self, stage: str) -> None:
         if self.model.labelled:

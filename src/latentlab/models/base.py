@@ -22,6 +22,7 @@ class GenerativeModel(Scored, ABC):
     Attributes:
         weighted: True if the call returns a trace, whose importance weights estimate log p(x).
         labelled: True if the observation includes labels.
+        infers_labels: True if labels of training examples may be missing.
         learned_inference: True if q(z|x) is learned.
         generative: True if the model has a distribution p(x) to draw from.
         x_shape: the shape of one image.
@@ -31,6 +32,7 @@ class GenerativeModel(Scored, ABC):
 
     weighted: ClassVar[bool] = True
     labelled: bool = False
+    infers_labels: ClassVar[bool] = False
     learned_inference: bool = True
     generative: ClassVar[bool] = True
     x_shape: tuple[int, ...]

@@ -1,5 +1,6 @@
 """The conditional variational autoencoder."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from math import prod
@@ -14,6 +15,7 @@ from torch.nn.functional import one_hot
 from latentlab.batch import Batch
 from latentlab.errors import UserError
 from latentlab.likelihoods import LikelihoodFactory
+from latentlab.models.base import GenerativeModel
 from latentlab.models.vae import SingleLayer
 from latentlab.nn import NetworkFactory
 from latentlab.posteriors import PosteriorFactory
@@ -21,7 +23,21 @@ from latentlab.priors import PriorFactory
 from latentlab.trace import Layer, Trace, draw, sample
 
 
-class ConditionalVAE(SingleLayer):
+class ClassModel(GenerativeModel, ABC):
+    """A model p(x|y) p(y) with a class y.
+
+    Attributes:
+        num_classes: the number of classes.
+    """
+
+    num_classes: int
+
+    @abstractmethod
+    def generate(self, n: int, mean: bool = False, y: Tensor | None = None) -> Tensor:
+        """Draw images from p(x|y) for classes y (n,), by default drawn from p(y), or their means."""
+
+
+class ConditionalVAE(SingleLayer, ClassModel):
     r"""The conditional VAE $p(x|y,z)\,p(y)\,p(z)$ with $q(z|x,y)$ and an observed class y.
 
     Kingma et al. 2014, eq. 6. `elbo` is a bound on the *joint* density,
