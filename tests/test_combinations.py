@@ -51,10 +51,11 @@ REFUSALS = {
     "Reconstruction is not a bound": lambda c: c.get("objective") == "reconstruction",
     "LogPrior is not a bound": lambda c: c.get("objective") == "log_prior",
     "VLB needs a bound": lambda c: c.get("objective") == "vlb",
+    "SemiSupervised needs a model": lambda c: c.get("objective") == "semi_supervised",
     "LatentDiffusion needs a bound": lambda c: c.get("objective") == "latent_diffusion",
 }
 # The objectives of other models than VAEs.
-OF_OTHER_MODELS = ("reconstruction", "log_prior", "vlb", "latent_diffusion")
+OF_OTHER_MODELS = ("reconstruction", "log_prior", "semi_supervised", "vlb", "latent_diffusion")
 # What a model needs besides. A latent_ddpm trains its parts one after the other, see test_latent_diffusion.
 BESIDES = {
     "flow": ("data=continuous_digits", "protocol=dequantised"),
