@@ -29,7 +29,7 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     Returns:
         The results, and the folder of evaluation.json.
     """
-    from latentlab.cli import evaluating, export, quality, report
+    from latentlab.cli import evaluating, export, measures, report
     from latentlab.run.directory import RunDirectory
     from latentlab.tracking.wandb import add_results, check_joinable
     from latentlab.trained import Trained
@@ -44,14 +44,14 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     module, data = evaluating.rebuild(cfg, trained)
     directory = Path(cfg.output_dir or place.path)
     trainer = evaluating.trainer(cfg, trained, directory)
-    needed = cfg.export or quality.asked(cfg)
+    needed = cfg.export or measures.asked(cfg)
     loaded = Trained(trained, str(trainer.strategy.root_device), data=data) if needed else None
-    measures = quality.chosen(cfg, loaded) if loaded else []
+    asked = measures.chosen(cfg, loaded) if loaded else []
     if loaded:
         export.check(export.chosen(cfg), loaded)
     trainer.test(module, data, verbose=False)
     estimates = evaluating.estimates(cfg, trainer, module, data)
-    for measure in measures:
+    for measure in asked:
         estimates |= measure.results()
     names = {**config["names"], "seed": config["seed"]}
     settings = {
@@ -63,7 +63,7 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
             cfg.mutual_information.examples if "test/mutual_information_limit" in estimates else 0
         ),
         **{f"sampling.{name}": value for name, value in cfg.sampling.items() if value is not None},
-        **{key: value for measure in measures for key, value in measure.settings().items()},
+        **{key: value for measure in asked for key, value in measure.settings().items()},
     }
     results = report.conclude_evaluation(trainer, directory, names, estimates, settings)
     if loaded and cfg.export:

@@ -30,7 +30,7 @@ WARM_UP = 10
 
 
 class Measure(ABC):
-    """What an evaluation measures on request. It is checked when it is made.
+    """A measure of a trained model that the settings ask for. It is checked when it is made.
 
     Args:
         cfg: the settings of evaluate.py.
