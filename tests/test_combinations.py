@@ -24,6 +24,7 @@ CLASSICAL = (
     "cavi_earthquakes",
     "cavi_normal_gamma",
     "bbvi_normal_gamma",
+    "advi_normal_gamma",
     "gamma_mle",
     "mean_field_gaussian",
 )

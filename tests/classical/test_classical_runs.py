@@ -19,6 +19,7 @@ FIGURES = {
     "cavi_earthquakes": {"map", "rates", "elbo"},
     "cavi_normal_gamma": {"posterior"},
     "bbvi_normal_gamma": {"path", "variance", "posterior"},
+    "advi_normal_gamma": {"path"},
     "gamma_mle": {"paths"},
     "mean_field_gaussian": {"ellipses"},
 }

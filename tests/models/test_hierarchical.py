@@ -265,12 +265,9 @@ def test_pseudo_inputs_are_latents_of_the_layer_below():
     assert single.prior.bounds == (0.0, 1.0) and single.prior.pseudo_inputs.shape == (5, 1, 2, 2)
 
 
+OF_OTHER_MODELS = ("reconstruction", "log_prior", "semi_supervised", "vlb", "latent_diffusion")
 CHOICES = [
-    *(
-        ("objective", name)
-        for name in options("objective")
-        if name not in ("reconstruction", "semi_supervised", "vlb")
-    ),
+    *(("objective", name) for name in options("objective") if name not in OF_OTHER_MODELS),
     *(("prior", name) for name in ("mog", "vamp", "flow")),
     ("posterior", "full_rank_normal"),
 ]

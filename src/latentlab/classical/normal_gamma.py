@@ -126,8 +126,8 @@ def elbo(prior: NormalGamma, data: Statistics, m: Tensor, precision: Tensor, a: 
     return likelihood + log_mu + Normal(m, precision**-0.5).entropy() - kl_tau
 
 
-class NormalGammaInference(Inference):
-    r"""Inference with a factorised $q(\mu)\,q(\tau) = N(m, l^{-1})\,\mathrm{Gamma}(a, b)$, abstract.
+class NormalGammaModel(Inference):
+    """Inference of the Normal-Gamma model with any q, abstract.
 
     Args:
         mu0: the prior mean of mu.
@@ -155,22 +155,14 @@ class NormalGammaInference(Inference):
         self.prior = NormalGamma(*torch.tensor([mu0, lambda0, a0, b0], dtype=torch.float64))
 
     @abstractmethod
-    def q(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The parameters m, l, a, b of q, each ()."""
+    def moments(self) -> Moments:
+        """The means and variances of q."""
 
     def set_data(self, batches: Iterable[Tensor]) -> None:
         x = torch.cat([batch.double().flatten() for batch in batches])
         if not x.isfinite().all():
             raise UserError("the observations are not all finite")
         self.data = Statistics.of(x.cpu())
-
-    def elbo(self) -> Tensor:
-        return elbo(self.prior, self.data, *self.q())
-
-    def moments(self) -> Moments:
-        """The means and variances of q."""
-        m, precision, a, b = self.q()
-        return Moments(m, 1 / precision, a / b, a / b**2)
 
     def exact(self) -> NormalGamma:
         """The exact posterior."""
@@ -186,6 +178,21 @@ class NormalGammaInference(Inference):
         moments = vars(self.exact().moments()).items()
         exact = {f"exact/{name}": float(value) for name, value in moments if value.isfinite()}
         return {**found, **exact, "exact/log_evidence": float(self.prior.log_evidence(self.data))}
+
+
+class NormalGammaInference(NormalGammaModel):
+    r"""Inference with a factorised $q(\mu)\,q(\tau) = N(m, l^{-1})\,\mathrm{Gamma}(a, b)$, abstract."""
+
+    @abstractmethod
+    def q(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The parameters m, l, a, b of q, each ()."""
+
+    def elbo(self) -> Tensor:
+        return elbo(self.prior, self.data, *self.q())
+
+    def moments(self) -> Moments:
+        m, precision, a, b = self.q()
+        return Moments(m, 1 / precision, a / b, a / b**2)
 
 
 class CAVINormalGamma(NormalGammaInference):

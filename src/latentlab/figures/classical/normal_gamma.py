@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Gamma, Normal
 
 from latentlab.classical.bbvi import NAMES, BBVINormalGamma
-from latentlab.classical.normal_gamma import NormalGammaInference
+from latentlab.classical.normal_gamma import NormalGammaInference, NormalGammaModel
 from latentlab.figures.classical.axes import (
     BLUE,
     EXACT,
@@ -53,7 +53,7 @@ def posterior_and_elbo(model: NormalGammaInference, data: Data) -> Figure:
 
 
 @figure
-def path(model: BBVINormalGamma, data: Data) -> Figure:
+def path(model: NormalGammaModel, data: Data) -> Figure:
     """Draw ELBO, E[mu] and E[tau] by iteration with their exact values."""
     drawn, axes = row(3, 4.0, 3.6)
     values, exact = model.history.values, model.exact().moments()
