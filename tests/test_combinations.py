@@ -25,6 +25,7 @@ CLASSICAL = (
     "cavi_normal_gamma",
     "bbvi_normal_gamma",
     "advi_normal_gamma",
+    "advi_earthquakes",
     "gamma_mle",
     "mean_field_gaussian",
 )

@@ -149,6 +149,7 @@ def test_a_data_set_may_be_smaller_than_a_pass(n):
 OTHERS = (
     "bbvi_normal_gamma",
     "advi_normal_gamma",
+    "advi_earthquakes",
     "cavi_earthquakes",
     "cavi_normal_gamma",
     "gamma_mle",

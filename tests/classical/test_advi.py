@@ -8,8 +8,9 @@ from numpy.polynomial.hermite_e import hermegauss
 from oracles import Z_MAX, largest_z
 from torch.distributions import MultivariateNormal
 
-from latentlab.classical.advi import ADVI, ADVINormalGamma
+from latentlab.classical.advi import ADVI, ADVIEarthquakes, ADVINormalGamma
 from latentlab.classical.base import converge
+from latentlab.classical.earthquakes import CAVIEarthquakes
 from latentlab.classical.normal_gamma import CAVINormalGamma
 from latentlab.errors import UserError
 
@@ -102,3 +103,30 @@ def test_the_normal_gamma_model_ends_near_the_evidence():
 def test_a_single_draw_is_refused():
     with pytest.raises(UserError, match="samples=1: at least 2"):
         ADVINormalGamma(ADAM, samples=1)
+
+
+QUAKES = torch.tensor(
+    [[0.1, 0.2, 3], [0.4, -0.3, 5], [-0.5, 0.1, 4], [6.2, 5.8, 11], [5.7, 6.3, 9], [6.0, 6.1, 13]],
+    dtype=torch.float64,
+)
+
+
+def test_the_joint_density_of_earthquakes_is_the_sum_over_all_clusters():
+    made = ADVIEarthquakes(ADAM, num_components=2, weights=[0.3, 0.7])
+    made.begin([QUAKES])
+    mu, rate = torch.tensor([[0.2, 0.1], [5.0, 6.0]]).double(), torch.tensor([4.0, 10.0]).double()
+    normal, poisson = torch.distributions.Normal(mu, 1.0), torch.distributions.Poisson(rate)
+    each = normal.log_prob(QUAKES[:, None, :2]).sum(-1) + poisson.log_prob(QUAKES[:, None, 2])
+    prior = torch.distributions.Normal(0.0, 10.0).log_prob(mu).sum()
+    gamma = torch.distributions.Gamma(*torch.tensor([2.0, 0.2]).double()).log_prob(rate).sum()
+    likelihood = (each + torch.tensor([0.3, 0.7]).double().log()).logsumexp(-1).sum()
+    found = made.log_joint(torch.cat([mu.flatten(), rate.log()])[None])
+    torch.testing.assert_close(found, (likelihood + prior + gamma + rate.log().sum())[None])
+
+
+@pytest.mark.parametrize("full_rank", [False, True])
+def test_earthquakes_end_near_the_bound_of_coordinate_ascent(full_rank):
+    torch.manual_seed(0)
+    exact = converge(CAVIEarthquakes(num_components=2), QUAKES, 50)
+    found = converge(ADVIEarthquakes(ADAM, num_components=2, full_rank=full_rank), QUAKES, 300)
+    assert found.elbo().item() == pytest.approx(exact.elbo().item(), abs=0.6)

@@ -20,6 +20,7 @@ FIGURES = {
     "cavi_normal_gamma": {"posterior"},
     "bbvi_normal_gamma": {"path", "variance", "posterior"},
     "advi_normal_gamma": {"path"},
+    "advi_earthquakes": set(),
     "gamma_mle": {"paths"},
     "mean_field_gaussian": {"ellipses"},
 }
