@@ -22,6 +22,8 @@ from parts import (
 CLASSICAL = (
     "ppca",
     "cavi_earthquakes",
+    "cavi_lda",
+    "svi_lda",
     "cavi_normal_gamma",
     "bbvi_normal_gamma",
     "advi_normal_gamma",

@@ -40,9 +40,11 @@ class Source:
 
     Attributes:
         name: the name that is recorded as the protocol.
+        kind: what an observation is: numbers, or counts of words.
     """
 
     name: ClassVar[str] = "simulated"
+    kind: ClassVar[str] = "numbers"
 
     def __init__(self, x: Tensor, y: Tensor | None = None, truth: dict[str, Tensor] | None = None) -> None:
         self.x = x.double()
@@ -108,7 +110,11 @@ class Inference(nn.Module, ABC):
         Raises:
             UserError: with the remedy.
         """
-        if not isinstance(protocol, Source) or protocol.x.shape[1] != self.columns:
+        if (
+            not isinstance(protocol, Source)
+            or protocol.kind != "numbers"
+            or protocol.x.shape[1] != self.columns
+        ):
             raise UserError(
                 f"{type(self).__name__} needs observations of {self.columns} column(s), not {protocol.name} data: "
                 "leave out data=... to use the data that come with the model"

@@ -14,6 +14,7 @@ from latentlab.errors import UserError
 
 # The largest coordinate or strength in a file. Squares of them are exact enough in float64.
 LARGEST = 1e9
+MOST_COUNTS = 200_000_000  # of words in documents
 
 
 class NoObservations(Source):
@@ -172,3 +173,103 @@ def _strength(row: dict[str, str | None], where: str) -> float:
             f"{where}: strength={row['strength']} is not a count 0, 1, 2, ... (strengths are Poisson)"
         )
     return value
+
+
+class Corpus(Source):
+    r"""Counts of words of simulated documents, (D, V), from the model of `lda`.
+
+    Args:
+        documents: the number D of documents.
+        words: the number of tokens in each.
+        num_topics: the number of topics.
+        vocabulary: the number V of words.
+        alpha: the concentration of the topics of a document.
+        eta: the concentration of the words of a topic.
+        seed: fixes the draws.
+    """
+
+    kind = "words"
+
+    def __init__(
+        self,
+        documents: Size = 1000,
+        words: Size = 50,
+        num_topics: Size = 3,
+        vocabulary: Size = 10,
+        alpha: Positive = 0.5,
+        eta: Positive = 0.5,
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        random = np.random.default_rng(seed)
+        topics = random.dirichlet(np.full(vocabulary, eta), num_topics)
+        shares = random.dirichlet(np.full(num_topics, alpha), documents)
+        # The topics of the tokens are summed out: each token is a draw of the document's mixture.
+        counts = random.multinomial(words, shares @ topics)
+        super().__init__(torch.from_numpy(counts), truth={"topics": torch.from_numpy(topics)})
+
+
+class WordCounts(Source):
+    """Counts of words from a text file, (D, V).
+
+    A line is a document: `M word:count word:count ...` with M pairs, where a word is its index from 0 (LDA-C), or the
+    counts of all words with commas between them.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UserError: if the file is missing or no text, or for a count that is negative or not whole, an index beyond the
+            others, or an empty document, with its line.
+    """
+
+    name = "word_counts"
+    kind = "words"
+
+    def __init__(self, path: str) -> None:
+        if not Path(path).is_file():
+            raise UserError(f"data.source.path={path}: no such file")
+        try:
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not a text file in UTF-8: {error}") from error
+        rows = [
+            _counted(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
+        ]
+        if not rows:
+            raise UserError(f"{path} holds no documents")
+        size = max(max(row) for row in rows) + 1
+        if len(rows) * size > MOST_COUNTS:
+            raise UserError(
+                f"{path}: {len(rows):,} documents of {size:,} words do not fit into memory: leave out rare words"
+            )
+        counts = torch.zeros(len(rows), size, dtype=torch.float64)
+        for index, row in enumerate(rows):
+            counts[index, list(row)] = torch.tensor(list(row.values()), dtype=torch.float64)
+        super().__init__(counts)
+
+
+def _counted(line: str, where: str) -> dict[int, float]:
+    pairs = _sparse(line, where) if ":" in line else list(enumerate(line.split(",")))
+    found = {_whole(word, "word", where): float(_whole(count, "count", where)) for word, count in pairs}
+    if len(found) < len(pairs):
+        raise UserError(f"{where}: a word occurs twice")
+    if not any(found.values()):
+        raise UserError(f"{where}: an empty document has no topics: leave it out")
+    return found
+
+
+def _sparse(line: str, where: str) -> list[tuple[str, str]]:
+    number, *pairs = line.split()
+    if _whole(number, "number of words", where) != len(pairs):
+        raise UserError(f"{where}: it starts with {number} and has {len(pairs)} pairs word:count")
+    return [(word, count) for word, _, count in (pair.partition(":") for pair in pairs)]
+
+
+def _whole(text: str | int, name: str, where: str) -> int:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= LARGEST or value != int(value):
+        raise UserError(f"{where}: {name} {text} is not a whole number from 0 to {LARGEST:g}")
+    return int(value)
