@@ -210,7 +210,9 @@ def brief(experiment: str) -> list[str]:
         return [*settings, "data.number=400", "data.test_number=20", "data.val_size=200"]
     if chosen["model"] == "flow":
         return [*settings, "model.flow.hidden_features=[8]"]
-    if chosen["objective"] == "vlb":  # large networks: one step, and no validation
+    if (
+        chosen["objective"] == "vlb" and chosen["model"] != "gmvae"
+    ):  # large networks: one step, and no validation
         settings += ["model.eval_steps=[]", "data.val_size=0"]
         settings += (
             ["denoiser.channels=[8,8]", "denoiser.blocks=1"] if chosen["model"] in ("vdm", "ddpm") else []

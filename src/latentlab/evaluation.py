@@ -14,6 +14,7 @@ from latentlab.batch import BLOCK, Batch, blocks
 from latentlab.draws import Blocks, reproducible
 from latentlab.errors import UserError
 from latentlab.models.base import GenerativeModel, device_of
+from latentlab.models.gmvae import GMVAE
 from latentlab.protocols import Protocol
 from latentlab.trace import Layer, Trace, Traced
 
@@ -316,6 +317,29 @@ def identification(z: Tensor, qs: Sequence[Distribution]) -> Tensor:
     return log(log_q.shape[1]) - torch.special.entr(log_q.softmax(1)).sum(1)
 
 
+def cluster_accuracy(clusters: Tensor, labels: Tensor) -> float:
+    """The largest accuracy over all one-to-one assignments of clusters to labels, both (N,).
+
+    The Hungarian method finds the assignment. With more clusters than labels, examples of those left over are wrong.
+    """
+    from scipy.optimize import linear_sum_assignment  # late, as it is slow to import
+
+    counts = torch.zeros(int(clusters.max()) + 1, int(labels.max()) + 1, dtype=torch.int64)
+    counts.index_put_((clusters, labels), torch.tensor(1), accumulate=True)
+    rows, columns = linear_sum_assignment(counts.numpy(), maximize=True)
+    return counts[rows, columns].sum().item() / len(labels)
+
+
+def clustering(model: GMVAE, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return `cluster_accuracy` over the examples that have a label, or nothing if none has."""
+    labels = torch.cat([batch.y.cpu() for batch in batches])
+    known = labels >= 0
+    if not known.any():
+        return {}
+    found = torch.cat([part.cpu() for part in scored(model, batches, model.clusters)])
+    return {"cluster_accuracy": cluster_accuracy(found[known], labels[known])}
+
+
 def bits_per_dim(nats: float, dimensions: int, offset: float) -> float:
     r"""Bits per dimension of a bound or log-likelihood b in nats per example, $-\frac{b}{D \ln 2} + \mathrm{offset}$.
 
@@ -335,7 +359,7 @@ def estimate(
     samples: int = 1,
     mixture_examples: int = 0,
 ) -> dict[str, float]:
-    """Estimate `active_units`, `mutual_information`, `nll` and `bits_per_dim`, each if the model has it.
+    """Estimate `active_units`, `mutual_information`, `cluster_accuracy`, `nll` and `bits_per_dim`, if the model has it.
 
     A classical inference that brings its own data has none of them.
 
@@ -359,6 +383,8 @@ def estimate(
         found["collapsed_units"] = means.shape[1] - found["active_units"]
     if mixture_examples and model.learned_inference and isinstance(model, Traced):
         found |= information(model, observations(model, batches), num_examples, samples, mixture_examples)
+    if isinstance(model, GMVAE):
+        found |= clustering(model, batches)
     if nll_samples > 0:
         found |= nll(model, batches, nll_samples, chunk, num_examples)
     offset = model.scored_as(protocol).bits_offset

@@ -32,7 +32,7 @@ DrawFigure = Callable[..., Any]  # returns a figure of Matplotlib, or None
 # The models that a figure may need, in the words of the command line.
 NEEDED: dict[type, str] = {
     GenerativeModel: "a model of data, such as model=vae",
-    ClassModel: "a model of labelled data, such as model=conditional_vae",
+    ClassModel: "a model of classes, such as model=conditional_vae or gmvae",
     Hierarchy: "a hierarchy, such as model=hierarchical_vae, ladder_vae or markovian_hvae",
     DiffusionModel: "a diffusion, such as model=vdm or latent_vdm",
 }

@@ -164,7 +164,25 @@ def by_class(model: ClassModel, labels: Sequence[int], columns: int, mean: bool)
     return torch.cat(rows)
 
 
-def class_grids(panels: dict[str, Tensor], labels: Sequence[int], columns: int) -> Figure:
+@figure
+def clusters(model: ClassModel, data: Data, columns: Cells = 10, max_rows: Cells = 20) -> Figure:
+    """Draw means of p(x|z) for z ~ p(z|y) next to samples: a row for each cluster y.
+
+    Args:
+        model: the model.
+        data: not used.
+        columns: the number of images in a row.
+        max_rows: the largest number of rows. With more clusters, y takes values from the whole range.
+    """
+    labels = spread_over(model.num_classes, max_rows)
+    means, drawn = (by_class(model, labels, columns, mean) for mean in (True, False))
+    panels = {"means of p(x|z), z ~ p(z|y)": means, "samples x ~ p(x|z), same z": drawn}
+    return class_grids(panels, labels, columns, "cluster y")
+
+
+def class_grids(
+    panels: dict[str, Tensor], labels: Sequence[int], columns: int, name: str = "class y"
+) -> Figure:
     """Draw grids of images (L * columns, C, H, W) side by side, with the class of each of the L rows."""
     width, height = cell(next(iter(panels.values())), 4.4)
     drawn = Figure(figsize=((width + 0.2) * len(panels), height * len(labels) / columns + 0.8))
@@ -174,7 +192,7 @@ def class_grids(panels: dict[str, Tensor], labels: Sequence[int], columns: int) 
         show(axes, picture, title)
         name_rows(axes, picture, [str(label) for label in labels])
         axes.tick_params(labelsize=8)
-        axes.set_ylabel("class y")
+        axes.set_ylabel(name)
     return drawn
 
 

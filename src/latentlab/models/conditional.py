@@ -113,8 +113,7 @@ class ConditionalVAE(SingleLayer, ClassModel):
 
     def joined(self, x: Batch) -> Tensor:
         """The encoder's input: images with the plane of their label as the last channel, (B, C + 1, H, W)."""
-        plane = self.planes(x.y).view(-1, 1, *self.x_shape[1:])
-        return torch.cat([x.x, plane], dim=1)
+        return with_planes(x.x, x.y, self.planes)
 
     def coded(self, z: Tensor, y: Tensor) -> Tensor:
         """The decoder's input: flat latents z (*, B, *z_shape) with one-hot labels y (B,), (*, B, latent_dim + C)."""
@@ -169,3 +168,8 @@ class ConditionalVAE(SingleLayer, ClassModel):
         if self.label_logits.requires_grad:
             counts = x.y.bincount(minlength=self.num_classes)
             self.label_logits.copy_((counts + 1).log())
+
+
+def with_planes(x: Tensor, y: Tensor, planes: nn.Embedding) -> Tensor:
+    """Images (B, C, *) with the learned plane of their class y (B,) as the last channel, (B, C + 1, *)."""
+    return torch.cat([x, planes(y).view(-1, 1, *x.shape[2:])], dim=1)
