@@ -36,6 +36,8 @@ def options(group: str) -> list[str]:
 # Options that need another one.
 NEEDS = {
     "data=earthquakes": ("model=cavi_earthquakes",),
+    "data=corpus": ("model=cavi_lda",),
+    "data=word_counts": ("model=cavi_lda", "data.source.path=x"),
     **{f"chain={option}": ("model=markovian_hvae",) for option in options("chain")},
 }
 # Each row has one option of every narrow group, and the rows together have all options.
