@@ -37,6 +37,8 @@ def options(group: str) -> list[str]:
 NEEDS = {
     "data=earthquakes": ("model=cavi_earthquakes",),
     "data=corpus": ("model=cavi_lda",),
+    "data=clusters": ("model=em_mixture",),
+    "data=points_csv": ("model=em_mixture", "data.source.path=x"),
     "data=word_counts": ("model=cavi_lda", "data.source.path=x"),
     **{f"chain={option}": ("model=markovian_hvae",) for option in options("chain")},
 }

@@ -8,9 +8,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from parts import ROWS, composition, options
 
+# What a model needs besides.
+BESIDES = dict.fromkeys(("expost", "expost_autoencoder"), ("model.pretrained=best.ckpt", "prior=mog"))
 CHOICES: list[tuple[str, ...]] = [
     *ROWS,
-    *((f"model={name}",) for name in options("model")),
+    *((f"model={name}", *BESIDES.get(name, ())) for name in options("model")),
     *(("model=markovian_hvae", f"chain={name}") for name in options("chain")),
     *((f"data={name}",) for name in ("static_mnist", "binarised_mnist", "binarised_digits")),
 ]
@@ -28,6 +30,10 @@ MEANINGFUL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("eta", "guidance", "label_dropout", "prior_draws"), (0,)),
     "guided_classes.guidance": (),
     "VDM.steps": (None,),
+    "LatentDDPM.steps": (None,),
+    **dict.fromkeys(("autoencoder_epochs", "delay", "SemiSupervised.alpha"), (0,)),
+    **dict.fromkeys([f"{name}.beta" for name in ("ADVIEarthquakes", "CAVIMixture", "SVIMixture")], ()),
+    **dict.fromkeys([f"{name}.eta" for name in ("Corpus", "CAVILDA", "SVILDA")], ()),
     "gamma_min": (-1, 0, None),
     "LinearBetaSchedule.gamma_min": (-1, 0),  # the schedule checks it against its first step
     "bounds": (None,),

@@ -22,6 +22,9 @@ from parts import (
 CLASSICAL = (
     "ppca",
     "cavi_earthquakes",
+    "em_mixture",
+    "cavi_mixture",
+    "svi_mixture",
     "cavi_lda",
     "svi_lda",
     "cavi_normal_gamma",

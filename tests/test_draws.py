@@ -155,6 +155,8 @@ OTHERS = (
     "gamma_mle",
     "mean_field_gaussian",
     "ppca",
+    *("cavi_lda", "svi_lda", "em_mixture", "cavi_mixture", "svi_mixture"),
+    *("flow", "expost", "expost_autoencoder"),  # one draws nothing, the others need a run and are VAEs
 )
 
 

@@ -92,7 +92,7 @@ def test_a_mixture_starts_from_the_maximum_likelihood() -> None:
         (["run=VAE"], "prior=mog"),
         (["run=AUTOENCODER", "prior=vamp"], "VampPrior"),
         (["run=AUTOENCODER", "model=latent_vdm"], "prior=mog"),
-        (["run=VAE", "model=vae"], "resume=RUN"),
+        (["run=VAE", "model=vae"], "resume"),
         (["run=VAE", "prior=mog", "encoder=cnn"], "encoder=cnn"),
     ],
 )

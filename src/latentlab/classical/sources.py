@@ -175,6 +175,64 @@ def _strength(row: dict[str, str | None], where: str) -> float:
     return value
 
 
+class Clusters(Source):
+    """Draws of a mixture of normal distributions with known means, (N, C).
+
+    Args:
+        size: the number of points.
+        num_components: the number of components, with equal weights.
+        columns: the number C of columns.
+        spread: the standard deviation of the means. The components have random covariances of about 1.
+        seed: fixes the draws.
+    """
+
+    def __init__(
+        self,
+        size: Size = 600,
+        num_components: Size = 3,
+        columns: Size = 2,
+        spread: Positive = 6.0,
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        random = np.random.default_rng(seed)
+        mu = random.normal(0, spread, (num_components, columns))
+        scales = random.normal(0, 0.5, (num_components, columns, columns)) + 0.7 * np.eye(columns)
+        z = random.integers(num_components, size=size)
+        x = mu[z] + np.einsum("nij,nj->ni", scales[z], random.normal(size=(size, columns)))
+        truth = {"mu": torch.from_numpy(mu), "z": torch.from_numpy(z)}
+        super().__init__(torch.from_numpy(x), torch.from_numpy(z), truth)
+
+
+class PointFile(Source):
+    """Points from a CSV file of numbers, a point in each line. A first line of names is left out.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UserError: if the file is missing or no CSV file, or for a value that is not a finite number, with its line.
+    """
+
+    name = "csv"
+
+    def __init__(self, path: str) -> None:
+        if not Path(path).is_file():
+            raise UserError(f"data.source.path={path}: no such file")
+        try:
+            with Path(path).open(newline="", encoding="utf-8-sig") as file:
+                lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from error
+        if lines and not any(cell.strip()[-1:].isdigit() for cell in lines[0][1]):
+            del lines[0]
+        rows = [[_number(cell, "value", f"{path}, line {number}") for cell in row] for number, row in lines]
+        if not rows:
+            raise UserError(f"{path} holds no points")
+        if len({len(row) for row in rows}) > 1:
+            raise UserError(f"{path}: its lines have different numbers of values")
+        super().__init__(torch.tensor(rows, dtype=torch.float64))
+
+
 class Corpus(Source):
     r"""Counts of words of simulated documents, (D, V), from the model of `lda`.
 

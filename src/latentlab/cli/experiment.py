@@ -113,10 +113,10 @@ def compose(cfg: DictConfig, job: Any) -> Experiment:
     del raw["resume"], config["resume"], raw["trust"]
     raw, config = name_loggers(raw), name_loggers(config)
     base = raw.pop("run"), config.pop("run")
+    expost.check_given(config, base[1])
     if base[1] is not None:
         return refitted(raw, config, Path(base[1]), job.overrides.task)
     del config["trust"]
-    expost.check_given(config)
     check(raw, config, job.overrides.task)
     return Experiment(config)
 

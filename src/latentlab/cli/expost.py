@@ -33,10 +33,6 @@ def take(config: dict[str, Any], saved: Mapping[str, Any], path: Path) -> None:
         raise UserError(
             f"run={path}: model={name} has no {missing[0]}: a prior is fitted to the latents of a VAE or an autoencoder"
         )
-    if model.get("_target_") not in MODELS:
-        raise UserError(
-            "run=RUN is for experiment=expost, which learns another prior: to resume a run, use resume=RUN"
-        )
     parts = {part: base[part] for part in PARTS if part in base}
     learned = {**model, **parts, "pretrained": str(path)}
     if model["_target_"] == DIFFUSION:
@@ -55,13 +51,18 @@ def take(config: dict[str, Any], saved: Mapping[str, Any], path: Path) -> None:
     config["names"]["data"] = saved["names"]["data"]
 
 
-def check_given(config: Mapping[str, Any]) -> None:
-    """Refuse a model that needs a run in an experiment without one.
+def check_given(config: Mapping[str, Any], run: str | None) -> None:
+    """Refuse a model that needs a run in an experiment without one, and a run for another model.
 
     Raises:
         UserError: for one.
     """
-    if config["model"].get("_target_") in (MODELS[0], AUTOENCODER):
+    target = config["model"].get("_target_")
+    if run is not None and target not in MODELS:
+        raise UserError(
+            f"run={run}: train.py learns another prior for it with experiment=expost: did you mean resume?"
+        )
+    if run is None and target in (MODELS[0], AUTOENCODER):
         raise UserError(
             "experiment=expost fits a prior to the latents of a run: give run=RUN, a VAE or an autoencoder"
         )

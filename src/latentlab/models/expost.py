@@ -1,15 +1,18 @@
 """A prior fitted to the latents of a trained model, which stays as it is (Ghosh et al. 2020, section 4)."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from latentlab.errors import UserError
+from latentlab.likelihoods import LikelihoodFactory
 from latentlab.models.autoencoder import Autoencoder
 from latentlab.models.pretrained import adopt
 from latentlab.models.vae import VAE
+from latentlab.nn import NetworkFactory
+from latentlab.posteriors import PosteriorFactory
 from latentlab.priors import Prior, PriorFactory
 
 
@@ -18,14 +21,30 @@ class ExPostVAE(VAE):
 
     Args:
         pretrained: the checkpoint of the trained model, read by the Lightning module, which calls `adopt`.
-        options: the arguments of `VAE`.
+        latent_dim: the number of latents.
+        encoder: makes the posterior's network.
+        decoder: makes the likelihood's network.
+        posterior: makes q(z|x).
+        likelihood: makes p(x|z).
+        prior: makes p(z).
+        x_shape: the shape of one image.
 
     Raises:
         UserError: for a prior without parameters.
     """
 
-    def __init__(self, pretrained: str, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self,
+        pretrained: str,
+        latent_dim: PositiveInt,
+        encoder: NetworkFactory,
+        decoder: NetworkFactory,
+        posterior: PosteriorFactory,
+        likelihood: LikelihoodFactory,
+        prior: PriorFactory,
+        x_shape: Sequence[PositiveInt] = (1, 28, 28),
+    ) -> None:
+        super().__init__(latent_dim, encoder, decoder, posterior, likelihood, prior, x_shape)
         self.pretrained = pretrained
         self.posterior.requires_grad_(False)
         self.likelihood.requires_grad_(False)
@@ -47,8 +66,12 @@ class ExPostAutoencoder(Autoencoder):
 
     Args:
         pretrained: the checkpoint of the trained model, read by the Lightning module, which calls `adopt`.
+        latent_dim: the number of latents.
+        encoder: makes the network of z(x).
+        decoder: makes the likelihood's network.
+        likelihood: makes p(x|z).
         prior: makes p(z).
-        options: the arguments of `Autoencoder`.
+        x_shape: the shape of one image.
 
     Raises:
         UserError: for a prior without parameters.
@@ -57,8 +80,17 @@ class ExPostAutoencoder(Autoencoder):
     bound = "log_prior"
     generative = True
 
-    def __init__(self, pretrained: str, prior: PriorFactory, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self,
+        pretrained: str,
+        latent_dim: PositiveInt,
+        encoder: NetworkFactory,
+        decoder: NetworkFactory,
+        likelihood: LikelihoodFactory,
+        prior: PriorFactory,
+        x_shape: Sequence[PositiveInt] = (1, 28, 28),
+    ) -> None:
+        super().__init__(latent_dim, encoder, decoder, likelihood, x_shape)
         self.pretrained = pretrained
         self.requires_grad_(False)
         self.prior = prior(event_shape=(self.latent_dim,))

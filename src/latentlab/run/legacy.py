@@ -236,6 +236,28 @@ def name_protocols(node: Any) -> Any:
     return _mapped(node, named)
 
 
+# Settings that a class has gained, with the values that older runs had without them.
+GAINED: dict[str, dict[str, Any]] = {
+    "latentlab.models.vae.VAE": {"decoders": 1},
+    "latentlab.models.latent_vdm.LatentVDM": {"standardise": False},
+    "latentlab.models.vdm.VDM": {
+        "label_dropout": 0.1,
+        "guidance": 0.0,
+        "sampler": {"_target_": "latentlab.models.samplers.Ancestral"},
+    },
+    "latentlab.objectives.VLB": {"weighting": {"_target_": "latentlab.weightings.Bound"}},
+    **{
+        f"latentlab.data.{name}": {"label_repeats": 50}
+        for name in ("Digits", "TorchvisionData", "Caltech101Silhouettes", "Omniglot", "ImageFiles")
+    },
+}
+
+
+def add_gained_settings(node: Any) -> Any:
+    """Give classes the settings that they have gained since, with the values that they had before."""
+    return _mapped(node, lambda found: {**GAINED.get(str(found.get("_target_")), {}), **found})
+
+
 def _mapped(node: Any, change: Callable[[dict[str, Any]], Any]) -> Any:
     """Change every mapping in a part of a config, the innermost first."""
     if isinstance(node, list):
@@ -263,6 +285,7 @@ CONFIG_CHANGES: list[Callable[[Config], Config]] = [
     list_conditionals,
     name_protocols,
     name_loggers,
+    add_gained_settings,
 ]
 
 # Changes to the names of parameters, applied in order. Each gets the weights and the translated config of the run.
