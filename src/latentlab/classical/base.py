@@ -204,3 +204,15 @@ def converge(inference: Inference, x: Tensor, iterations: int) -> Inference:
     while inference.iterations < iterations and not inference.converged:
         inference.iterate()
     return inference
+
+
+def matched(distances: Tensor) -> Tensor:
+    """The column of each row in the matching with the least sum of distances (K, K), (K,)."""
+    from scipy.optimize import linear_sum_assignment  # late, as it is slow to import
+
+    return torch.as_tensor(linear_sum_assignment(distances.numpy())[1])
+
+
+def forgetting_rate(count: Tensor, delay: float, forgetting: float) -> float:
+    r"""The step size $(t + \tau)^{-\kappa}$ of step t = `count` (Hoffman et al. 2013, eq. 26)."""
+    return float((float(count) + delay) ** -forgetting)

@@ -12,11 +12,19 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 
-from latentlab.classical.base import Inference, Numbers, Positive, Size, Source, state
+from latentlab.classical.base import (
+    Inference,
+    Numbers,
+    Positive,
+    Size,
+    Source,
+    forgetting_rate,
+    matched,
+    state,
+)
 from latentlab.errors import UserError
 from latentlab.protocols import Protocol
 
@@ -142,8 +150,7 @@ class LDA(Inference, ABC):
         if len(truth["topics"]) != self.num_topics:
             return {}
         distances = 0.5 * torch.cdist(truth["topics"], self.topics, p=1)
-        rows, columns = linear_sum_assignment(distances.numpy())
-        found = distances[rows, columns]
+        found = distances.gather(1, matched(distances)[:, None])
         return {"error/topic": float(found.mean()), "error/topic_largest": float(found.max())}
 
 
@@ -206,4 +213,4 @@ class SVILDA(LDA):
         self.gamma[rows] = gamma
         optimum = self.eta + len(self.counts) / len(rows) * self.words_of(counts, gamma)
         self.count += 1
-        self.lam.lerp_(optimum, (float(self.count) + self.delay) ** -self.forgetting)
+        self.lam.lerp_(optimum, forgetting_rate(self.count, self.delay, self.forgetting))

@@ -16,11 +16,19 @@ from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.distributions import Dirichlet, MultivariateNormal, kl_divergence
 
-from latentlab.classical.base import Inference, Numbers, Positive, Size, Source, state
+from latentlab.classical.base import (
+    Inference,
+    Numbers,
+    Positive,
+    Size,
+    Source,
+    forgetting_rate,
+    matched,
+    state,
+)
 from latentlab.classical.earthquakes import spread_out
 from latentlab.errors import UserError
 from latentlab.protocols import Protocol
@@ -130,10 +138,10 @@ class GaussianMixture(Inference, ABC):
         if len(truth["mu"]) != self.num_components:
             return {}
         distances = torch.cdist(truth["mu"], self.parameters_of_components[1])
-        rows, columns = linear_sum_assignment(distances.numpy())
-        same = torch.as_tensor(columns)[truth["z"]] == self.responsibilities(self.x).argmax(1)
+        order = matched(distances)
+        same = order[truth["z"]] == self.responsibilities(self.x).argmax(1)
         return {
-            "error/mean": float(distances[rows, columns].max()),
+            "error/mean": float(distances.gather(1, order[:, None]).max()),
             "error/assigned_rightly": float(same.double().mean()),
         }
 
@@ -286,7 +294,7 @@ class SVIMixture(CAVIMixture):
         for rows in torch.randperm(len(self.x)).split(self.batch_size):
             x = self.x[rows]
             self.count += 1
-            rate = (float(self.count) + self.delay) ** -self.forgetting
+            rate = forgetting_rate(self.count, self.delay, self.forgetting)
             found = self.statistics(x, self.responsibilities(x))
             for buffer, value in zip((self.n, self.sx, self.sxx), found, strict=True):
                 buffer.lerp_(len(self.x) / len(rows) * value, rate)

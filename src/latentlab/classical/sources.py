@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -135,12 +136,8 @@ class EarthquakeFile(Source):
     columns = ("x", "y", "strength")
 
     def __init__(self, path: str) -> None:
-        if not Path(path).is_file():
-            raise UserError(f"data.source.path={path}: no such file")
-        try:
+        with _reading(path, "CSV"):
             rows = list(self._rows(path))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from error
         if not rows:
             raise UserError(f"{path} holds no earthquakes")
         super().__init__(torch.tensor(rows, dtype=torch.float64))
@@ -154,6 +151,17 @@ class EarthquakeFile(Source):
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
                 yield [_number(row[name], name, where) for name in self.columns[:2]] + [_strength(row, where)]
+
+
+@contextmanager
+def _reading(path: str, kind: str) -> Iterator[None]:
+    """Refuse a file that is missing, or that the block finds to be no file of this kind."""
+    if not Path(path).is_file():
+        raise UserError(f"data.source.path={path}: no such file")
+    try:
+        yield
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a {kind} file in UTF-8: {error}") from error
 
 
 def _number(text: str | None, name: str, where: str) -> float:
@@ -216,13 +224,8 @@ class PointFile(Source):
     name = "csv"
 
     def __init__(self, path: str) -> None:
-        if not Path(path).is_file():
-            raise UserError(f"data.source.path={path}: no such file")
-        try:
-            with Path(path).open(newline="", encoding="utf-8-sig") as file:
-                lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from error
+        with _reading(path, "CSV"), Path(path).open(newline="", encoding="utf-8-sig") as file:
+            lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
         if lines and not any(cell.strip()[-1:].isdigit() for cell in lines[0][1]):
             del lines[0]
         rows = [[_number(cell, "value", f"{path}, line {number}") for cell in row] for number, row in lines]
@@ -284,12 +287,8 @@ class WordCounts(Source):
     kind = "words"
 
     def __init__(self, path: str) -> None:
-        if not Path(path).is_file():
-            raise UserError(f"data.source.path={path}: no such file")
-        try:
+        with _reading(path, "text"):
             lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not a text file in UTF-8: {error}") from error
         rows = [
             _counted(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
         ]

@@ -2,10 +2,9 @@
 
 from matplotlib.figure import Figure
 from pydantic import PositiveInt
-from scipy.optimize import linear_sum_assignment
 from torch import cdist
 
-from latentlab.classical.base import Source
+from latentlab.classical.base import Source, matched
 from latentlab.classical.lda import LDA
 from latentlab.figures.classical.axes import BLUE, EXACT, label, row
 from latentlab.figures.drawing import figure
@@ -26,11 +25,7 @@ def topics(model: LDA, data: Source, words: PositiveInt = 30) -> Figure:
     drawn, panels = row(number, 2.6, 3.0)
     chosen = data.x.sum(0).argsort(descending=True)[:words].sort().values
     true = data.truth.get("topics", model.topics[:0])
-    order = (
-        linear_sum_assignment(cdist(model.topics, true, p=1).numpy())[1]
-        if len(true) == model.num_topics
-        else ()
-    )
+    order = matched(cdist(model.topics, true, p=1)) if len(true) == model.num_topics else ()
     for k, axes in enumerate(panels):
         axes.bar(range(len(chosen)), model.topics[k, chosen].numpy(), color=BLUE, width=0.8)
         if len(order):
