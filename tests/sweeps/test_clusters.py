@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -100,6 +101,24 @@ def test_ray_runs_the_jobs_of_a_multirun(app, tmp_path):
     done = run(app, "hydra/launcher=ray", "seed=1", "hydra.sweep.dir=sweep")
     assert done.status == 0, done.err
     assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 1
+
+
+# -- A login node
+
+
+@pytest.mark.parametrize("allocation", [{}, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "bash"}])
+def test_a_login_node_is_quiet(tmp_path, monkeypatch, allocation):
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in allocation.items():
+        monkeypatch.setenv(name, value)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        done = call("train.py", *QUICK, f"hydra.run.dir={tmp_path}/run")
+        evaluated = call("evaluate.py", f"run={tmp_path}/run", "nll.samples=0", "figures.draw=false")
+    assert done.status == evaluated.status == 0, done.err + evaluated.err
+    assert not [each for each in caught if "srun" in str(each.message)]
 
 
 # -- Job scripts

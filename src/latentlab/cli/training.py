@@ -361,6 +361,8 @@ def quieten_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning 2.6 with torch 2.15 warns of a deprecated call that Lightning makes.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # The login node of a SLURM cluster has srun, and an experiment that needs no srun.
+    warnings.filterwarnings("ignore", message=r"The `srun` command is available")
     # The values logged at the end of an epoch are the same on all ranks already.
     warnings.filterwarnings("ignore", message=r"It is recommended to use .*sync_dist=True")
 
