@@ -106,7 +106,9 @@ def test_ray_runs_the_jobs_of_a_multirun(app, tmp_path):
 # -- A login node
 
 
-@pytest.mark.parametrize("allocation", [{}, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "bash"}])
+@pytest.mark.parametrize(
+    "allocation", [{}, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "bash"}]
+)
 def test_a_login_node_is_quiet(tmp_path, monkeypatch, allocation):
     (tmp_path / "srun").write_text("#!/bin/sh\n")
     (tmp_path / "srun").chmod(0o755)
