@@ -14,8 +14,16 @@ from torch.distributions import Distribution, Normal
 
 from latentlab.batch import Batch
 from latentlab.figures import latents, save
-from latentlab.figures.contours import components, exact_density, grid, histogram, prior_view
-from latentlab.figures.latent_space import Plane
+from latentlab.figures.contours import (
+    PriorView,
+    components,
+    exact_density,
+    grid,
+    histogram,
+    prior_view,
+    words,
+)
+from latentlab.figures.latent_space import Cloud, Plane, sheet
 from latentlab.posteriors import FullRankNormalPosterior
 from latentlab.priors import MixtureOfGaussiansPrior, VampPrior
 
@@ -25,12 +33,28 @@ SQUARE = [np.linspace(-6, 6, 161)] * 2
 
 def test_the_lines_of_a_standard_normal_hold_their_mass():
     levels = exact_density(vae(2), SQUARE).levels(MASSES)
-    np.testing.assert_allclose(levels, [(1 - mass) / (2 * pi) for mass in reversed(MASSES)], rtol=0.02)
+    assert list(levels) == sorted(MASSES, reverse=True)
+    np.testing.assert_allclose(
+        list(levels.values()), [(1 - mass) / (2 * pi) for mass in reversed(MASSES)], rtol=0.02
+    )
 
 
 def test_a_line_that_leaves_the_grid_is_left_out():
     edges = [np.linspace(-1, 1, 161)] * 2  # holds 47 % of the mass
-    assert len(exact_density(vae(2), edges).levels(MASSES)) == 1
+    density = exact_density(vae(2), edges)
+    assert list(density.levels(MASSES)) == [0.25]
+    assert words(PriorView(density)) == "lines hold 25 % of p(z)"
+
+
+def test_panels_with_different_lines_name_their_own():
+    edges = [[np.linspace(-end, end, 161)] * 2 for end in (1, 6)]
+    views = [PriorView(exact_density(vae(2), each)) for each in edges]
+    clouds = [("run", Cloud(torch.zeros(3, 2), torch.zeros(3), ("a", "b"), view)) for view in views]
+    titles = [[axes.get_title() for axes in sheet(each).axes[:2]] for each in (clouds, clouds[1:] * 2)]
+    assert titles == [
+        ["run\nlines hold 25 % of p(z)", "run\nlines hold 25, 50, 75, 95 % of p(z)"],
+        ["run", "run"],
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -64,9 +64,10 @@ def test_the_run_needs_its_base_no_more_and_is_evaluated_without_it(vae: Path, t
 def test_an_autoencoder_with_a_prior_draws_images(autoencoder: Path, tmp_path: Path, prior: str) -> None:
     run = fitted(tmp_path / "run", autoencoder, f"prior={prior}")
     assert "test/log_prior" in summary(run) and "test/elbo" not in summary(run)
-    done = call("evaluate.py", f"run={run}", "figures.draw=false", "export=samples", "export_n=3")
+    words = ("figures.draw=false", "figures.more=[neighbours]", "export=samples", "export_n=3")
+    done = call("evaluate.py", f"run={run}", *words)
     assert done.status == 0, done.err
-    assert (run / "export" / "samples.npz").is_file()
+    assert (run / "export" / "samples.npz").is_file() and (run / "figures" / "neighbours.png").is_file()
 
 
 def test_a_mixture_starts_from_the_maximum_likelihood() -> None:

@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from oracles import Z_MAX, largest_z
+from parts import composed
 from torch.distributions import Normal
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR
@@ -286,3 +287,10 @@ def test_the_vae_is_trained_on_the_beta_elbo():
     BetaELBO(beta=0.3)(vae, x).sum().backward()
     expected = [p.grad for p in vae.posterior.parameters()]
     assert all(map(torch.allclose, found, expected))
+
+
+@pytest.mark.parametrize("model", ["latent_vdm", "latent_ddpm"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "learned", "linear_beta"])
+def test_every_schedule_starts_with_the_least_noise_of_standardised_latents(model, schedule):
+    chosen = composed(f"model={model}", f"noise_schedule={schedule}", "prediction=v").module.model
+    assert chosen.noise_schedule.gamma_min == -10 and chosen.prediction._target_.endswith(".Velocity")

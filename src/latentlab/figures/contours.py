@@ -54,12 +54,15 @@ class Density:
         """The volume of a cell."""
         return prod(float(each[1] - each[0]) for each in self.edges)
 
-    def levels(self, masses: Sequence[float] = MASSES) -> list[float]:
-        """Return the densities above which there are these masses, in ascending order, if the grid holds so much."""
+    def levels(self, masses: Sequence[float] = MASSES) -> dict[float, float]:
+        """Return the densities above which there are these masses, by mass, in ascending order of the densities.
+
+        Masses that the grid does not hold are left out, and so is the smaller of two masses with the same density.
+        """
         ordered = np.sort(self.values, axis=None)[::-1]
         held = np.cumsum(ordered) * self.cell
-        found = {float(ordered[np.searchsorted(held, mass)]) for mass in masses if mass < held[-1]}
-        return sorted(found - {0.0})
+        found = {float(ordered[np.searchsorted(held, mass)]): mass for mass in masses if mass < held[-1]}
+        return {mass: level for level, mass in sorted(found.items()) if level > 0}
 
     def above(self, level: float) -> tuple[Array, ...]:
         """Return the centres along each axis and the values, cut to the cells around those above a level."""
@@ -186,7 +189,7 @@ def _covariances(parts: Distribution) -> Tensor:
 
 def draw_prior(axes: Axes, view: PriorView) -> None:
     """Draw the contours of p(z), or its density as a line over one latent."""
-    levels = view.density.levels()
+    levels = list(view.density.levels().values())
     if view.density.values.ndim == 1:
         axes.plot(view.density.centres[0], view.density.values, color="black", linewidth=1.6, label="p(z)")
         return
@@ -218,8 +221,17 @@ def _ellipse(mean: Tensor, covariance: Tensor) -> Ellipse:
 
 def words(view: PriorView | None) -> str:
     """Return the words about p(z) in a title."""
+    return "; ".join(filter(None, [lines(view), crosses(view)]))
+
+
+def lines(view: PriorView | None) -> str:
+    """Return the words about the contours that are drawn."""
     if view is None or view.density.values.ndim == 1:
         return ""
-    shares = ", ".join(f"{mass:.0%}"[:-1] for mass in MASSES)
-    crosses = "" if view.components is None else "; crosses are its components"
-    return f"lines hold {shares} % of p(z){crosses}"
+    shares = ", ".join(f"{mass:.0%}"[:-1] for mass in sorted(view.density.levels()))
+    return f"lines hold {shares} % of p(z)" if shares else ""
+
+
+def crosses(view: PriorView | None) -> str:
+    """Return the words about the components of a mixture."""
+    return "" if view is None or view.components is None else "crosses are components of p(z)"

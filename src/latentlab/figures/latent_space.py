@@ -16,9 +16,11 @@ from latentlab.errors import UserError
 from latentlab.figures.contours import (
     SMOOTHING_OF_EMBEDDINGS,
     PriorView,
+    crosses,
     draw_prior,
     grid,
     histogram,
+    lines,
     prior_draws,
     prior_view,
     words,
@@ -283,13 +285,15 @@ def sheet(clouds: Sequence[tuple[str, Cloud]], remark: str = "") -> Figure:
     rows = -(-len(clouds) // columns)
     drawn = Figure(figsize=(4.2 * columns + 0.8, 4.0 * rows + 0.4))
     places = drawn.subplots(rows, columns, squeeze=False).flatten()
-    for axes, (title, each) in zip(places, clouds, strict=False):
+    held = [lines(each.prior) for _, each in clouds]
+    differ = len({*held} - {""}) > 1
+    for axes, (title, each), line in zip(places, clouds, held, strict=False):
         each.draw(axes)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(f"{title}\n{line}" if differ else title, fontsize=8 if differ else 10)
     for axes in places[len(clouds) :]:
         axes.remove()
-    remarks = max((words(each.prior) for _, each in clouds), key=len)
-    title = "; ".join(filter(None, ["z ~ q(z|x), test set", remarks]))
+    shared = ["" if differ else max(held), max(crosses(each.prior) for _, each in clouds)]
+    title = "; ".join(filter(None, ["z ~ q(z|x), test set", *shared]))
     head(drawn, title, remark)
     legend(drawn, torch.cat([each.labels for _, each in clouds]))
     return drawn

@@ -47,7 +47,7 @@ def neighbours(
         number: the number of samples and of test images whose distances are measured.
         mean: use means of p(x|z) instead of samples. Pixel noise makes distances larger.
     """
-    if not model.bounded:
+    if not model.generative:
         return None
     x = model.generate(number, mean=mean)
     found, nearest = nearest_images(x, batches(model, data.training), columns)
@@ -73,7 +73,7 @@ def check_samples(model: GenerativeModel) -> None:
     Raises:
         UserError: for one.
     """
-    if not model.bounded:
+    if not model.generative:
         raise UserError(f"neighbours draws samples, and {type(model).__name__} has none: choose model=vae")
 
 

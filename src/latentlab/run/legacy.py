@@ -239,7 +239,11 @@ def name_protocols(node: Any) -> Any:
 # Settings that a class has gained, with the values that older runs had without them.
 GAINED: dict[str, dict[str, Any]] = {
     "latentlab.models.vae.VAE": {"decoders": 1},
-    "latentlab.models.latent_vdm.LatentVDM": {"standardise": False},
+    "latentlab.models.latent_vdm.LatentVDM": {
+        "standardise": False,
+        "prediction": None,
+        "sampler": {"_target_": "latentlab.models.samplers.Ancestral"},
+    },
     "latentlab.models.vdm.VDM": {
         "label_dropout": 0.1,
         "guidance": 0.0,
