@@ -1,5 +1,6 @@
-"""The measures that evaluate.py takes on request: distances of samples to images, samples per second, geodesics."""
+"""The measures that evaluate.py takes on request: distances of samples, samples per second, geodesics, gaps."""
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentlab import classifier
+from latentlab import classifier, gaps
+from latentlab.batch import Batch, blocks
 from latentlab.cli.evaluating import change_sampling
 from latentlab.data.images import ImageData
 from latentlab.errors import UserError
@@ -23,9 +25,14 @@ from latentlab.run.directory import RunDirectory
 from latentlab.run.files import write_text
 from latentlab.trained import Trained
 
+log = logging.getLogger(__name__)
+
 # The seed of the training images of the floor. The samples have seed 0.
 FLOOR_SEED = 1
 PAIRS_SEED = 0
+GAPS_SEED = 0
+# A mean change of the amortisation gap in the last quarter of its steps that is worth a warning, in nats.
+UNFINISHED = 0.1
 WARM_UP = 10
 
 
@@ -188,7 +195,45 @@ def pairs(size: int, n: int) -> tuple[Tensor, Tensor]:
     return order[: 2 * n : 2], order[1 : 2 * n : 2]
 
 
-MEASURES: tuple[type[Measure], ...] = (SampleDistances, SamplesPerSecond, GeodesicDistances)
+class InferenceGaps(Measure):
+    """The approximation gap and the amortisation gap of some test examples, the same for all runs."""
+
+    @staticmethod
+    def asked(cfg: Any) -> bool:
+        return bool(cfg.gaps.examples)
+
+    def __init__(self, cfg: Any, run: Trained) -> None:
+        gaps.check(run.model)
+        self.run, self.given = run, cfg.gaps
+        if self.given.examples > (size := run.data.num_examples["test"]):
+            raise UserError(
+                f"gaps.examples={self.given.examples}: the test set has {size}: give {size} or less"
+            )
+
+    def results(self) -> dict[str, float]:
+        model = self.run.model
+        xs = (model.observe(block.to(device_of(model))) for block in blocks(self._examples()))
+        search = gaps.Search(self.given.steps, self.given.samples, self.given.learning_rate)
+        found = gaps.estimate(model, xs, gaps.importance_weighted(self.given.nll_samples), search)
+        if (change := found["amortisation_gap_change"]) > UNFINISHED:
+            log.warning(
+                "the amortisation gap still grew by %.2g nats in the last quarter of gaps.steps=%s: give more",
+                change,
+                self.given.steps,
+            )
+        return {f"test/{name}": value for name, value in found.items()}
+
+    def settings(self) -> dict[str, Any]:
+        return {f"gaps.{name}": value for name, value in self.given.items()}
+
+    def _examples(self) -> Batch:
+        parts = list(self.run.data.whole_test_set())
+        x, y = (torch.cat(column) for column in zip(*parts, strict=True))
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(GAPS_SEED))
+        return Batch(x[order[: self.given.examples]], y[order[: self.given.examples]])
+
+
+MEASURES: tuple[type[Measure], ...] = (SampleDistances, SamplesPerSecond, GeodesicDistances, InferenceGaps)
 
 
 def asked(cfg: Any) -> bool:

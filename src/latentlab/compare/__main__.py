@@ -20,6 +20,7 @@ from latentlab.cli.script import typed
 from latentlab.compare import models
 from latentlab.compare.curves import curves
 from latentlab.compare.distances import distances, read_distances
+from latentlab.compare.gaps import gaps, read_gaps
 from latentlab.compare.rate_distortion import rate_distortion, read_rate
 from latentlab.compare.runs import Experiment, collect, incomparable
 from latentlab.compare.table import FORMS, Results, table
@@ -35,12 +36,13 @@ FIGURES = (".png", ".pdf", ".svg")
 PLANES: dict[str, tuple[Callable[..., Any], Callable[..., Figure]]] = {
     "rate_distortion": (read_rate, rate_distortion),
     "distances": (read_distances, distances),
+    "gaps": (read_gaps, gaps),
     "latents": (models.read_model, models.latents),
     "samples": (models.read_model, models.samples),
     "decoders": (models.read_model, models.decoders),
 }
 # The figures whose numbers are written as a table by out=FILE.csv.
-TABLED = {"distances"}
+TABLED = {"distances", "gaps"}
 OPTIONS = ("rows", "mean", "max_points", "trust")
 TABLES = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
 
