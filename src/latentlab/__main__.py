@@ -21,6 +21,7 @@ CONFIGURED = {
 }
 COMMANDS = CONFIGURED | {
     "compare": "draw several runs in one figure, or print their results as a table",
+    "results": "write a page of results beside published figures",
     "classifier": "train the classifier whose features the FID compares",
     "dashboards": "make a dashboard of a W&B project",
 }

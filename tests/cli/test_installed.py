@@ -55,6 +55,10 @@ def test_no_file_of_the_checkout_is_used(installed, swept):
     assert installed.strays.read_text() == ""
 
 
+def test_the_published_rows_are_installed(installed):
+    assert (installed.packages / "latentlab" / "results" / "published.yaml").is_file()
+
+
 def test_a_sweep_starts_its_jobs_with_the_installed_command(swept):
     sweep, _ = swept
     assert "-m latentlab train" in (sweep / "1" / "job.log").read_text()
@@ -76,7 +80,7 @@ def test_the_group_answers_without_slow_imports(installed):
     )
     done = installed.run(sys.executable, "-c", code)
     assert done.status == 0, done.err
-    for name in ("train", "evaluate", "compare", "classifier", "dashboards"):
+    for name in ("train", "evaluate", "compare", "results", "classifier", "dashboards"):
         assert f"latentlab {name} " in done.out
     assert installed.run("latentlab", "--version").out == f"latentlab {version()}\n"
 

@@ -1,0 +1,1 @@
+"""The page of results beside published figures: `latentlab results RUN RUN ... out=docs/results.md`."""
