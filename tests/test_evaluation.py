@@ -16,6 +16,7 @@ from latentlab.evaluation import (
     Tally,
     active_units,
     bits_per_dim,
+    estimate,
     identification,
     information,
     log_likelihood,
@@ -100,6 +101,20 @@ def test_bits_per_dim():
     assert bits_per_dim(0.0, 784, offset=8.0) == 8.0
     # Fair coins have one bit each.
     assert bits_per_dim(-784 * math.log(2), 784, offset=0.0) == pytest.approx(1.0)
+
+
+def test_bits_per_dim_of_the_likelihood_of_a_class():
+    model, protocol = built(assembled("conditional_vae")).model.eval(), Threshold()
+    means = {"elbo": -500.0, "elbo_x_given_y": -498.0, "log_py": -2.0}
+    found = estimate(model, [examples(protocol, 9)], 9, protocol, means, nll_samples=3)
+    bits = {name: value * 784 * math.log(2) for name, value in found.items() if name.startswith("bits")}
+    assert bits == {
+        "bits_per_dim": pytest.approx(500),
+        "bits_per_dim_x_given_y": pytest.approx(498),
+        "bits_per_dim_nll": pytest.approx(found["nll"]),
+        "bits_per_dim_nll_x_given_y": pytest.approx(found["nll"] - 2),
+    }
+    assert found["nll_x_given_y"] == found["nll"] - 2
 
 
 def test_active_units():

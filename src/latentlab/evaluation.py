@@ -20,8 +20,9 @@ from latentlab.trace import Layer, Trace, Traced
 
 # Draws of the latents per example, for the NLL of a model that has one.
 NLL_SAMPLES = 100
-# Evaluation seeds start here, far from the small seeds that users choose for training.
-EVALUATION_SEED = 2**20
+# The seeds of the draws for the bound, for arrays of latents and for the NLL start here, apart from one another and
+# from the small seeds that users choose for training. The generator of a CPU reads 32 bits of a seed.
+EVALUATION_SEED, LATENTS_SEED, NLL_SEED = 2**20, 2**30, 2**31
 # The most rows of a pass over several blocks: its examples times the draws of each. On a CPU more rows win nothing, and
 # they leave the cache. On a GPU the launches take longer than the arithmetic of fewer rows (not measured).
 PASS = {"cpu": 200, "cuda": 10_000}
@@ -138,7 +139,7 @@ def scored(
         model: the model.
         batches: the data set.
         score: the function.
-        seeds: the seed of each block, by default its index.
+        seeds: the seed of each block, by default LATENTS_SEED and its index.
         draws: the number of draws of the latents per example.
     """
 
@@ -146,7 +147,11 @@ def scored(
     def observed(part: Batch) -> T:
         return score(model.observe(part))
 
-    device, passes, left = device_of(model), Passes(draws), iter(count() if seeds is None else seeds)
+    device, passes, left = (
+        device_of(model),
+        Passes(draws),
+        iter(count(LATENTS_SEED) if seeds is None else seeds),
+    )
     for batch in batches:
         yield from passes(observed, batch.to(device), left)
 
@@ -173,7 +178,7 @@ def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int
 def log_likelihoods(model: Any, batches: Iterable[Batch], samples: int, chunk: int = 50) -> Iterator[Tensor]:
     """Yield the importance-weighted estimates of log p(x) of each pass, (B,), in nats. `nll` is minus their mean."""
     score = lambda x: log_likelihood(model, x, samples, chunk)  # noqa: E731
-    return scored(model, batches, score, draws=min(chunk, samples))
+    return scored(model, batches, score, count(NLL_SEED), min(chunk, samples))
 
 
 def terms(
@@ -197,7 +202,7 @@ def nll(model: Any, batches: Iterable[Batch], samples: int, chunk: int, expected
 
     Args:
         model: a generative model whose call returns a trace.
-        batches: the data set. The seed of a block is its index.
+        batches: the data set. The seed of a block is NLL_SEED and its index.
         samples: the draws of the latents per example.
         chunk: the draws held in memory at a time.
         expected: the number of examples in the data set.
@@ -219,6 +224,12 @@ def choose_nll_samples(model: nn.Module, asked: int | None) -> int:
     if asked and missing:
         raise UserError(f"nll.samples={asked}: {type(model).__name__} {missing}")
     return (0 if missing else NLL_SAMPLES) if asked is None else asked
+
+
+def choose_samples(model: nn.Module, asked: int | None) -> int:
+    """The draws of the latents per example for the bound: `asked`, or by default the model's `eval_samples`."""
+    default = model.eval_samples if isinstance(model, GenerativeModel) else 1
+    return default if asked is None else asked
 
 
 def _without_nll(model: nn.Module) -> str | None:
@@ -353,13 +364,16 @@ def estimate(
     batches: Iterable[Batch],
     num_examples: int,
     protocol: Protocol,
-    bound: float | None = None,
+    means: Mapping[str, float] | None = None,
     nll_samples: int = 0,
     chunk: int = 50,
     samples: int = 1,
     mixture_examples: int = 0,
 ) -> dict[str, float]:
     """Estimate `active_units`, `mutual_information`, `cluster_accuracy`, `nll` and `bits_per_dim`, if the model has it.
+
+    `bits_per_dim` is that of the bound, and `bits_per_dim_nll` that of the NLL. A model of classes has both of
+    log p(x, y), and `nll_x_given_y` and the bits per dimension of log p(x|y) beside them.
 
     A classical inference that brings its own data has none of them.
 
@@ -368,7 +382,7 @@ def estimate(
         batches: the data set, an iterable that can be iterated again.
         num_examples: the number of examples in the data set.
         protocol: the protocol of the data.
-        bound: the bound in nats per example over the same data set, for the bits per dimension.
+        means: the means of the terms over the same data set, such as `elbo`, for the bits per dimension.
         nll_samples: the draws of the latents per example for the NLL, or 0 for no NLL.
         chunk: the draws held in memory at a time.
         samples: the draws of the latents per example for the bound.
@@ -378,16 +392,32 @@ def estimate(
         return {}
     found: dict[str, float] = {}
     if model.learned_inference:
-        means = torch.cat([part.cpu() for part in scored(model, batches, model.posterior_mean)])
-        found["active_units"] = active_units(means)
-        found["collapsed_units"] = means.shape[1] - found["active_units"]
+        codes = torch.cat([part.cpu() for part in scored(model, batches, model.posterior_mean)])
+        found["active_units"] = active_units(codes)
+        found["collapsed_units"] = codes.shape[1] - found["active_units"]
     if mixture_examples and model.learned_inference and isinstance(model, Traced):
         found |= information(model, observations(model, batches), num_examples, samples, mixture_examples)
     if isinstance(model, GMVAE):
         found |= clustering(model, batches)
     if nll_samples > 0:
         found |= nll(model, batches, nll_samples, chunk, num_examples)
+    means = means or {}
+    if "nll" in found and "log_py" in means:
+        found["nll_x_given_y"] = found["nll"] + means["log_py"]
+    return found | _all_bits_per_dim(model, protocol, {**means, **found})
+
+
+def _all_bits_per_dim(
+    model: GenerativeModel, protocol: Protocol, found: Mapping[str, float]
+) -> dict[str, float]:
     offset = model.scored_as(protocol).bits_offset
-    if bound is not None and model.bounded and offset is not None:
-        found["bits_per_dim"] = bits_per_dim(bound, prod(model.x_shape), offset)
-    return found
+    if offset is None or not model.bounded:
+        return {}
+    signs = {"elbo": 1, "elbo_x_given_y": 1, "nll": -1, "nll_x_given_y": -1}
+    return {
+        name.replace("elbo", "bits_per_dim").replace("nll", "bits_per_dim_nll"): bits_per_dim(
+            sign * found[name], prod(model.x_shape), offset
+        )
+        for name, sign in signs.items()
+        if name in found
+    }

@@ -30,12 +30,14 @@ class Protocol(ABC):
         bits_offset: the constant c in the bits per dimension $-b / (D \ln 2) + c$ of the stored pixels, for a bound b,
             or None for a density without bits per dimension.
         binary_source: True if the stored pixels are already 0 and 1, instead of 0..255.
+        remark: a caution that is reported with every bound, "" for none.
     """
 
     name: ClassVar[str]
     levels: ClassVar[int | None]
     bits_offset: ClassVar[float | None]
     binary_source: ClassVar[bool] = False
+    remark: ClassVar[str] = ""
 
     @property
     def prefix(self) -> str:
@@ -102,6 +104,10 @@ class Continuous(Protocol):
     name = "continuous"
     levels = None
     bits_offset = None
+    remark = (
+        "a density of grey levels grows without limit as its scale shrinks: compare it with runs of the same "
+        "likelihood alone (protocol=dequantised bounds the probability of the pixels)"
+    )
 
     @deterministic
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:

@@ -147,19 +147,20 @@ class Trained:
             raise UserError(f"seed={seed}: give 0 or more")
         return _joined(_generated(model, n, seed, mean))
 
-    def elbos(self, x: Examples = "test", samples: int = 1) -> Array:
+    def elbos(self, x: Examples = "test", samples: int | None = None) -> Array:
         """Return the ELBO of each example, (N,), in nats. The mean over the test set is `test/elbo`."""
         return self.terms(x, samples)[self.having("elbos").bound]
 
-    def terms(self, x: Examples = "test", samples: int = 1) -> dict[str, Array]:
+    def terms(self, x: Examples = "test", samples: int | None = None) -> dict[str, Array]:
         """Return the bound and its parts for each example, by name, each (N,), in nats.
 
         Args:
             x: the examples.
-            samples: the draws of the latents per example.
+            samples: the draws of the latents per example, by default as many as `evaluate.py` makes.
         """
         model = self.having("terms")
-        rows = list(evaluation.terms(model, self._batches(x), samples, test=_is(x, "test")))
+        number = evaluation.choose_samples(model, samples)
+        rows = list(evaluation.terms(model, self._batches(x), number, test=_is(x, "test")))
         return {name: _joined(row[name] for row in rows) for name in rows[0]}
 
     def log_likelihoods(self, x: Examples = "test", samples: int | None = None, chunk: int = 50) -> Array:

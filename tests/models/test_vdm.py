@@ -327,11 +327,11 @@ def test_the_estimates_and_the_protocol_of_an_evaluation(tmp_path):
     trainer = scored_by(130, protocol=Continuous())
     bound, data = trainer.lightning_module.results["test/elbo"], trainer.datamodule
     found = evaluation.estimate(
-        trainer.lightning_module.model, data.test_dataloader(), 130, data.protocol, bound
+        trainer.lightning_module.model, data.test_dataloader(), 130, data.protocol, {"elbo": bound}
     )
     assert found == {"bits_per_dim": pytest.approx(-bound / (784 * log(2)))}
     written = reports.conclude_evaluation(trainer, tmp_path, {"model": "vdm", "data": "digits"}, found, {})
-    assert written["protocol"] == "discrete"
+    assert written["protocol"] == "discrete" and "remarks" not in written
 
 
 def test_it_has_no_importance_weighted_likelihood():

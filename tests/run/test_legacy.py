@@ -1,7 +1,7 @@
 """Runs that an older version wrote still evaluate and resume, with the same numbers.
 
 `tests/fixtures/NAME` holds such a run of two epochs, its arguments, and the numbers that the same version found when it
-evaluated the run with `nll.samples=20` and when it resumed it for a third epoch.
+evaluated the run with `nll.samples=20` and when it resumed it for a third epoch. The NLL is that of today's seeds.
 """
 
 import json

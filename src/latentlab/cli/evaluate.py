@@ -56,7 +56,7 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     names = {**config["names"], "seed": config["seed"]}
     settings = {
         "checkpoint": trained.checkpoint.name,
-        "samples": cfg.samples,
+        "samples": module.eval_samples,
         "batch_size": cfg.batch_size,
         "nll.samples": estimates.get("test/nll_samples", 0),
         "mutual_information.examples": (

@@ -1,7 +1,5 @@
 """The evaluation of a run: rebuild its model and data, test the model, estimate the NLL."""
 
-import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from latentlab.cli.paths import settle
 from latentlab.cli.training import quieten_lightning
 from latentlab.data.module import DataModule
 from latentlab.errors import UserError
-from latentlab.evaluation import choose_nll_samples, estimate
+from latentlab.evaluation import choose_nll_samples, choose_samples, estimate
 from latentlab.lit.base import LitModule
 from latentlab.models.base import GenerativeModel
 from latentlab.models.samplers import DDIM
@@ -27,13 +25,11 @@ from latentlab.models.vdm import DiffusionModel
 from latentlab.run.checkpoints import BUILT, checkpoints, config_of, load_state, read_first
 from latentlab.run.trust import Trusted
 
-log = logging.getLogger(__name__)
-
 SETTINGS = {
     "run": str | None,
     "ckpt_path": str | None,
     "batch_size": PositiveInt,
-    "samples": PositiveInt,
+    "samples": PositiveInt | None,
     "nll.samples": NonNegativeInt | None,
     "nll.chunk": PositiveInt,
     "mutual_information.examples": NonNegativeInt,
@@ -125,13 +121,14 @@ def rebuild(cfg: Any, run: Saved) -> tuple[LitModule, DataModule]:
     """
     quieten_lightning()
     data = rebuild_data(run, cfg.data, eval_batch_size=cfg.batch_size)
-    module = rebuild_module(run, eval_samples=cfg.samples)
+    module = rebuild_module(run)
     module.check(data)
+    module.eval_samples = choose_samples(module.model, cfg.samples)
     nll_samples = choose_nll_samples(module.model, cfg.nll.samples)
     load_state(module, run.state, str(run.checkpoint))
     change_sampling(cfg.sampling, module.model)
     if isinstance(module.model, GenerativeModel):
-        draws = {"samples": cfg.samples, "nll.chunk": min(cfg.nll.chunk, nll_samples)}
+        draws = {"samples": module.eval_samples, "nll.chunk": min(cfg.nll.chunk, nll_samples)}
         check_evaluation(module.model, data, draws, run.config["module"])
     return module, data
 
@@ -222,26 +219,10 @@ def estimates(cfg: Any, trainer: pl.Trainer, module: LitModule, data: DataModule
         data.test_dataloader(),
         data.num_examples["test"],
         data.protocol,
-        module.results.get("test/elbo"),
+        {name.removeprefix("test/"): value for name, value in module.results.items()},
         choose_nll_samples(module.model, cfg.nll.samples),
         cfg.nll.chunk,
-        cfg.samples,
+        module.eval_samples,
         cfg.mutual_information.examples,
     )
-    if remark := _near_limit(found):
-        log.warning(remark)
     return {f"test/{name}": value for name, value in found.items()}
-
-
-def _near_limit(found: Mapping[str, float]) -> str:
-    # An estimate from N examples within 1 nat of log N is too small for the data that they are a sample of.
-    near = [
-        name
-        for name, value in found.items()
-        if re.fullmatch(r"mutual_information(_\d+)?", name) and value > found["mutual_information_limit"] - 1
-    ]
-    return "".join(
-        f"test/{name} is close to its limit log N of the test set's N examples: for more data, it is larger, and "
-        f"test/{name.replace('mutual_information', 'aggregate_kl')} smaller"
-        for name in near
-    )

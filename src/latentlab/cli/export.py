@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from latentlab.errors import UserError, did_you_mean
-from latentlab.evaluation import NLL_SAMPLES
+from latentlab.evaluation import NLL_SAMPLES, choose_samples
 from latentlab.run.files import replaced
 from latentlab.trained import Array, Trained
 
@@ -30,7 +30,8 @@ def _reconstructions(run: Trained, cfg: Any) -> dict[str, Any]:
 
 
 def _elbos(run: Trained, cfg: Any) -> dict[str, Any]:
-    return {**run.terms(samples=cfg.samples), "y": run.labels(), "samples": cfg.samples}
+    samples = choose_samples(run.model, cfg.samples)
+    return {**run.terms(samples=samples), "y": run.labels(), "samples": samples}
 
 
 def _log_likelihoods(run: Trained, cfg: Any) -> dict[str, Any]:

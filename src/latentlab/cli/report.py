@@ -1,7 +1,8 @@
 """The report of a run or an evaluation: summary.json or evaluation.json, and a table on the terminal."""
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from latentlab.tracking.record import log_summary
 
 log = logging.getLogger(__name__)
 
+# The list of cautions in summary.json and evaluation.json, missing if there are none.
+REMARKS = "remarks"
 # The numbers in the table: results on the test set, and the results of a classical inference.
 SHOWN = ("test/", "train/", "estimate/", "exact/", "error/")
 
@@ -45,6 +48,8 @@ def conclude_evaluation(
 ) -> dict[str, Any]:
     """Write evaluation.json, and return its contents. Earlier results with other `settings` stay in it."""
     results, path = {**_described(trainer, names), **estimates}, RunDirectory(directory).evaluation
+    if remarks := [*results.pop(REMARKS, []), *_near_limit(estimates)]:
+        results[REMARKS] = remarks
     written = write_evaluation(path, results, settings)
     if others := written.get(EARLIER):
         number = "an evaluation" if len(others) == 1 else f"{len(others)} evaluations"
@@ -66,6 +71,8 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
     console = terminal()
     say(console, f"dry run, {_batches(summary['dry_run'])}: {title}" if "dry_run" in summary else title)
     show_table(console, ["metric", "value"], rows)
+    for remark in summary.get(REMARKS, []):
+        say(console, f"remark: {remark}")
     if "best/score" in summary and "trainer/epochs" in summary:  # a classical inference has iterations
         say(console, _best_line(summary))
     figures = RunDirectory(directory).figures
@@ -98,7 +105,28 @@ def _described(trainer: pl.Trainer, names: Mapping[str, Any]) -> dict[str, Any]:
         "protocol": _protocol(module).name,
         "model/parameters": sum(parameter.numel() for parameter in module.parameters()),
         **{name: value for name, value in module.results.items() if name.startswith((*SHOWN, "model/"))},
+        **_cautioned(module),
     }
+
+
+def _cautioned(module: LitModule) -> dict[str, list[str]]:
+    protocol = _protocol(module)
+    scored = isinstance(module.model, GenerativeModel) and module.model.bounded
+    return (
+        {REMARKS: [protocol.remark]} if scored and isinstance(protocol, Protocol) and protocol.remark else {}
+    )
+
+
+def _near_limit(found: Mapping[str, float]) -> Iterator[str]:
+    # An estimate from N examples within 1 nat of log N is too small for the data that they are a sample of.
+    for name, value in found.items():
+        split, _, word = name.partition("/")
+        limit = found.get(f"{split}/mutual_information_limit")
+        if re.fullmatch(r"mutual_information(_\d+)?", word) and limit is not None and value > limit - 1:
+            yield (
+                f"{name} is close to its limit log N of the set's N examples: for more data, it is larger, and "
+                f"{name.replace('mutual_information', 'aggregate_kl')} smaller"
+            )
 
 
 def _protocol(module: LitModule) -> Protocol | Source:

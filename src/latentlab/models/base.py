@@ -26,6 +26,7 @@ class GenerativeModel(Scored, ABC):
         learned_inference: True if q(z|x) is learned.
         generative: True if the model has a distribution p(x) to draw from.
         x_shape: the shape of one image.
+        eval_samples: the default number of draws of the latents per example in an evaluation.
         latent_dim: the number of latents that `encode` returns for each image.
         pretrained: the checkpoint whose weights the model adopts before training, or None.
     """
@@ -35,6 +36,7 @@ class GenerativeModel(Scored, ABC):
     infers_labels: ClassVar[bool] = False
     learned_inference: bool = True
     generative: ClassVar[bool] = True
+    eval_samples: ClassVar[int] = 1
     x_shape: tuple[int, ...]
     latent_dim: int
     pretrained: str | None = None

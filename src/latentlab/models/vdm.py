@@ -69,6 +69,7 @@ class DiffusionModel(GenerativeModel, ABC):
     """
 
     weighted = False
+    eval_samples = 8
     diffusion: Diffusion
     steps: int | None
     eval_steps: Sequence[int]
