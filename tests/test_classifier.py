@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import call, refusal
@@ -10,8 +11,10 @@ from runs import train
 from torch import nn
 
 from latentlab import classifier, quality
+from latentlab.data import ImageFiles
 from latentlab.data.digits import Digits
 from latentlab.errors import UserError
+from latentlab.nn.classifier import Classifier
 from latentlab.protocols import Continuous
 
 SCORED = ("nll.samples=0", "mutual_information.examples=0", "figures.draw=false")
@@ -63,8 +66,11 @@ def test_samples_are_compared_with_images_and_recorded(run: Path, root: Path) ->
     assert settings["fid.samples"] == 60 and settings["fid.reference"] == "270 test"
     digest = (root / "classifiers" / "digits.pt.sha256").read_text().split()[0]
     assert settings["fid.classifier"] == f"digits.pt sha256 {digest}"
-    again = evaluate(run, root, "fid.samples=60")
-    assert again["test/fid_classifier_n60"] == found["test/fid_classifier_n60"]
+    assert 0.8 < settings["fid.accuracy"] <= 1
+    again = evaluate(run, root, "fid.samples=60", "fid.means=true")
+    assert again["test/fid_classifier_n60_floor"] == found["test/fid_classifier_n60_floor"]
+    assert again["test/fid_classifier_n60_means"] != found["test/fid_classifier_n60"]
+    assert "test/fid_classifier_n60" not in again
 
 
 def test_a_state_dict_of_the_same_layers_is_accepted_under_any_names(
@@ -86,6 +92,7 @@ def test_a_state_dict_of_the_same_layers_is_accepted_under_any_names(
     [
         (["fid.samples=100000"], "fid.samples=100000"),
         (["fid.samples=4"], "8"),
+        (["fid.samples=271", "fid.reference=train"], "270"),  # the floor is of test images
         (["fid.samples=20", "fid.classifier=missing.pt"], "fid.classifier=missing.pt"),
         (["fid.samples=20", "data.root=nowhere"], "latentlab classifier"),
         (["sampling.steps=3"], "sampling.steps"),
@@ -101,11 +108,40 @@ def test_what_cannot_be_compared_is_one_line(
     assert sorted(path.name for path in run.rglob("*")) == before
 
 
-@pytest.mark.parametrize("content", [{"a": torch.zeros(3)}, {"state": 3, "accuracy": 1.0}, [1, 2]])
+WEIGHTS = Classifier((1, 28, 28), 10).state_dict()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *({"a": torch.zeros(3)}, {"state": 3, "accuracy": 1.0}, [1, 2]),
+        {**WEIGHTS, "body.7.bias": torch.full((128,), torch.nan)},
+        *({"state": WEIGHTS, "accuracy": value} for value in ("0.9", 2.0, True, torch.nan)),
+    ],
+    ids=lambda content: str(content)[-20:],
+)
 def test_a_file_with_other_weights_is_one_line(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(UserError, match="classifier="):
         classifier.find(str(tmp_path / "other.pt"), Digits(Continuous()))
+
+
+def test_image_files_of_one_name_have_their_own_classifiers(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        pixels = np.random.RandomState(ord(folder)).randint(0, 256, (20, 8, 8)).astype(np.uint8)
+        np.savez(tmp_path / folder / "images.npz", pixels)
+    first, second = (tmp_path / folder / "images.npz" for folder in ("a", "b"))
+    data = [
+        ImageFiles(Continuous(), first),
+        ImageFiles(Continuous(), first, invert=True),
+        ImageFiles(Continuous(), second),
+    ]
+    names = {classifier.default_path(each).name for each in data}
+    assert len(names) == 3
+    digest = data[0].digest
+    # A run records the checksum, and the command that trains the classifier does not.
+    assert classifier.default_path(ImageFiles(Continuous(), first, sha256=digest)).name in names
 
 
 def test_runs_without_samples_have_no_distances(

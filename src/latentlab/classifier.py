@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from latentlab.cli.screen import say, terminal, warn
 from latentlab.cli.script import typed
 from latentlab.data.images import ImageData
 from latentlab.data.module import DataModule
+from latentlab.data.own import FileData
 from latentlab.errors import UserError
 from latentlab.nn.classifier import Classifier
 from latentlab.run.archive import outline
@@ -61,10 +63,16 @@ class FeatureNet:
 def default_path(data: DataModule) -> Path:
     """Return the file of the classifier of a data set."""
     root = getattr(data, "root", os.environ.get("LATENTLAB_DATA", "data"))
-    options = (getattr(data, "options", None) or {}).values()
-    word = "-".join(map(str, [data.word if isinstance(data, ImageData) else data.name, *options]))
-    name = re.sub(r"[^\w.-]", "_", word)
+    name = re.sub(r"[^\w.-]", "_", "-".join(map(str, _words(data))))
     return Path(root).expanduser() / "classifiers" / f"{name}.pt"
+
+
+def _words(data: DataModule) -> list[Any]:
+    if isinstance(data, FileData):
+        # Files of the same name may hold other images, and settings such as data.invert change them.
+        return [data.name.lower(), data.digest[:8]]
+    options = (getattr(data, "options", None) or {}).values()
+    return [data.word if isinstance(data, ImageData) else data.name, *options]
 
 
 def find(given: str | None, data: ImageData) -> FeatureNet:
@@ -90,6 +98,8 @@ def find(given: str | None, data: ImageData) -> FeatureNet:
         outline(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         state, accuracy = (content["state"], content["accuracy"]) if "state" in content else (content, None)
+        if not (accuracy is None or (type(accuracy) is float and 0 <= accuracy <= 1)):
+            raise UserError(f"its accuracy is {accuracy!r}, no number from 0 to 1: give another file")
         network = adopted([*state.values()], data.shape)
     except UserError as error:
         raise UserError(f"fid.classifier={path}: {error}") from error
@@ -109,7 +119,7 @@ def adopted(tensors: Sequence[Tensor], x_shape: tuple[int, ...]) -> Classifier:
         x_shape: the shape (C, H, W) of one image.
 
     Raises:
-        UserError: if the shapes differ.
+        UserError: if the shapes differ, or a weight is not finite.
     """
     classes = len(tensors[-1]) if len(tensors) == 8 else 10
     network = Classifier(x_shape, classes)
@@ -121,6 +131,8 @@ def adopted(tensors: Sequence[Tensor], x_shape: tuple[int, ...]) -> Classifier:
             f"the weights have the shapes {shapes}, and the classifier of images {tuple(x_shape)} has {needed}: give "
             "another file, or leave out fid.classifier"
         )
+    if not all(each.isfinite().all() for each in tensors):
+        raise UserError("some weights are not finite: give another file, or train the classifier again")
     network.load_state_dict({**own, **dict(zip(own, tensors, strict=False))})
     return network.eval().requires_grad_(False)
 
@@ -194,9 +206,9 @@ def main(words: Sequence[str]) -> None:
     with composed("train", given.data) as (cfg, job), process_restored():
         data = experiment.compose(cfg, job).build("data")
     _check(data)
-    path = default_path(data)
     data.prepare_data()
     data.setup()
+    path = default_path(data)
     steps = ceil((len(data.train.y) + len(data.val.y)) / BATCH)
     network, found = train(data, given.epochs or max(3, ceil(LEAST_STEPS / steps)), given.seed)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -92,6 +92,9 @@ def test_labels_are_hidden_in_training_alone_and_balanced():
     assert (y >= 0).sum() == 50 and (y[y >= 0].bincount() == 5).all()
     assert (y[y >= 0] == whole.train.y[y >= 0]).all() and torch.equal(data.test.y, whole.test.y)
     assert len(data.train.y) == len(whole.train.y) + 100 and (data.train.y >= 0).sum() == 150
+    # An evaluation sees each image once.
+    once = [torch.cat([each.x for each in own.whole_set("train")]) for own in (data, whole)]
+    assert torch.equal(*once) and torch.equal(data.distinct("train").y, y)
     assert torch.equal(Digits(Threshold(), labels=50, seed=9).train.y.unique(), data.train.y.unique())
 
 

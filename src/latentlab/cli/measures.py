@@ -15,6 +15,7 @@ from latentlab import classifier, gaps
 from latentlab.batch import Batch, blocks
 from latentlab.cli.evaluating import change_sampling
 from latentlab.data.images import ImageData
+from latentlab.data.module import Split
 from latentlab.errors import UserError
 from latentlab.figures import geometry as figures
 from latentlab.figures.drawing import device_of, save
@@ -27,8 +28,10 @@ from latentlab.trained import Trained
 
 log = logging.getLogger(__name__)
 
-# The seed of the training images of the floor. The samples have seed 0.
+# The seed of the images of the floor. The samples have seed 0.
 FLOOR_SEED = 1
+# The split of the images of the floor, by the split of the reference.
+OTHER: dict[Split, Split] = {"test": "train", "train": "test"}
 PAIRS_SEED = 0
 GAPS_SEED = 0
 # A mean change of the amortisation gap in the last quarter of its steps that is worth a warning, in nats.
@@ -65,7 +68,7 @@ class Measure(ABC):
 
 
 class SampleDistances(Measure):
-    """FID, KID, precision and recall of samples, with the floor: training images instead of samples."""
+    """FID, KID, precision and recall of samples, with the floor: images of the other split instead of samples."""
 
     @staticmethod
     def asked(cfg: Any) -> bool:
@@ -77,14 +80,16 @@ class SampleDistances(Measure):
             raise UserError(f"fid.samples={cfg.fid.samples}: {run.data.name} are no images: leave it out")
         self.run, self.n, self.split, self.means = run, cfg.fid.samples, cfg.fid.reference, cfg.fid.means
         self.net = classifier.find(cfg.fid.classifier, run.data)
-        check_sizes(self.n, run.data.num_examples[self.split])
-        check_sizes(self.n, run.data.num_examples["train"])
+        self.sizes = {split: len(run.data.distinct(split).y) for split in OTHER}
+        for size in self.sizes.values():
+            check_sizes(self.n, size)
 
     def results(self) -> dict[str, float]:
         images = self._features(self.run.images(self.split))
         samples = self._features(self.run.samples(self.n, mean=self.means))
         found: dict[str, float] = {}
-        for suffix, features in {"": samples, "_floor": self._training_features()}.items():
+        kind = "_means" if self.means else ""
+        for suffix, features in {kind: samples, "_floor": self._floor()}.items():
             for name, estimate in compare(features, images).items():
                 key = f"{self.split}/{name}_classifier_n{self.n}{suffix}"
                 found |= {key: estimate.value, f"{key}_stderr": estimate.error}
@@ -93,14 +98,15 @@ class SampleDistances(Measure):
     def settings(self) -> dict[str, Any]:
         return {
             "fid.samples": self.n,
-            "fid.reference": f"{self.run.data.num_examples[self.split]} {self.split}",
+            "fid.reference": f"{self.sizes[self.split]} {self.split}",
             "fid.means": self.means,
             "fid.classifier": f"{self.net.path.name} sha256 {self.net.sha256}",
+            "fid.accuracy": self.net.accuracy,
             **sampling(self.run),
         }
 
-    def _training_features(self) -> Tensor:
-        images = torch.from_numpy(self.run.images("train"))
+    def _floor(self) -> Tensor:
+        images = torch.from_numpy(self.run.images(OTHER[self.split]))
         generator = torch.Generator().manual_seed(FLOOR_SEED)
         return self._features(images[torch.randperm(len(images), generator=generator)[: self.n]])
 

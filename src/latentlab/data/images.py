@@ -233,6 +233,12 @@ class ImageData(DataModule):
     def num_examples(self) -> dict[str, int]:
         return {"train": len(self.train.y), "val": len(self.val.y), "test": len(self.test.y)}
 
+    def distinct(self, split: Split) -> Images:
+        """Return the images of a split, each once. In training, those with a label repeat (`label_repeats`)."""
+        images: Images = getattr(self, split)
+        again = (self.labels or 0) * (self.label_repeats - 1) if split == "train" else 0
+        return Images(*(part[: len(part) - again] for part in images))
+
     @property
     def num_classes(self) -> int:
         return len(self.classes) if self.classes else int(max(self.train.y.max(), self.test.y.max())) + 1
@@ -278,6 +284,8 @@ class ImageData(DataModule):
     def whole_set(self, split: Split) -> EvaluationLoader:
         """Return a whole split in batches, in the order of the data set, with a fixed draw of its noise.
 
+        Every image is there once, see `distinct`.
+
         Raises:
             UserError: for another name, or an empty split.
         """
@@ -287,7 +295,7 @@ class ImageData(DataModule):
         return self._evaluation(split, (0, 1))
 
     def _evaluation(self, split: Split, rank_world: tuple[int, int]) -> EvaluationLoader:
-        images: Images = getattr(self, split)
+        images = self.distinct(split)
         # The noise is drawn on the CPU, so that it is the same on every device.
         x = self.protocol(images.x, seeded(FIXED, self.draw_seed, NUMBERS[split]))
         return EvaluationLoader(
