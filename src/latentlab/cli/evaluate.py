@@ -31,6 +31,8 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     """
     from latentlab.cli import evaluating, export, measures, report
     from latentlab.run.directory import RunDirectory
+    from latentlab.run.files import sha256
+    from latentlab.run.results import CHECKPOINT, DIGEST
     from latentlab.tracking.wandb import add_results, check_joinable
     from latentlab.trained import Trained
 
@@ -55,7 +57,8 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
         estimates |= measure.results()
     names = {**config["names"], "seed": config["seed"]}
     settings = {
-        "checkpoint": trained.checkpoint.name,
+        CHECKPOINT: trained.checkpoint.name,
+        DIGEST: sha256(trained.checkpoint),
         "samples": module.eval_samples,
         "batch_size": cfg.batch_size,
         "nll.samples": estimates.get("test/nll_samples", 0),
