@@ -61,6 +61,7 @@ FORMER = {
 SMALLER = {
     "geometry": ["data.train_size=20"],
     "conv_ladder_static": ["model.rungs.width=8", "model.rungs.blocks=1"],
+    "latent_ddpm": ["objective.autoencoder_epochs=0.5"],
     "stop_gradient": ["callbacks.gradient_variance.repeats=5"],
     "diffenc_vdm": ["denoiser.groups=8", "denoiser.embedding=16"],
     "latent_vdm_long": ["encoder.channels=[8,8]", "decoder.channels=[8,8]", "denoiser.width=64"],

@@ -59,6 +59,14 @@ class LitModule(pl.LightningModule, ABC):
         data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
         return data
 
+    def is_final(self, step: int) -> bool:
+        """Return True if an optimiser step belongs to the last phase of training, see `Objective.final`."""
+        return True
+
+    @property
+    def in_final_phase(self) -> bool:
+        return self.is_final(max(self.trainer.global_step - 1, 0))
+
     @property
     def log_every_n_steps(self) -> int:
         """The trainer's setting, where 0 means never."""
