@@ -23,6 +23,7 @@ COMMANDS = CONFIGURED | {
     "compare": "draw several runs in one figure, or print their results as a table",
     "results": "write a page of results beside published figures",
     "classifier": "train the classifier whose features the FID compares",
+    "zoo": "list the trained models that come with the package or lie in a folder, or add one",
     "dashboards": "make a dashboard of a W&B project",
 }
 HELP = ("-h", "--help", "help")

@@ -23,27 +23,33 @@ from latentlab.run.directory import RunDirectory
 from latentlab.run.trust import Trusted
 from latentlab.tracking.artifacts import download, is_artifact
 from latentlab.trained import Trained
+from latentlab.zoo import PREFIX, models
 
 
 def load(
-    run: str | Path, trust: str | Iterable[str] = (), device: str = "auto", data_root: str | None = None
+    run: str | Path,
+    trust: str | Iterable[str] = (),
+    device: str = "auto",
+    data_root: str | None = None,
+    zoo: str | Path | None = None,
 ) -> Trained:
     """Return the trained model of a run, ready to use.
 
     Loading a run of somebody else executes nothing of it. It may use the classes that latentlab's own `conf/` names.
 
     Args:
-        run: a run directory, whose best checkpoint is taken, a checkpoint, or the name of an artifact of W&B, such as
-            "team/project/model-ID:best".
+        run: a run directory, whose best checkpoint is taken, a checkpoint, the name of an artifact of W&B, such as
+            "team/project/model-ID:best", or the name of a model in the zoo, such as "vae_digits" (see `latentlab.zoo`).
         trust: modules of your own whose classes the run's config may name.
         device: the device of the model, "auto" for a GPU if there is one.
         data_root: the folder of data sets, or the place of your own images, if it has moved since the training.
+        zoo: your folder of the zoo, by default the one in LATENTLAB_ZOO.
 
     Raises:
         UserError: if there is no run that can be read and trusted.
     """
     modules = [trust] if isinstance(trust, str) else trust
-    return _load(run, Trusted.of([conf_folder()], modules), device, data_root)
+    return _load(run, Trusted.of([conf_folder()], modules), device, data_root, zoo)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -91,7 +97,8 @@ def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: for a mistake in the settings, or a run that cannot be read and trusted.
     """
-    place = quoted("run", run if is_artifact(str(run)) else Path(run).expanduser().absolute())
+    name = _named(run)
+    place = quoted("run", name if is_artifact(str(name)) else Path(run).expanduser().absolute())
     with composed("evaluate", overrides, place) as (cfg, _), process_restored():
         return run_evaluation(cfg)[0]
 
@@ -129,11 +136,24 @@ def _trusted_here(chosen: experiment.Experiment) -> Trusted:
     return replace(known, targets={**known.targets, **dict.fromkeys(own, frozenset())})
 
 
-def _load(run: str | Path, trusted: Trusted, device: str = "auto", root: str | None = None) -> Trained:
-    return Trained(evaluating.read_saved(_checkpoints(run), "run", trusted), device, root)
+def _load(
+    run: str | Path,
+    trusted: Trusted,
+    device: str = "auto",
+    root: str | None = None,
+    zoo: str | Path | None = None,
+) -> Trained:
+    name = _named(run, zoo)
+    if is_artifact(str(name)):
+        found = [download(str(name), "run", zoo).best_checkpoint]
+    else:
+        found = evaluating.checkpoints(Path(run).expanduser())
+    return Trained(evaluating.read_saved(found, "run", trusted), device, root)
 
 
-def _checkpoints(run: str | Path) -> list[Path]:
-    if is_artifact(str(run)):
-        return [download(str(run), "run").best_checkpoint]
-    return evaluating.checkpoints(Path(run).expanduser())
+def _named(run: str | Path, zoo: str | Path | None = None) -> str | Path:
+    # zoo:NAME for the name of a model in the zoo that is no path here, and else the run as it was given.
+    text = str(run)
+    if zoo is None and (Path(text).expanduser().exists() or text not in models()):
+        return run
+    return PREFIX + text.removeprefix(PREFIX)

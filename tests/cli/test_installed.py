@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from itertools import chain
 
 import pytest
 from commands import QUICK, ROOT, call, refusal
@@ -38,6 +39,7 @@ def swept(installed):
         f"latentlab train -m {quick} seed=1,2 hydra.sweep.dir=sweep 'hydra.sweep.subdir=${{seed}}'",
         "latentlab evaluate run=sweep/1 nll.samples=2 figures.draw=false",
         "latentlab train resume=sweep/2 trainer.max_epochs=2",
+        "latentlab evaluate run=zoo:vae_digits nll.samples=0 figures.draw=false output_dir=zoo",
         "latentlab compare sweep table=markdown",
     )
     return installed.home / "sweep", printed
@@ -47,6 +49,7 @@ def test_the_installed_commands_train_sweep_resume_and_evaluate(swept):
     sweep, printed = swept
     assert RunDirectory(sweep / "1").evaluation.exists()
     assert (sweep / "results.csv").exists()
+    assert "reproduces" in printed
     rows = printed.split("| --- |")[1]
     assert "trainer.max_epochs=1 |" in rows and "trainer.max_epochs=2 |" in rows
 
@@ -80,7 +83,7 @@ def test_the_group_answers_without_slow_imports(installed):
     )
     done = installed.run(sys.executable, "-c", code)
     assert done.status == 0, done.err
-    for name in ("train", "evaluate", "compare", "results", "classifier", "dashboards"):
+    for name in ("train", "evaluate", "compare", "results", "classifier", "zoo", "dashboards"):
         assert f"latentlab {name} " in done.out
     assert installed.run("latentlab", "--version").out == f"latentlab {version()}\n"
 
@@ -107,7 +110,7 @@ def test_help_shows_commands_that_work_here(installed):
     assert "\n  python train.py -m " in call("train.py", "--help").out
 
 
-def test_the_source_distribution_holds_configs_and_license(tmp_path):
+def test_the_source_distribution_holds_configs_models_and_license(tmp_path):
     copy_sources(tmp_path / "sources")
     build = "from setuptools.build_meta import build_sdist; build_sdist('..')"
     subprocess.run([sys.executable, "-c", build], cwd=tmp_path / "sources", check=True, capture_output=True)
@@ -115,7 +118,8 @@ def test_the_source_distribution_holds_configs_and_license(tmp_path):
     with tarfile.open(archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
     assert {"LICENSE", "setup.py"} <= names
-    assert {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")} <= names
+    zoo = (ROOT / "src" / "latentlab" / "zoo" / "models").rglob("*.*")
+    assert {str(path.relative_to(ROOT)) for path in chain((ROOT / "conf").rglob("*.yaml"), zoo)} <= names
 
 
 def version():

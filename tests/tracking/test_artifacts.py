@@ -11,6 +11,7 @@ from commands import QUICK, call, refusal
 import latentlab
 from latentlab.errors import UserError
 from latentlab.run.directory import RunDirectory
+from latentlab.run.results import read_results, write_results
 from latentlab.tracking import artifacts, wandb_key
 from latentlab.tracking.wandb import _log_artifact
 
@@ -30,7 +31,10 @@ class Kept:
 def kept(small, monkeypatch, tmp_path):
     """The artifact of a run, behind a stand-in of `wandb.Api`. It lists the downloads."""
     run, downloads = Kept(), []
-    _log_artifact(run, small / "checkpoints" / "best.ckpt", {})
+    place = RunDirectory(shutil.copytree(small, tmp_path / "original"))
+    value = read_results(place.summary)["test/elbo"]
+    write_results(place.expected, {"metric": "test/elbo", "value": value, "noise": 1.0, "samples": 1})
+    _log_artifact(run, place.best_checkpoint, {})
     entries = run.artifact.manifest.entries
 
     def download(name, root):
@@ -64,13 +68,14 @@ def kept(small, monkeypatch, tmp_path):
 def test_an_artifact_is_read_like_a_run_and_downloaded_once(kept, small):
     loaded, local = latentlab.load(NAME), latentlab.load(small)
     assert (loaded.elbos() == local.elbos()).all() and loaded.config == local.config
-    assert sorted(kept) == ["checkpoints/best.ckpt", "config.yaml"]
+    assert sorted(kept) == ["checkpoints/best.ckpt", "config.yaml", "expected.json"]
     for word in (f"run={NAME}", f"ckpt_path={NAME}"):
-        assert call("evaluate.py", word, "nll.samples=0", "figures.draw=false", "output_dir=out").status == 0
+        done = call("evaluate.py", word, "nll.samples=0", "figures.draw=false", "output_dir=out")
+        assert done.status == 0 and "reproduces" in done.out, done.err
     assert (
         latentlab.evaluate(NAME, ["nll.samples=0", "figures.draw=false", "output_dir=out"])["model"] == "vae"
     )
-    assert len(kept) == 2
+    assert len(kept) == 3
 
 
 def test_an_artifact_resumes_in_a_new_directory(kept):

@@ -1,5 +1,6 @@
 """The command that evaluates a run."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from omegaconf import DictConfig
 
 from latentlab.cli.command import one_line_errors, run
 from latentlab.cli.script import conf_folder
+
+log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="evaluate")
@@ -28,13 +31,15 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
 
     Returns:
         The results, and the folder of evaluation.json.
+
+    Raises:
+        UserError: if a run of the zoo does not reproduce its number. The results are written all the same.
     """
     from latentlab.cli import evaluating, export, measures, report
     from latentlab.run.directory import RunDirectory
-    from latentlab.run.files import sha256
-    from latentlab.run.results import CHECKPOINT, DIGEST
     from latentlab.tracking.wandb import add_results, check_joinable
     from latentlab.trained import Trained
+    from latentlab.zoo import verified
 
     trained = evaluating.read(cfg)
     config, place = trained.config, RunDirectory.of_checkpoint(trained.checkpoint)
@@ -57,8 +62,7 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
         estimates |= measure.results()
     names = {**config["names"], "seed": config["seed"]}
     settings = {
-        CHECKPOINT: trained.checkpoint.name,
-        DIGEST: sha256(trained.checkpoint),
+        "checkpoint": trained.checkpoint.name,
         "samples": module.eval_samples,
         "batch_size": cfg.batch_size,
         "nll.samples": estimates.get("test/nll_samples", 0),
@@ -73,6 +77,8 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
         export.write(cfg, loaded, RunDirectory(directory).export)
     if cfg.wandb:
         add_results(place.path, config["logger"], results)
+    if verdict := verified(place, results):
+        log.info(verdict)
     return results, directory
 
 

@@ -72,6 +72,11 @@ class RunDirectory:
         return self.path / "evaluation.json"
 
     @property
+    def expected(self) -> Path:
+        """The number that an evaluation must reproduce, see `latentlab.zoo`."""
+        return self.path / "expected.json"
+
+    @property
     def geodesics(self) -> Path:
         return self.path / "geodesics.csv"
 

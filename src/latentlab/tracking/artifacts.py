@@ -1,4 +1,7 @@
-"""Runs kept as artifacts in Weights & Biases, which are downloaded once and then read like any run directory."""
+"""Runs kept elsewhere: artifacts of Weights & Biases, and models of the zoo (`zoo:NAME`).
+
+They are copied into a cache once, and then read like any run directory.
+"""
 
 import os
 import re
@@ -9,6 +12,7 @@ from typing import Any
 
 import platformdirs
 
+from latentlab import zoo
 from latentlab.errors import UserError
 from latentlab.run.directory import RunDirectory
 from latentlab.tracking.wandb_key import MODES, PATIENCE, answers, has_key, own_settings, server
@@ -19,28 +23,32 @@ CACHE = "LATENTLAB_CACHE"
 
 
 def is_artifact(text: str) -> bool:
-    """Return True for the name of an artifact that is not a path here."""
+    """Return True for the name of an artifact or of a model in the zoo that is not a path here."""
     return bool(NAME.fullmatch(text)) and not Path(text).expanduser().exists()
 
 
-def download(name: str, key: str) -> RunDirectory:
-    """Return the run in an artifact, from this machine's cache or else from W&B.
+def download(name: str, key: str, folder: str | Path | None = None) -> RunDirectory:
+    """Return the run in an artifact, from this machine's cache or else from W&B or the zoo.
 
     Nothing in it is trusted: it is read as any run of somebody else.
 
     Args:
-        name: the name, such as "team/project/model-ID:best".
+        name: the name, such as "team/project/model-ID:best" or "zoo:NAME".
         key: the key under which the user gave it.
+        folder: the user's folder of the zoo, by default the one in LATENTLAB_ZOO.
 
     Raises:
-        UserError: offline, without a key, or if W&B has no such artifact with a checkpoint and its config.
+        UserError: offline, without a key, or if W&B has no such artifact with a checkpoint and its config, or if the
+            zoo has no such model.
     """
+    if name.startswith(zoo.PREFIX):
+        return zoo.copied(name.removeprefix(zoo.PREFIX), key, _cache() / "zoo", folder)
     _check_online(name, key)
     try:
         artifact = _artifact(name)
         # A version never changes, in contrast to an alias such as `best`.
         version = "_".join((artifact.entity, artifact.project, artifact.name))
-        run = RunDirectory(_cache() / re.sub(r"[^\w.-]", "_", version))
+        run = RunDirectory(_cache() / "artifacts" / re.sub(r"[^\w.-]", "_", version))
         if not run.config.exists():
             _fill(run, artifact)
     except UserError:
@@ -87,10 +95,12 @@ def _artifact(name: str) -> Any:
 
 
 def _fill(run: RunDirectory, artifact: Any) -> None:
-    # Only the two files that a run needs. The directory appears as a whole.
-    files = [run.config, run.best_checkpoint]
-    names = [str(file.relative_to(run.path)) for file in files]
-    if missing := [each for each in names if each not in artifact.manifest.entries]:
+    # Only the files that a run needs, and the number that it must reproduce. The directory appears as a whole.
+    names = [str(file.relative_to(run.path)) for file in zoo.files(run)]
+    *needed, expected = names
+    if expected not in artifact.manifest.entries:
+        names = needed
+    if missing := [each for each in needed if each not in artifact.manifest.entries]:
         raise UserError(
             f"{artifact.name} holds no {' and no '.join(missing)}: it was not kept by logger.wandb.log_model=best"
         )
@@ -106,4 +116,4 @@ def _fill(run: RunDirectory, artifact: Any) -> None:
 
 def _cache() -> Path:
     chosen = os.environ.get(CACHE) or platformdirs.user_cache_path("latentlab")
-    return Path(chosen).expanduser() / "artifacts"
+    return Path(chosen).expanduser()

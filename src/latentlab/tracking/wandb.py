@@ -201,6 +201,6 @@ def _log_artifact(run: "Run", path: Path, metadata: dict[str, Any]) -> None:
     artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)
     # The artifact is laid out like the run directory, so that evaluate.py can read it.
     directory = RunDirectory.of_checkpoint(path)
-    for file in filter(Path.exists, (path, directory.config)):
+    for file in filter(Path.exists, (path, directory.config, directory.expected)):
         artifact.add_file(str(file), name=str(file.relative_to(directory.path)))
     run.log_artifact(artifact, aliases=["best"])
