@@ -51,11 +51,19 @@ BESIDES = {
     "flow": ("data=continuous_mnist", "protocol=dequantised"),
     **dict.fromkeys(("expost", "expost_autoencoder"), ("model.pretrained=best.ckpt", "prior=mog")),
 }
+# Former names of experiments.
+FORMER = {
+    "hierarchical_vae_iwae_2layer": "iwae_2layer",
+    "vampprior_vae": "vampprior_static",
+    "vampprior_baseline": "vampprior_static_baseline",
+}
 # Overrides that shrink experiments with large networks.
 SMALLER = {
     "geometry": ["data.train_size=20"],
     "conv_ladder_static": ["model.rungs.width=8", "model.rungs.blocks=1"],
+    "latent_ddpm": ["objective.autoencoder_epochs=0.5"],
     "stop_gradient": ["callbacks.gradient_variance.repeats=5"],
+    "diffenc_vdm": ["denoiser.groups=8", "denoiser.embedding=16"],
     "latent_vdm_long": ["encoder.channels=[8,8]", "decoder.channels=[8,8]", "denoiser.width=64"],
 }
 
@@ -192,6 +200,11 @@ def test_an_explicit_option_wins_over_an_alias(alias, group, option):
     assert OmegaConf.select(chosen, f"module.model.{group}", default=chosen[group]) == chosen[group]
 
 
+@pytest.mark.parametrize("former", FORMER)
+def test_a_former_name_of_an_experiment_works(former):
+    assert composed(f"experiment={former}") == composed(f"experiment={FORMER[former]}")
+
+
 def brief(experiment: str) -> list[str]:
     """Settings under which an experiment trains for a step on digits, or for an epoch on other data."""
     config, chosen = composition(f"experiment={experiment}")
@@ -221,7 +234,7 @@ def brief(experiment: str) -> list[str]:
 
 
 # expost needs a trained run, see tests/models/test_expost.py
-@pytest.mark.parametrize("experiment", sorted(set(options("experiment")) - {"expost"}))
+@pytest.mark.parametrize("experiment", sorted(set(options("experiment")) - {"expost", *FORMER}))
 def test_every_experiment_trains(tmp_path: Path, experiment: str):
     settings = [f"experiment={experiment}", *brief(experiment), f"hydra.run.dir={tmp_path}/run"]
     done = call("train.py", *settings)

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from gaussian_diffusion import gaussian
+from linear_gaussian import LinearGaussian
 from oracles import Z_MAX, all_binary_images, exact_log_likelihood, gauss_hermite, largest_z, tiny_vae
 from parts import assembled, built, examples
 from torch.distributions import Independent, Normal, kl_divergence
@@ -20,8 +22,11 @@ from latentlab.evaluation import (
     identification,
     information,
     log_likelihood,
+    repeated,
+    repeats,
 )
 from latentlab.protocols import Threshold
+from latentlab.schedules import LinearSchedule
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 1003])
@@ -49,6 +54,76 @@ def test_ranks_are_added():
     tally = Tally()
     tally.add({"elbo": torch.ones(5)})
     assert tally.means(10, add_ranks=lambda sums: 2 * sums)["elbo"] == 1.0
+
+
+@pytest.mark.parametrize(("samples", "sizes"), [(1, [1]), (3, [1, 1, 1]), (4, [1] * 4), (9, [3, 2, 2, 2])])
+def test_repeats_make_all_draws(samples, sizes):
+    assert repeats(samples) == sizes
+
+
+def errors(terms, x, samples):
+    """The mean and its squared errors in one evaluation of x (N, D): (elbo, stderr^2, mc_stderr^2)."""
+    tally = Tally()
+    for part in x.split(3 * BLOCK):
+        tally.add(*repeated(terms, part, samples, "elbo"))
+    means = tally.means(len(x))
+    return torch.tensor([means["elbo"], means["elbo_stderr"] ** 2, means["elbo_mc_stderr"] ** 2]).double()
+
+
+class Ratio(LinearGaussian):
+    """Scores by the log importance weight, whose variance has a closed form."""
+
+    def terms(self, x, samples=1):
+        return {"elbo": self(x, samples=samples).log_w.mean(0)}
+
+    def noise(self, x):
+        """The variance of log w at x (N, D), for one layer: that of a quadratic form of standard normals, (N,)."""
+        (q,), (p, prior) = self.q, self.p
+
+        def quadratic(weight, residual, covariance):  # of -|C^-1 (residual - weight eps)|^2 / 2
+            scaled = torch.linalg.solve(covariance, weight)
+            return -weight.mT @ scaled, (residual @ scaled)
+
+        z = q.affine(x)
+        a1, b1 = quadratic(p.weight @ q.tril, x - p.affine(z), p.covariance)
+        a2, b2 = quadratic(-q.tril, z - prior.bias, prior.covariance)
+        a, b = a1 + a2 + torch.eye(len(q.tril)), b1 + b2
+        return (a @ a).trace() / 2 + b.square().sum(-1)
+
+
+def test_the_error_is_the_spread_over_examples_and_that_of_the_draws():
+    torch.manual_seed(0)
+    samples = 9
+    model = Ratio([3, 2]).requires_grad_(False)
+    x = 2 * torch.randn(BLOCK + 7, 3).double()
+    exact = torch.stack([model.exact_elbo(each) for each in x])
+    found = torch.stack([errors(model.terms, x, samples) for _ in range(150)])
+    monte_carlo = model.noise(x).sum() / samples / len(x) ** 2
+    spread = exact.var(correction=0) / len(x)
+    expected = torch.stack([exact.mean(), spread + (1 - 1 / len(x)) * monte_carlo, monte_carlo])
+    assert largest_z(found, expected) < Z_MAX
+    assert largest_z((found[:, 0] - exact.mean()) ** 2, monte_carlo) < Z_MAX
+
+
+def test_the_error_of_evenly_spaced_times_is_not_an_upper_limit():
+    # Examples of a block share their times, so that their errors cancel.
+    diffusion = gaussian(LinearSchedule(-6, 5))
+    x = torch.linspace(-2, 2, 2 * BLOCK).double()[:, None]
+
+    def terms(x, samples):
+        parts = [t.square() * (1 + x[:, 0] / 5) for t in diffusion.times(len(x), samples)]
+        return {"elbo": torch.stack(parts).mean(0)}
+
+    torch.manual_seed(0)
+    found = torch.stack([errors(by_block(terms), x, 8) for _ in range(150)])
+    actual = (found[:, 0] - (1 + x / 5).mean() / 3) ** 2
+    assert largest_z(found[:, 2] - actual, torch.zeros(())) < Z_MAX
+    independent = (1 + x / 5).square().mean() * (1 / 5 - 1 / 9) / 8 / len(x)
+    assert found[:, 2].mean() < independent / 5
+
+
+def by_block(terms):
+    return lambda x, samples: {"elbo": torch.cat([terms(block, samples)["elbo"] for block in x.split(BLOCK)])}
 
 
 def test_reproducible_leaves_the_generator_alone():
@@ -183,8 +258,8 @@ def test_the_parts_of_the_kl_add_up_to_the_reported_kl(name):
     reported = Tally()
     for index, x in enumerate(xs):
         with torch.no_grad(), reproducible(EVALUATION_SEED + index * BLOCK, x.device):
-            reported.add(model.terms(x, samples=2))
-    found = information(model, xs, BLOCK + 9, samples=2)
+            reported.add(*repeated(model.terms, x, 6, "elbo"))
+    found = information(model, xs, BLOCK + 9, samples=6)
     end = f"_{len(model.z_shapes)}" if name == "ladder_vae" else ""
     parts = found[f"mutual_information{end}"], found[f"aggregate_kl{end}"]
     assert sum(parts) == pytest.approx(reported.means(BLOCK + 9)[f"kl{end}"], abs=1e-12)

@@ -102,6 +102,13 @@ def test_flow_inverts_and_its_determinant_is_that_of_autograd(make, size):
         torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, expected)
 
 
+@pytest.mark.parametrize("make", [flow, zuko.flows.MAF])
+def test_a_flow_that_starts_from_the_identity_is_standard_normal(make):
+    z = torch.randn(20, 3)
+    log_pz = FlowPrior((3,), flow=make, identity=True)().log_prob(z)
+    torch.testing.assert_close(log_pz, StandardNormalPrior((3,))().log_prob(z))
+
+
 def test_flow_draws_carry_a_path_and_parameters_get_gradients():
     prior = perturbed(FlowPrior((3,), flow=flow))
     for value in (

@@ -4,7 +4,6 @@ It learns the labels of the grey training images, and is saved as ROOT/classifie
 sets. The words `data...` are those of train.py. The protocol of the data does not matter.
 """
 
-import hashlib
 import os
 import re
 import sys
@@ -31,7 +30,7 @@ from latentlab.errors import UserError
 from latentlab.nn.classifier import Classifier
 from latentlab.run.archive import outline
 from latentlab.run.checkpoints import MISTAKES
-from latentlab.run.files import replaced, write_text
+from latentlab.run.files import replaced, sha256, write_text
 
 BATCH = 128
 LEAST_STEPS = 400
@@ -88,7 +87,7 @@ def find(given: str | None, data: ImageData) -> FeatureNet:
     path = default_path(data) if given is None else Path(given).expanduser()
     if not path.is_file():
         raise UserError(_missing(given, path, data))
-    digest = _sha256(path)
+    digest = sha256(path)
     recorded = _record(path)
     if recorded.is_file() and recorded.read_text().split()[:1] != [digest]:
         raise UserError(
@@ -214,7 +213,7 @@ def main(words: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as draft:
         torch.save({"state": network.state_dict(), "accuracy": found}, draft)
-    write_text(_record(path), f"{_sha256(path)}  {path.name}\n")
+    write_text(_record(path), f"{sha256(path)}  {path.name}\n")
     print(path)
 
 
@@ -246,11 +245,6 @@ def _missing(given: str | None, path: Path, data: ImageData) -> str:
 
 def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import count, islice
 from math import ceil, log, prod, sqrt
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,63 @@ EVALUATION_SEED, LATENTS_SEED, NLL_SEED = 2**20, 2**30, 2**31
 # The most rows of a pass over several blocks: its examples times the draws of each. On a CPU more rows win nothing, and
 # they leave the cache. On a GPU the launches take longer than the arithmetic of fewer rows (not measured).
 PASS = {"cpu": 200, "cuda": 10_000}
+# The draws for a test bound are made in this many repeats, or in fewer if there are fewer draws.
+REPEATS = 4
 T = TypeVar("T")
 # A latent is active if its posterior mean has a larger variance (Burda et al. 2016, section 5).
 ACTIVE_VARIANCE = 0.01
 # The default number of examples in the mixture q(z). The time grows with its square.
 MIXTURE_EXAMPLES = 10_000
+
+
+class Draws(NamedTuple):
+    r"""The terms of a batch, averaged over draws.
+
+    Attributes:
+        terms: the terms, each (B,).
+        noise: the variance of the bound over draws, (2,): $\sum_n v_n$ over examples n and $\sum_j v_j$ over blocks j,
+            where v_n is that of the bound of an example, and v_j that of the sum of a block's bounds. None without
+            repeats.
+    """
+
+    terms: dict[str, Tensor]
+    noise: Tensor | None = None
+
+
+def repeats(samples: int) -> list[int]:
+    """Return the numbers of draws of the independent repeats that make `samples` draws."""
+    return [len(range(first, samples, REPEATS)) for first in range(min(samples, REPEATS))]
+
+
+def repeated(terms: Callable[..., dict[str, Tensor]], x: Any, samples: int, bound: str) -> Draws:
+    """Return the terms of x from independent repeats, with the noise of the term `bound`.
+
+    Args:
+        terms: returns the terms of x from a number of draws, `samples`.
+        x: the observations of whole blocks.
+        samples: the draws per example, over all repeats.
+        bound: the name of the term that is the model's score.
+    """
+    sizes = repeats(samples)
+    parts = [terms(x, samples=size) for size in sizes]
+    if len(parts) == 1:
+        return Draws(parts[0])
+    weights = torch.tensor(sizes).double()
+    drawn = {name: torch.stack([part[name].cpu().double() for part in parts]) for name in parts[0]}  # (R, B)
+    means = {name: each.T @ weights / samples for name, each in drawn.items()}
+    return Draws(means, _noise(drawn[bound], weights))
+
+
+def _noise(bounds: Tensor, weights: Tensor) -> Tensor:
+    of_blocks = torch.stack([block.sum(1) for block in bounds.split(BLOCK, dim=1)], dim=1)  # (R, J)
+    return torch.stack([_variance(each, weights).sum() for each in (bounds, of_blocks)])
+
+
+def _variance(means: Tensor, weights: Tensor) -> Tensor:
+    # Means of n_r draws, with the weights n_r, (R, N). Unbiased for the variance of the mean of all draws, (N,).
+    n = weights[:, None]
+    mean = (n * means).sum(0) / n.sum()
+    return (n * (means - mean) ** 2).sum(0) / ((len(n) - 1) * n.sum())
 
 
 class Tally:
@@ -40,9 +92,12 @@ class Tally:
         self.totals: dict[str, float] = {}
         self.squares: dict[str, float] = {}
         self.count = 0
+        self.noise: Tensor | None = None
 
-    def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Add the terms of a batch, each (B,)."""
+    def add(self, terms: Mapping[str, Tensor], noise: Tensor | None = None) -> None:
+        """Add the terms of a batch, each (B,), and their noise (see `Draws`)."""
+        if noise is not None:
+            self.noise = noise if self.noise is None else self.noise + noise
         columns = torch.stack(list(terms.values())).detach().cpu().double()  # (terms, B)
         for name, total, square in zip(
             terms, columns.sum(1).tolist(), (columns**2).sum(1).tolist(), strict=True
@@ -59,7 +114,11 @@ class Tally:
     ) -> dict[str, float]:
         r"""The mean of each term, the standard error of `bound` as `<bound>_stderr`, and `num_examples`.
 
-        $\mathrm{stderr} = s / \sqrt n$ with the standard deviation s of the bound over examples.
+        Without repeated draws, $\mathrm{stderr} = s / \sqrt n$ with the standard deviation s over examples.
+        With them, $\mathrm{stderr}^2 = (s^2 / n - \sum_n v_n / n^2) + \mathrm{mc}^2$ with
+        $\mathrm{mc}^2 = \sum_j v_j / n^2$, see `Draws`. The first part is the spread over examples alone. The second is
+        the Monte Carlo error of these examples, reported as `<bound>_mc_stderr`. Draws of different blocks are
+        independent. Those of one block need not be, such as the evenly spaced times of a diffusion.
 
         Args:
             expected: the number of examples in the data set, or None for any number.
@@ -69,10 +128,9 @@ class Tally:
         Raises:
             UserError: if not every example was counted exactly once.
         """
-        sums = add_ranks(
-            torch.tensor([self.count, *self.totals.values(), *self.squares.values()], dtype=torch.float64)
-        )
-        count, *rest = sums.tolist()
+        noise = [0.0, 0.0] if self.noise is None else self.noise.tolist()
+        own = [self.count, *noise, *self.totals.values(), *self.squares.values()]
+        count, of_examples, of_blocks, *rest = add_ranks(torch.tensor(own, dtype=torch.float64)).tolist()
         if expected is not None and count != expected:
             raise UserError(
                 f"the bound was summed over {count:.0f} examples of {expected}, but a mean needs each exactly once: "
@@ -80,8 +138,10 @@ class Tally:
             )
         means = dict(zip(self.totals, (total / count for total in rest), strict=False))
         squares = dict(zip(self.squares, rest[len(self.totals) :], strict=True))
-        variance = squares[bound] / count - means[bound] ** 2
-        return {**means, f"{bound}_stderr": sqrt(max(variance, 0.0) / count), "num_examples": int(count)}
+        variance = (squares[bound] / count - means[bound] ** 2) / count
+        error = sqrt(max(variance - of_examples / count**2, 0.0) + of_blocks / count**2)
+        alone = {} if self.noise is None else {f"{bound}_mc_stderr": sqrt(of_blocks) / count}
+        return {**means, f"{bound}_stderr": error, **alone, "num_examples": int(count)}
 
 
 class Passes:
@@ -192,9 +252,11 @@ def terms(
         samples: the draws of the latents per example.
         test: True for the terms of a test, False for those of a validation.
     """
-    score = model.test_terms if test else model.terms
-    seeds = count(EVALUATION_SEED, BLOCK)
-    return scored(model, batches, lambda x: score(x, samples=samples), seeds, samples)
+
+    def score(x: Any) -> dict[str, Tensor]:
+        return repeated(model.test_terms, x, samples, model.bound).terms if test else model.terms(x, samples)
+
+    return scored(model, batches, score, count(EVALUATION_SEED, BLOCK), samples)
 
 
 def nll(model: Any, batches: Iterable[Batch], samples: int, chunk: int, expected: int) -> dict[str, float]:
@@ -298,7 +360,7 @@ def information(
     qs, tally = [layer.q for layer, _, _ in scored], Tally()
     for layer, kl, suffix in scored:
         known = identification(layer.z[0], qs)
-        tally.add({f"mutual_information{suffix}": known, f"aggregate_kl{suffix}": kl.double() - known})
+        tally.add({f"mutual_information{suffix}": known, f"aggregate_kl{suffix}": kl - known})
     parts = [tally.means(tally.count, name) for name in tally.totals]
     found = {name: value for means in parts for name, value in means.items() if name != "num_examples"}
     return found | {"mutual_information_limit": log(tally.count)}
@@ -307,10 +369,13 @@ def information(
 def _first_layer(model: Traced, x: Any, samples: int, block: int) -> tuple[Layer, Tensor, str]:
     # The layer drawn first, and the KL of all layers that know x through it alone, with the end of that KL's name.
     with torch.inference_mode(), reproducible(EVALUATION_SEED + block * BLOCK, x.device):
-        trace = model(x, samples=samples)
-        level = range(len(trace.layers))[model.first_drawn]
+        traces = [model(x, samples=size) for size in repeats(samples)]
+        layers = traces[0].layers
+        level = range(len(layers))[model.first_drawn]
         suffix = f"_{level + 1}" if level else ""
-        return trace.layers[level], trace.terms()[f"kl{suffix}"], suffix
+        kls = [trace.terms()[f"kl{suffix}"] for trace in traces]
+        kl = sum(size * kl.double() for size, kl in zip(repeats(samples), kls, strict=True)) / samples
+        return layers[level], kl, suffix
 
 
 @torch.inference_mode()

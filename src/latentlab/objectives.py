@@ -21,9 +21,6 @@ from latentlab.weightings import WEIGHTED, Bound, Weighting
 BOUND = Bound()
 PLAIN = (BOUND, None)
 
-# More than any loss of a denoiser, in nats.
-UNTRAINED = 1e9
-
 
 @dataclass(frozen=True)
 class Clock:
@@ -76,6 +73,21 @@ class Objective(ABC):
     def at(self, clock: Clock) -> "Objective":
         """The objective at a training time."""
         return self
+
+    @property
+    def final(self) -> bool:
+        """True in the last phase of training, whose validation scores choose the best checkpoint.
+
+        Scores of an earlier phase compare with no later ones. They stop no training and lower no learning rate.
+        """
+        return True
+
+    def check_length(self, epochs: int) -> None:  # noqa: B027 (objectives of one phase accept any length)
+        """Refuse a training of so many epochs if it is too short.
+
+        Raises:
+            UserError: with the length that is needed.
+        """
 
     @property
     def criterion(self) -> str:
@@ -409,8 +421,8 @@ class VLB(Objective):
 class LatentDiffusion(VLB):
     r"""A beta-ELBO of the VAE for some epochs, and then the loss of the diffusion of its latents.
 
-    Validation has the loss of the diffusion as `denoising`, negated. While the VAE is trained, it is lower by a large
-    number, so that the best checkpoint has a trained diffusion.
+    Validation has the loss of the diffusion as `denoising`, negated. While the VAE is trained, the best checkpoint is
+    the latest one. Then it is that of the best diffusion.
 
     Attributes:
         samples: the number K of draws per example.
@@ -428,6 +440,17 @@ class LatentDiffusion(VLB):
     def at(self, clock: Clock) -> "LatentDiffusion":
         return replace(self, diffusing=clock.step >= self.autoencoder_epochs * clock.steps_per_epoch)
 
+    @property
+    def final(self) -> bool:
+        return self.diffusing
+
+    def check_length(self, epochs: int) -> None:
+        if epochs <= self.autoencoder_epochs:
+            raise UserError(
+                f"objective.autoencoder_epochs={self.autoencoder_epochs:g}: the training has {epochs} epochs, so that "
+                "no diffusion would be trained: raise trainer.max_epochs or lower objective.autoencoder_epochs"
+            )
+
     def parts(self, model: Any, x: Any) -> dict[str, Tensor]:
         if self.diffusing:
             model.diffusing.fill_(True)
@@ -441,8 +464,7 @@ class LatentDiffusion(VLB):
 
     def validation_terms(self, model: Any, x: Any) -> dict[str, Tensor]:
         terms = model.weighted_terms(x, self.weighting or BOUND, samples=self.samples)
-        loss = terms[(self.weighting or BOUND).loss]
-        return {self.criterion: -loss - UNTRAINED * ~model.diffusing}
+        return {self.criterion: -terms[(self.weighting or BOUND).loss]}
 
     def check(self, model: nn.Module) -> None:
         super().check(model)

@@ -205,6 +205,7 @@ class FlowPrior(RealPrior):
         event_shape: the shape (D,) of one latent.
         posterior: the q(z|x) of the same model.
         flow: makes a flow of D features, such as `zuko.flows.RealNVP`, `MAF` or `NSF`.
+        identity: True to start from f(z) = z. Many transforms with random weights can overflow.
 
     Raises:
         UserError: if latents are not vectors.
@@ -215,6 +216,7 @@ class FlowPrior(RealPrior):
         event_shape: Shape,
         posterior: Posterior | None = None,
         flow: Callable[[int], zuko.flows.Flow] = zuko.flows.RealNVP,
+        identity: bool = False,
     ) -> None:
         super().__init__(event_shape, posterior)
         if len(self.event_shape) != 1:
@@ -226,6 +228,9 @@ class FlowPrior(RealPrior):
         for module in self.flow.modules():
             if isinstance(module, nn.Linear):
                 module.register_forward_hook(_in_full_precision)
+            if identity and isinstance(module, (zuko.nn.MLP, zuko.nn.MaskedMLP)):
+                nn.init.zeros_(module[-1].weight)
+                nn.init.zeros_(module[-1].bias)
 
     def forward(self) -> Distribution:
         return self.flow()

@@ -15,7 +15,7 @@ from latentlab.compare.rate_distortion import point, read_rate, short
 from latentlab.compare.runs import collect
 from latentlab.errors import UserError
 from latentlab.run.metrics import read_curve
-from latentlab.run.results import read_results
+from latentlab.run.results import read_results, write_evaluation
 
 PROTOCOL = "latentlab.protocols.Threshold"
 
@@ -184,6 +184,19 @@ def test_tables_have_mean_deviation_error_and_number(tmp_path):
     assert re.search(r"│ vae, elbo +│ 3 │ −104.00 ± 1.00 \(0.58\) │", table(experiments, (), "text"))
     latex = table(experiments, ["test/elbo"], "latex")
     assert r"vae, elbo & 3 & $-$104.00 $\pm$ 1.00 (0.58) \\" in latex and r"stl\_vae" in latex
+
+
+def test_a_table_names_unequal_settings_of_its_columns(tmp_path, capsys):
+    names = ("test/fid", "test/elbo")
+    for name, reference in (("a", "10 test"), ("b", "20 test")):
+        run = write(tmp_path / name, model=name)
+        (run / "checkpoints").mkdir()
+        chosen = {"checkpoint": "best.ckpt", "fid.reference": reference}
+        write_evaluation(run / "evaluation.json", dict.fromkeys(names, 1.0), chosen)
+    main([str(tmp_path), "table=text", "metric=test/fid"])
+    assert "fid.reference=10 test and 20 test" in capsys.readouterr().err
+    main([str(tmp_path), "table=text"])
+    assert "fid.reference" not in capsys.readouterr().err
 
 
 def test_the_points_of_the_rate_distortion_plane_are_means_over_seeds(tmp_path, capsys):

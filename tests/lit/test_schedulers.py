@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from latentlab.callbacks import BestCheckpoint
 from latentlab.callbacks.resuming import ResumeState
 from latentlab.errors import UserError
-from latentlab.lit.schedulers import Cosine, OneCycle, Plateau, Step, WarmupCosine, extend
+from latentlab.lit.schedulers import Cosine, MultiStep, OneCycle, Plateau, Step, WarmupCosine, extend
 
 RATE = 0.2
 DESCENT = partial(SGD, lr=RATE)
@@ -84,6 +84,11 @@ LENGTHS = {
         WarmupCosine(interval="epoch", warmup=1),
         {"max_epochs": 3},
         by_epoch(3, 5, lambda t: warm(t, 1, 3)),
+    ),
+    "milestones": (
+        MultiStep(milestones=(1, 2), gamma=0.5),
+        {"max_epochs": 3},
+        by_epoch(3, 5, lambda t: RATE * 0.5**t),
     ),
     "decays in epochs": (Step(step_size=1, gamma=0.5), {}, by_epoch(2, 5, lambda t: RATE * 0.5**t)),
     "decays in steps": (

@@ -47,9 +47,8 @@ def test_the_evaluation_of_every_row_composes():
         assert (each.settings == {}) == (each.row.evaluate is None)
 
 
-def test_no_two_rows_are_the_same():
-    rows = {(row.command, row.evaluate, row.metric) for row in ROWS}
-    assert len(rows) == len({row.name for row in ROWS}) == len(ROWS)
+def test_every_row_has_its_own_name():
+    assert len({row.name for row in ROWS}) == len(ROWS)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,22 @@ def test_results_with_other_settings_stay_in_the_file(tmp_path):
     assert [each["test/nll"] for each in found["earlier"]] == [4.0, 3.0, 1.0]
     assert read_evaluation(path, LAST)["test/nll"] == 5.0
     assert read_evaluation(path, BEST)["test/nll"] == 4.0
+    assert read_evaluation(path, BEST)["settings"]["test/nll"] == settings()
     assert read_evaluation(tmp_path / "none.json", BEST) == {}
+
+
+def test_results_that_were_not_asked_for_again_are_those_of_the_same_checkpoint(tmp_path):
+    path = tmp_path / "evaluation.json"
+    old, new = ({**settings(), "checkpoint_sha256": digest} for digest in ("old", "new"))
+    write_evaluation(path, {"test/fid": 1.0, "test/kid": 1.0, "test/elbo": -1.0}, {**old, "fid.samples": 10})
+    write_evaluation(path, {"test/fid": 2.0, "test/elbo": -1.0}, {**old, "fid.samples": 20})
+    write_evaluation(path, {"test/elbo": -1.0, "data": "digits"}, old)
+    found = read_evaluation(path, BEST)
+    assert (found["test/fid"], found["test/kid"], found["data"]) == (2.0, 1.0, "digits")
+    numbers = {name: own.get("fid.samples") for name, own in found["settings"].items() if "/" in name}
+    assert numbers == {"test/fid": 20, "test/kid": 10, "test/elbo": None}
+    write_evaluation(path, {"test/elbo": -0.5}, new)  # best.ckpt of a resumed training
+    assert "test/fid" not in read_evaluation(path, BEST)
 
 
 def test_the_file_keeps_a_number_of_earlier_results(tmp_path):

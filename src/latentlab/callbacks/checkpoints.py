@@ -122,9 +122,9 @@ class HeldCheckpoint(Checkpoint):
 class BestCheckpoint(HeldCheckpoint):
     """Keeps the weights with the largest validation score in checkpoints/best.ckpt.
 
-    Every validation counts, also within an epoch and at the end of training. Without a validation set, it keeps the
-    latest epoch. Weights or scores that are not finite are never kept. Early stopping without a monitor watches the
-    same metric.
+    Every validation counts, also within an epoch and at the end of training. Without a validation set, and before the
+    last phase of an objective, it keeps the latest epoch. Weights or scores that are not finite are never kept. Early
+    stopping without a monitor watches the same metric.
 
     Args:
         monitor: the metric to maximise, or None for the objective that is trained (see `LitModule.monitor`).
@@ -133,6 +133,7 @@ class BestCheckpoint(HeldCheckpoint):
         best_epoch: the epoch of best.ckpt, from 0, or None before the first.
         best_step: the optimiser steps behind best.ckpt, or None if an older version wrote it.
         best_score: the metric of best.ckpt, or None without validation.
+        best_is_final: True if best.ckpt is of the last phase of the objective.
         best_metrics: all validation metrics of best.ckpt.
         kept_the_end: True if the end of the current epoch is kept.
     """
@@ -143,6 +144,7 @@ class BestCheckpoint(HeldCheckpoint):
         self.best_epoch: int | None = None
         self.best_step: int | None = None
         self.best_score: float | None = None
+        self.best_is_final = False
         self.best_metrics: dict[str, float] = {}
         self.kept_the_end = False
         self._validated = False
@@ -170,6 +172,7 @@ class BestCheckpoint(HeldCheckpoint):
         # A run resumed in another directory has no best.ckpt there.
         if not trainer.strategy.broadcast(self.path.exists()):
             self.best_epoch = self.best_score = None
+            self.best_is_final = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.kept_the_end = False
@@ -189,8 +192,10 @@ class BestCheckpoint(HeldCheckpoint):
 
     def _keep_if_better(self, trainer: Trainer, score: Tensor | None) -> bool:
         value = None if score is None else float(score)
-        better = self._is_better(value) and is_finite(trainer)
+        final = LitModule.of(trainer.lightning_module).in_final_phase
+        better = self._is_better(value, final) and is_finite(trainer)
         if better:
+            self.best_is_final = final
             self.best_epoch, self.best_step, self.best_score = (
                 trainer.current_epoch,
                 trainer.global_step,
@@ -217,12 +222,13 @@ class BestCheckpoint(HeldCheckpoint):
             log_checkpoint(trainer.loggers, self.path, metadata)
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("monitor", "best_epoch", "best_step", "best_score", "best_metrics")
+        names = ("monitor", "best_epoch", "best_step", "best_score", "best_metrics", "best_is_final")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_epoch, self.best_score = state_dict["best_epoch"], state_dict["best_score"]
         self.best_step, self.best_metrics = state_dict.get("best_step"), state_dict.get("best_metrics", {})
+        self.best_is_final = state_dict.get("best_is_final", True)  # the only phase of older versions
         self._keep_monitor(state_dict)
 
     def on_load_checkpoint(
@@ -245,13 +251,16 @@ class BestCheckpoint(HeldCheckpoint):
             if score is not None:
                 log_best(trainer.loggers, name, score)
 
-    def _is_better(self, value: float | None) -> bool:
+    def _is_better(self, value: float | None, final: bool) -> bool:
+        if not (final and self.best_is_final):
+            return final >= self.best_is_final
         return value is None or self.best_score is None or value > self.best_score
 
 
 def _skips(callback: EarlyStopping, trainer: Trainer) -> bool:
     # Its patience counts the validations that a longer training has too.
-    return is_extra(trainer) or type(callback)._should_skip_check(callback, trainer)
+    early = not LitModule.of(trainer.lightning_module).in_final_phase
+    return early or is_extra(trainer) or type(callback)._should_skip_check(callback, trainer)
 
 
 class LastCheckpoint(HeldCheckpoint):

@@ -11,6 +11,8 @@ from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from latentlab.lit.base import LitModule
+
 # After n steps the decay is at most (1 + n) / (10 + n), so that a short run forgets its initial weights.
 WARMUP = 10
 
@@ -19,7 +21,8 @@ class EMA(WeightAveraging):
     r"""The exponential moving average of the weights, $\bar\theta \leftarrow d_n \bar\theta + (1 - d_n) \theta$.
 
     $d_n = \min(d, \frac{1 + n}{10 + n})$ after n steps. Lightning's base class swaps the average in for validation and
-    saves it as the weights of a checkpoint, with the trained weights in another entry. Buffers are not averaged.
+    saves it as the weights of a checkpoint, with the trained weights in another entry. Buffers are not averaged. The
+    average starts again with the last phase of an objective, from the weights that the earlier one has trained.
 
     Args:
         decay: d.
@@ -35,6 +38,14 @@ class EMA(WeightAveraging):
         assert self._average_model is not None
         # The step count stays on the CPU, where reading it needs no synchronisation.
         self._average_model.module.to(pl_module.device)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        module, step = LitModule.of(pl_module), trainer.global_step
+        if step > 0 and module.is_final(step) and not module.is_final(step - 1):
+            assert self._average_model is not None
+            self._average_model.n_averaged.zero_()  # the next update copies the weights
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)

@@ -37,6 +37,8 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     """
     from latentlab.cli import evaluating, export, measures, report
     from latentlab.run.directory import RunDirectory
+    from latentlab.run.files import sha256
+    from latentlab.run.results import CHECKPOINT, DIGEST
     from latentlab.tracking.wandb import add_results, check_joinable
     from latentlab.trained import Trained
     from latentlab.zoo import verified
@@ -62,7 +64,8 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
         estimates |= measure.results()
     names = {**config["names"], "seed": config["seed"]}
     settings = {
-        "checkpoint": trained.checkpoint.name,
+        CHECKPOINT: trained.checkpoint.name,
+        DIGEST: sha256(trained.checkpoint),
         "samples": module.eval_samples,
         "batch_size": cfg.batch_size,
         "nll.samples": estimates.get("test/nll_samples", 0),

@@ -23,7 +23,7 @@ from latentlab.compare.distances import distances, read_distances
 from latentlab.compare.gaps import gaps, read_gaps
 from latentlab.compare.rate_distortion import rate_distortion, read_rate
 from latentlab.compare.runs import Experiment, collect, incomparable
-from latentlab.compare.table import FORMS, Results, table
+from latentlab.compare.table import FORMS, Results, differences, table
 from latentlab.errors import UserError
 from latentlab.figures.drawing import Figure, save
 from latentlab.run.directory import RunDirectory
@@ -160,8 +160,10 @@ def main(words: Sequence[str]) -> None:
     found, left_out = collect(given.runs, _results)
     _warn(found, left_out)
     _warn_of_draws(found)
-    form = given.table or TABLES[given.out.suffix]
-    text = table(found, given.metric.split(",") if given.metric else (), form)
+    form, metrics = given.table or TABLES[given.out.suffix], given.metric.split(",") if given.metric else ()
+    text = table(found, metrics, form)
+    for line in differences(found, metrics):
+        warn(line)
     if given.out is None:
         print(text, end="")
     else:

@@ -12,10 +12,12 @@ from rich.console import Console
 from latentlab.cli.screen import say, show_table, terminal
 from latentlab.compare.runs import Experiment
 from latentlab.errors import UserError
-from latentlab.run.results import Spread, is_real
+from latentlab.run.results import SETTINGS, Spread, is_real
 
 # The default columns are those of these that any run has.
 METRICS = ("test/elbo", "test/reconstruction", "test/kl", "test/nll", "test/bits_per_dim")
+# The settings of an evaluation that have to be equal in a column.
+SAME = ("fid.reference", "fid.means", "fid.classifier")
 
 Results = Mapping[str, Any]
 
@@ -54,6 +56,21 @@ def table(experiments: Sequence[Experiment[Results]], metrics: Sequence[str], fo
                 f"metric={name}: no run reports it; choose of {', '.join(sorted(_numbers(known)))}"
             )
     return FORMS[form](chosen, [_row(each, chosen) for each in experiments])
+
+
+def differences(experiments: Sequence[Experiment[Results]], metrics: Sequence[str]) -> list[str]:
+    """Return a remark for each metric whose values have different settings, which make them incomparable."""
+    results = [run.values for each in experiments for run in each.runs]
+    return [
+        f"{metric} has different settings: {name}={' and '.join(sorted(found))}"
+        for metric in metrics
+        for name in SAME
+        if len(found := {str(own[name]) for own in _settings(results, metric) if name in own}) > 1
+    ]
+
+
+def _settings(results: Iterable[Results], metric: str) -> list[Mapping[str, Any]]:
+    return [each.get(SETTINGS, {}).get(metric, {}) for each in results]
 
 
 def _numbers(names: Iterable[str]) -> list[str]:

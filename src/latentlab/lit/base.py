@@ -15,7 +15,7 @@ from latentlab.classical.base import Source
 from latentlab.data.images import ImageData
 from latentlab.data.module import DataModule
 from latentlab.errors import UserError
-from latentlab.evaluation import EVALUATION_SEED, Passes, Tally
+from latentlab.evaluation import EVALUATION_SEED, Draws, Passes, Tally, repeated
 from latentlab.lit.rehearsal import Rehearsal
 from latentlab.models.base import GenerativeModel
 
@@ -58,6 +58,14 @@ class LitModule(pl.LightningModule, ABC):
     def data(self) -> DataModule:
         data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
         return data
+
+    def is_final(self, step: int) -> bool:
+        """Return True if an optimiser step belongs to the last phase of training, see `Objective.final`."""
+        return True
+
+    @property
+    def in_final_phase(self) -> bool:
+        return self.is_final(max(self.trainer.global_step - 1, 0))
 
     @property
     def log_every_n_steps(self) -> int:
@@ -142,7 +150,7 @@ class ScoringModule(LitModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with self._full_precision():
-            self._score(batch, self.validation_terms)
+            self._score(batch, lambda x: Draws(self.validation_terms(x, samples=self.eval_samples)))
 
     def validation_terms(self, x: Any, samples: int) -> dict[str, Tensor]:
         """Return the terms that are averaged over the validation set, each (B,)."""
@@ -150,7 +158,7 @@ class ScoringModule(LitModule, ABC):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         with self._full_precision():
-            self._score(batch, self.model.test_terms)
+            self._score(batch, self._tested)
 
     def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:
@@ -163,14 +171,17 @@ class ScoringModule(LitModule, ABC):
         # Mixed precision is for training. A score in half precision would not be that of evaluate.py.
         return torch.autocast(self.device.type, enabled=False)
 
-    def _score(self, batch: Batch, terms: Callable[..., dict[str, Tensor]]) -> None:
+    def _tested(self, x: Any) -> Draws:
+        return repeated(self.model.test_terms, x, self.eval_samples, self.model.bound)
+
+    def _score(self, batch: Batch, terms: Callable[[Any], Draws]) -> None:
         # Each block has a seed that depends on its position in the set alone. So the draws depend neither on the
         # batch size nor on the number of devices.
-        def score(part: Batch) -> dict[str, Tensor]:
-            return terms(self.model.observe(part), samples=self.eval_samples)
+        def score(part: Batch) -> Draws:
+            return terms(self.model.observe(part))
 
         for found in self.passes(score, batch.to(self.device), self.seeds):
-            self.tally.add(found)
+            self.tally.add(*found)
 
     def _log_means(self, split: str) -> None:
         means = self.tally.means(self._expected(split), self.model.bound, self._add_ranks)

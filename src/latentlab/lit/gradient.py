@@ -96,6 +96,12 @@ class GradientModule(ScoringModule):
         self._check_clipping()
         if new:
             self._adopt()
+            self._check_length()
+
+    def _check_length(self) -> None:
+        epochs = training_length(self.trainer, self.data, "epoch")
+        if epochs is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.objective.check_length(epochs)
 
     def _check_scheduler(self) -> None:
         if self.schedule.monitored and not (self.data.validates and self.trainer.limit_val_batches):
@@ -256,6 +262,7 @@ class GradientModule(ScoringModule):
         super().on_validation_epoch_end()
         if (
             self.schedule.monitored
+            and self.in_final_phase
             and self.trainer.state.fn == TrainerFn.FITTING
             and not self.trainer.sanity_checking
             and not getattr(
@@ -274,8 +281,21 @@ class GradientModule(ScoringModule):
     @property
     def clock(self) -> Clock:
         """The progress of training, which warm-ups of the objective depend on."""
+        return self._clock(self.global_step)
+
+    def _clock(self, step: int) -> Clock:
         batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        return Clock(self.global_step, ceil(batches))
+        return Clock(step, ceil(batches))
+
+    def is_final(self, step: int) -> bool:
+        return self.objective.at(self._clock(step)).final
+
+    def on_train_end(self) -> None:
+        if not self.in_final_phase and self.trainer.is_global_zero:
+            log.warning(
+                "%s ended after %d steps, before its last phase: train longer (trainer.max_epochs or max_time)",
+                *(type(self.objective).__name__, self.global_step),
+            )
 
     @property
     def _loader(self) -> TrainingLoader:

@@ -87,6 +87,23 @@ class Step(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultiStep(Schedule):
+    r"""The rate $\eta \gamma^n$ after n of the milestones.
+
+    Attributes:
+        milestones: the times of the decays, in epochs or steps.
+        gamma: the factor of a decay.
+    """
+
+    milestones: tuple[PositiveInt, ...]
+    gamma: PositiveFloat = 0.1
+
+    def scheduler(self, optimizer: Optimizer, training: int | None) -> LRScheduler:
+        # The state of torch's MultiStepLR holds a Counter, which is not loaded from a checkpoint.
+        return LambdaLR(optimizer, lambda time: self.gamma ** sum(time >= each for each in self.milestones))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):
     r"""Half a cosine, $\eta_{min} + \frac{\eta - \eta_{min}}{2}(1 + \cos\frac{\pi t}{T})$ after t epochs or steps.
 

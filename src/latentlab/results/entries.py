@@ -3,6 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from inspect import signature
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from latentlab.run.resuming import (
     differences,
     users_key,
 )
+from latentlab.run.trust import locate
 
 # Settings in which a run may differ from its protocol: the budget is reported, and the others change rounding at most.
 FREE = (
@@ -132,7 +136,18 @@ def _differences(protocol: Protocol, config: Mapping[str, Any]) -> list[Differen
         (key, asked, known)
         for key, asked, known in differences(protocol.config, config, FREE)
         if not (key in MONITORS and asked in (None, ABSENT) and known in FORMER_MONITORS)
+        and not (known is ABSENT and _is_default(protocol.config, key, asked))
     ]
+
+
+def _is_default(config: Mapping[str, Any], key: str, value: Any) -> bool:
+    """Return True for the default of a class, which has gained the argument since an older run."""
+    *path, name = key.split(".")
+    if path[0] in config["module"]:
+        path.insert(0, "module")
+    node = reduce(getitem, path, config)
+    parameters = signature(locate(node["_target_"], key)).parameters if "_target_" in node else {}
+    return name in parameters and parameters[name].default == value
 
 
 def _nearest(found: Mapping[Any, Sequence[Difference]], config: Mapping[str, Any]) -> str:

@@ -21,7 +21,8 @@ Signs are those of latentlab: an NLL is positive, and an ELBO is negative on bin
 With several seeds, a result is mean ± standard deviation over seeds. With one seed, it is the value with its standard
 error over the test examples in brackets. The published ± is that of the source. † marks a run with another budget than
 its protocol, which cannot be compared with the published figure. Hours are those of one training, without validation
-and figures."""
+and figures. Of † runs, those of the whole protocol on one CPU thread follow, extrapolated from the time of a step."""
+CAPTION = "*Line: the bound by epoch. Circle: the result as a bound. Star: the published figure at the full budget.*"
 PART = "†"
 # The lines of a table in the README.
 README_ROWS = 8
@@ -131,7 +132,7 @@ def markdown(
         own = [line for line in found if line.protocol.row.table == title]
         parts += [f"## {_plain(title)}", _numbers(own)]
         if title in figures:
-            parts.append(f"![Learning curves beside the published end points]({figures[title]})")
+            parts += [f"![Learning curves beside the published figures]({figures[title]})", CAPTION]
         parts += [_commands(own), *_notes(own)]
     missing = [each for each in protocols if all(line.protocol is not each for line in found)]
     return "\n\n".join([*parts, *(["## Not run", _not_run(missing)] if missing else [])]) + "\n"
@@ -153,7 +154,7 @@ def _cells(line: Line) -> list[str]:
         published(line.protocol),
         _plain(row.source or "-"),
         spent(line),
-        _hours(line.hours),
+        _spent_hours(line),
     ]
 
 
@@ -236,7 +237,7 @@ def spent(line: Line) -> str:
             if first.used == first.full
             else f"{used} of at most {first.full:,} {first.unit}"
         )
-    return f"{used} of {first.full:,} {first.unit} ({100 * first.share:.2g} %) {PART}"
+    return f"{used} of {first.full:,} {first.unit} ({_percent(first.share)} %) {PART}"
 
 
 def summary(found: Sequence[Line], page: str) -> str:
@@ -327,6 +328,15 @@ def _hours(hours: float | None) -> str:
         if hours < 10
         else f"{hours:,.0f}"
     )
+
+
+def _spent_hours(line: Line) -> str:
+    full = line.protocol.row.hours_cpu
+    return _hours(line.hours) if line.whole or full is None else f"{_hours(line.hours)} of {_hours(full)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}" if share < 0.1 else f"{100 * share:,.0f}"
 
 
 def _short(commit: str) -> str:

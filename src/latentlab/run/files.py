@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import stat
@@ -43,6 +44,12 @@ def replaced(path: Path) -> Iterator[Path]:
             os.replace(draft, path)
         with suppress(OSError):  # some file systems cannot flush a folder
             _flush(path.parent)
+
+
+def sha256(path: Path) -> str:
+    """Return the checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

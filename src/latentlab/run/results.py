@@ -20,6 +20,8 @@ MOST_EARLIER = 100  # of the results with other settings, so that the file stays
 WORDS = ("best/metric",)
 # The keys of evaluation.json for the settings of an evaluation, and for results with other settings.
 SETTINGS, EARLIER = "settings", "earlier"
+# The settings for the evaluated checkpoint. A resumed training replaces best.ckpt by another one.
+CHECKPOINT, DIGEST = "checkpoint", "checkpoint_sha256"
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -102,20 +104,39 @@ def write_evaluation(path: Path, results: Mapping[str, Any], settings: Mapping[s
 
 
 def read_evaluation(path: Path, checkpoint: str) -> dict[str, Any]:
-    """Return the latest results of a checkpoint in evaluation.json, {} if there are none.
+    """Return the latest value of each result of a checkpoint in evaluation.json, {} if there are none.
+
+    The results that the latest evaluation was not asked for are those of earlier evaluations of the same checkpoint.
 
     Args:
         path: the file.
         checkpoint: the name of the checkpoint. Results of older versions do not name theirs and count too.
 
+    Returns:
+        The results. SETTINGS maps the name of each to the settings of its evaluation.
+
     Raises:
         UserError: if the file is damaged.
     """
-    for each in _evaluations(read_results(path)):
-        settings = each.get(SETTINGS)
-        if not isinstance(settings, dict) or settings.get("checkpoint", checkpoint) == checkpoint:
-            return each
-    return {}
+    found = [
+        each
+        for each in _evaluations(read_results(path))
+        if _settings(each).get(CHECKPOINT, checkpoint) == checkpoint
+    ]
+    same = [each for each in found if _settings(each).get(DIGEST) == _settings(found[0]).get(DIGEST)]
+    values: dict[str, Any] = {}
+    origins: dict[str, Any] = {}
+    for each in reversed(same):
+        # Words, such as the name of the model, are those of the latest evaluation.
+        names = [name for name in each if "/" in name or each is found[0]]
+        values |= {name: each[name] for name in names}
+        origins |= dict.fromkeys(names, _settings(each))
+    return {**values, SETTINGS: origins} if values else {}
+
+
+def _settings(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    settings = results.get(SETTINGS)
+    return settings if isinstance(settings, dict) else {}
 
 
 def _evaluations(results: Mapping[str, Any]) -> list[dict[str, Any]]:
