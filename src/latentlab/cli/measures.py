@@ -3,7 +3,8 @@
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentlab import classifier, gaps
+from latentlab import ais, classifier, gaps
 from latentlab.batch import Batch, blocks
 from latentlab.cli.evaluating import change_sampling
 from latentlab.data.images import ImageData
 from latentlab.data.module import Split
 from latentlab.errors import UserError
+from latentlab.evaluation import choose_nll_samples, log_likelihoods
 from latentlab.figures import geometry as figures
 from latentlab.figures.drawing import device_of, save
 from latentlab.geometry import decoder_means, geodesics
@@ -33,7 +35,8 @@ FLOOR_SEED = 1
 # The split of the images of the floor, by the split of the reference.
 OTHER: dict[Split, Split] = {"test": "train", "train": "test"}
 PAIRS_SEED = 0
-GAPS_SEED = 0
+# The seed of the order of the test examples, of which the gaps and annealed importance sampling take the first.
+EXAMPLES_SEED = 0
 # A mean change of the amortisation gap in the last quarter of its steps that is worth a warning, in nats.
 UNFINISHED = 0.1
 WARM_UP = 10
@@ -149,6 +152,77 @@ class SamplesPerSecond(Measure):
         return time.perf_counter()
 
 
+class AnnealedLikelihoods(Measure):
+    """The NLL by annealed importance sampling on some test examples, and its bounds on simulated examples.
+
+    `nll_ais_mc_stderr` is the Monte Carlo part of `nll_ais_stderr`. `nll_ais_gain` is the mean of the AIS estimate of
+    log p(x) minus the importance-weighted one, on the same examples.
+    """
+
+    @staticmethod
+    def asked(cfg: Any) -> bool:
+        return bool(cfg.nll.method == "ais" or cfg.nll.bdmc)
+
+    def __init__(self, cfg: Any, run: Trained) -> None:
+        self.model = run.having("nll.method=ais")
+        ais.check(self.model)
+        self.run, self.cfg = run, cfg.nll
+        size = run.data.num_examples["test"]
+        self.n = (cfg.nll.examples or size) if cfg.nll.method == "ais" else 0
+        for key, n in {"nll.examples": self.n, "nll.bdmc": cfg.nll.bdmc}.items():
+            if n > size:
+                raise UserError(f"{key}={n}: there are {size} test examples: give {size} or less")
+        self.sampler = ais.AIS(
+            cfg.nll.chains,
+            cfg.nll.steps,
+            cfg.nll.leapfrog,
+            ais.STARTS[cfg.nll.start],
+            ais.LADDERS[cfg.nll.ladder],
+        )
+        self.weights = choose_nll_samples(self.model, cfg.nll.samples)
+
+    def results(self) -> dict[str, float]:
+        found = self._likelihoods([first_examples(self.run, self.n)]) if self.n else {}
+        return found | (self._bounds([first_examples(self.run, self.cfg.bdmc)]) if self.cfg.bdmc else {})
+
+    def _likelihoods(self, batches: Sequence[Batch]) -> dict[str, float]:
+        start = time.perf_counter()
+        each = ais.joined(ais.estimates(self.model, batches, self.sampler))
+        found = {
+            **_mean("test/nll_ais", -each.log_px),
+            "test/nll_ais_acceptance": each.acceptance.mean().item(),
+            "time/nll_ais_seconds": time.perf_counter() - start,
+        }
+        if self.sampler.chains > 1:
+            found["test/nll_ais_mc_stderr"] = each.variance.sum().sqrt().item() / self.n
+        if self.weights:
+            weighted = torch.cat(list(log_likelihoods(self.model, batches, self.weights, self.cfg.chunk)))
+            found |= _mean("test/nll_ais_gain", each.log_px - weighted.cpu())
+        return found
+
+    def _bounds(self, batches: Sequence[Batch]) -> dict[str, float]:
+        pairs = list(ais.simulated(self.model, batches, self.sampler))
+        lower, upper = (ais.joined(side).log_px for side in zip(*pairs, strict=True))
+        parts = {"lower": lower, "upper": upper, "gap": upper - lower}
+        return {
+            key: value
+            for name, part in parts.items()
+            for key, value in _mean(f"test/bdmc_{name}", part).items()
+        }
+
+    def settings(self) -> dict[str, Any]:
+        names = ("chains", "steps", "leapfrog", "start", "ladder", "bdmc")
+        return {
+            "nll.method": self.cfg.method,
+            "nll.examples": self.n,
+            **{f"nll.{name}": self.cfg[name] for name in names},
+        }
+
+
+def _mean(name: str, values: Tensor) -> dict[str, float]:
+    return {name: values.mean().item(), f"{name}_stderr": values.std(correction=0).item() / sqrt(len(values))}
+
+
 class GeodesicDistances(Measure):
     """Distances between pairs of test images along geodesics, with geodesics.csv and geodesics.png."""
 
@@ -218,7 +292,10 @@ class InferenceGaps(Measure):
 
     def results(self) -> dict[str, float]:
         model = self.run.model
-        xs = (model.observe(block.to(device_of(model))) for block in blocks(self._examples()))
+        xs = (
+            model.observe(block.to(device_of(model)))
+            for block in blocks(first_examples(self.run, self.given.examples))
+        )
         search = gaps.Search(self.given.steps, self.given.samples, self.given.learning_rate)
         found = gaps.estimate(model, xs, gaps.importance_weighted(self.given.nll_samples), search)
         if (change := found["amortisation_gap_change"]) > UNFINISHED:
@@ -232,14 +309,22 @@ class InferenceGaps(Measure):
     def settings(self) -> dict[str, Any]:
         return {f"gaps.{name}": value for name, value in self.given.items()}
 
-    def _examples(self) -> Batch:
-        parts = list(self.run.data.whole_test_set())
-        x, y = (torch.cat(column) for column in zip(*parts, strict=True))
-        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(GAPS_SEED))
-        return Batch(x[order[: self.given.examples]], y[order[: self.given.examples]])
+
+def first_examples(run: Trained, n: int) -> Batch:
+    """Return the first n test examples of a fixed order, in which classes are mixed."""
+    parts = list(run.data.whole_test_set())
+    x, y = (torch.cat(column) for column in zip(*parts, strict=True))
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(EXAMPLES_SEED))[:n]
+    return Batch(x[order], y[order])
 
 
-MEASURES: tuple[type[Measure], ...] = (SampleDistances, SamplesPerSecond, GeodesicDistances, InferenceGaps)
+MEASURES: tuple[type[Measure], ...] = (
+    SampleDistances,
+    SamplesPerSecond,
+    AnnealedLikelihoods,
+    GeodesicDistances,
+    InferenceGaps,
+)
 
 
 def asked(cfg: Any) -> bool:
