@@ -105,8 +105,8 @@ class Continuous(Protocol):
     levels = None
     bits_offset = None
     remark = (
-        "a density of grey levels grows without limit as its scale shrinks: compare it with runs of the same "
-        "likelihood alone (protocol=dequantised bounds the probability of the pixels)"
+        "protocol=continuous: a density of discrete grey levels has no bits per dimension and no upper limit; "
+        "compare its nats only under this protocol, or use protocol=dequantised"
     )
 
     @deterministic

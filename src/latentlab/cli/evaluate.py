@@ -1,14 +1,18 @@
 """The command that evaluates a run."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from latentlab.cli.command import one_line_errors, run
+from latentlab.cli.command import explained, one_line_errors
+from latentlab.cli.command import run as run_command
+from latentlab.cli.screen import warn
 from latentlab.cli.script import conf_folder
+from latentlab.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -16,18 +20,48 @@ log = logging.getLogger(__name__)
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="evaluate")
 @one_line_errors()
 def command(cfg: DictConfig) -> None:
-    """Evaluate a run, and print its report."""
+    """Evaluate one or several runs, and print their report."""
     # Lightning takes seconds to import, and --help answers at once.
+    from latentlab.cli import evaluating, report
+
+    runs = evaluating.runs(cfg)
+    if len(runs) > 1:
+        evaluate_all(cfg, runs)
+    else:
+        report.show(*evaluate(cfg, *runs))
+
+
+def evaluate_all(cfg: DictConfig, runs: Sequence[str]) -> None:
+    """Evaluate several runs one after the other, and print a table of their results.
+
+    A run that fails is named, and the others are evaluated.
+
+    Raises:
+        UserError: at the end, if a run has failed.
+    """
     from latentlab.cli import report
 
-    report.show(*evaluate(cfg))
+    results: dict[Path, Mapping[str, Any]] = {}
+    for number, run in enumerate(runs, start=1):
+        try:
+            with explained():
+                found, directory = evaluate(cfg, run)
+        except (UserError, RuntimeError) as error:
+            warn(f"{run}: {' '.join(str(error).split())}")
+        else:
+            results[directory] = found
+            report.show_line(found, f"{number} of {len(runs)}: {run}")
+    report.show_experiments(results)
+    if failed := len(runs) - len(results):
+        raise UserError(f"{failed} of {len(runs)} runs could not be evaluated")
 
 
-def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
+def evaluate(cfg: DictConfig, run: str | None = None) -> tuple[dict[str, Any], Path]:
     """Rebuild the model of a run, evaluate it on the test set and write evaluation.json.
 
     Args:
         cfg: the composed config.
+        run: the run, None for that of the config.
 
     Returns:
         The results, and the folder of evaluation.json.
@@ -43,6 +77,8 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     from latentlab.trained import Trained
     from latentlab.zoo import verified
 
+    if run is not None:
+        cfg = OmegaConf.merge(cfg, {"run": run})  # type: ignore[assignment]  # a copy
     trained = evaluating.read(cfg)
     config, place = trained.config, RunDirectory.of_checkpoint(trained.checkpoint)
     place.check_links(
@@ -87,4 +123,4 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
 
 def main() -> None:
     """Run the command of this process."""
-    run(command)
+    run_command(command)

@@ -1,6 +1,7 @@
 """The evaluation of a run: rebuild its model and data, test the model, estimate the NLL."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from latentlab.cli.checks import check_config, check_types
 from latentlab.cli.memory import check_evaluation, within_checkpoint
 from latentlab.cli.paths import settle
 from latentlab.cli.training import quieten_lightning
+from latentlab.compare.runs import find_runs
 from latentlab.data.module import DataModule
 from latentlab.errors import UserError
 from latentlab.evaluation import choose_nll_samples, choose_samples, estimate
@@ -23,10 +25,12 @@ from latentlab.models.base import GenerativeModel
 from latentlab.models.samplers import DDIM
 from latentlab.models.vdm import DiffusionModel
 from latentlab.run.checkpoints import BUILT, checkpoints, config_of, load_state, read_first
+from latentlab.run.directory import RunDirectory
 from latentlab.run.trust import Trusted
+from latentlab.tracking.artifacts import is_artifact
 
 SETTINGS = {
-    "run": str | None,
+    "run": str | Sequence[str] | None,
     "ckpt_path": str | None,
     "batch_size": PositiveInt,
     "samples": PositiveInt | None,
@@ -83,6 +87,30 @@ class Saved:
     state: Mapping[str, Any]
     config: Mapping[str, Any]
     trusted: Trusted
+
+
+def runs(cfg: Any) -> list[str]:
+    """Return the runs that `run` names: run directories, and those below the folder of a sweep.
+
+    Raises:
+        UserError: for a setting of another type, or several runs with a setting that fits one.
+    """
+    check_types(cfg, {"run": SETTINGS["run"]})
+    given = [cfg.run] if isinstance(cfg.run, str) else cfg.run or []
+    found = list(dict.fromkeys(run for name in given for run in _at_or_below(name)))
+    single = [key for key in ("ckpt_path", "output_dir") if cfg[key] is not None]
+    if len(found) > 1 and single:
+        raise UserError(f"{single[0]}={cfg[single[0]]}: run= gives {len(found)} runs: leave {single[0]} out")
+    return found
+
+
+def _at_or_below(name: str) -> list[str]:
+    run = RunDirectory(Path(name).expanduser())
+    if is_artifact(name) or run.config.exists() or run.checkpoints.exists() or not run.path.is_dir():
+        return [name]
+    with suppress(UserError):  # an empty folder is refused as a run
+        return [str(path) for path in find_runs(run.path)]
+    return [name]
 
 
 def read(cfg: Any) -> Saved:

@@ -10,7 +10,10 @@ import pytorch_lightning as pl
 
 from latentlab.callbacks import BestCheckpoint, Timing
 from latentlab.classical.base import Source
-from latentlab.cli.screen import say, show_table, terminal
+from latentlab.cli.screen import say, show_table, terminal, warn
+from latentlab.compare.runs import collect, incomparable
+from latentlab.compare.table import table
+from latentlab.errors import UserError
 from latentlab.lit import ClassicalModule
 from latentlab.lit.base import LitModule
 from latentlab.models.base import GenerativeModel
@@ -48,8 +51,11 @@ def conclude_evaluation(
 ) -> dict[str, Any]:
     """Write evaluation.json, and return its contents. Earlier results with other `settings` stay in it."""
     results, path = {**_described(trainer, names), **estimates}, RunDirectory(directory).evaluation
-    if remarks := [*results.pop(REMARKS, []), *_near_limit(estimates)]:
-        results[REMARKS] = remarks
+    near = list(_near_limit(estimates))
+    for remark in near:
+        log.warning(remark)
+    if near:
+        results[REMARKS] = [*results.get(REMARKS, []), *near]
     written = write_evaluation(path, results, settings)
     if others := written.get(EARLIER):
         number = "an evaluation" if len(others) == 1 else f"{len(others)} evaluations"
@@ -71,12 +77,38 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
     console = terminal()
     say(console, f"dry run, {_batches(summary['dry_run'])}: {title}" if "dry_run" in summary else title)
     show_table(console, ["metric", "value"], rows)
-    for remark in summary.get(REMARKS, []):
-        say(console, f"remark: {remark}")
     if "best/score" in summary and "trainer/epochs" in summary:  # a classical inference has iterations
         say(console, _best_line(summary))
     figures = RunDirectory(directory).figures
     say(console, f"figures: {figures}" if figures.is_dir() else f"run: {directory}")
+
+
+def show_line(results: Mapping[str, Any], run: str) -> None:
+    """Print the bound and the NLL of one run of several."""
+    shown = [
+        f"{name} {_rounded(name, results[name], results.get(f'{name}_stderr'))}"
+        for name in ("test/elbo", "test/nll")
+        if name in results
+    ]
+    say(terminal(), "  ".join([run, *shown]))
+
+
+def show_experiments(results: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Print the results of several runs, with mean, standard deviation and standard error over seeds.
+
+    Args:
+        results: the results by run directory.
+    """
+    if not results:
+        return
+    try:
+        found, left_out = collect(results, lambda run: results[run.path])
+    except UserError as error:  # runs that have not finished
+        warn(f"no table: {error}")
+        return
+    for line in filter(None, [*left_out, incomparable(found)]):
+        warn(line)
+    print(table(found, (), "text"), end="")
 
 
 def _best_line(summary: Mapping[str, Any]) -> str:

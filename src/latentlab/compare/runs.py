@@ -63,7 +63,7 @@ def collect(
         UserError: if a folder has no runs, or no run can be read.
     """
     runs, left_out = [], []
-    for path in dict.fromkeys(path for folder in folders for path in _find(folder)):
+    for path in dict.fromkeys(path for folder in folders for path in find_runs(folder)):
         try:
             runs.append(_read(RunDirectory(path), read))
         except UserError as error:
@@ -71,6 +71,22 @@ def collect(
     if not runs:
         raise UserError(f"no run can be compared: {'; '.join(left_out)}")
     return _group(runs), left_out
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return the run directories at or below a folder, and those of jobs that failed early.
+
+    Raises:
+        UserError: if there are none.
+    """
+    # A job that failed early has a record and no config.
+    names = (RunDirectory(folder).config.name, RECORD)
+    found = sorted(
+        {path.parent for name in names for path in folder.rglob(name) if path.parent.name != ".hydra"}
+    )
+    if not found:
+        raise UserError(f"{folder}: no run here (a run directory holds {names[0]})")
+    return found
 
 
 def incomparable(experiments: Iterable[Experiment[Any]]) -> str:
@@ -103,17 +119,6 @@ def label(runs: Sequence[Run[Any]]) -> list[str]:
         words = [f"{key.removesuffix('._target_')}={shown(run.keys.get(key, '-'))}" for run in runs]
         labels = _distinguished(labels, words)
     return labels
-
-
-def _find(folder: Path) -> list[Path]:
-    # A job that failed early has a record and no config.
-    names = (RunDirectory(folder).config.name, RECORD)
-    found = sorted(
-        {path.parent for name in names for path in folder.rglob(name) if path.parent.name != ".hydra"}
-    )
-    if not found:
-        raise UserError(f"{folder}: no run here (a run directory holds {names[0]})")
-    return found
 
 
 def _read(run: RunDirectory, read: Callable[[RunDirectory], Values]) -> Run[Values]:

@@ -61,12 +61,8 @@ class Likelihood(nn.Module, ABC):
             )
         if isinstance(protocol, Real) and not self.unbounded:
             raise self._of_vectors(protocol)
-        if protocol.bits_offset is None and not isinstance(protocol, Real):
-            logger.warning(
-                "protocol=%s: a density of discrete grey levels has no bits per dimension and no upper limit; "
-                "compare its nats only under this protocol, or use protocol=dequantised",
-                protocol.name,
-            )
+        if protocol.remark:
+            logger.warning(protocol.remark)
 
     def _of_vectors(self, protocol: Protocol) -> UserError:
         return UserError(
