@@ -1,5 +1,6 @@
 """Every option of every group and every experiment, composed as by the command line and checked against the code."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from latentlab.callbacks import GradientVariance
 from latentlab.cli.checks import check_config
 from latentlab.data import ImageData
 from latentlab.errors import UserError
+from latentlab.results.rows import read_rows
 
 OBJECTIVES = {
     "elbo": objectives.ELBO(1),
@@ -203,6 +205,15 @@ def test_an_explicit_option_wins_over_an_alias(alias, group, option):
 @pytest.mark.parametrize("former", FORMER)
 def test_a_former_name_of_an_experiment_works(former):
     assert composed(f"experiment={former}") == composed(f"experiment={FORMER[former]}")
+
+
+@pytest.mark.parametrize("row", [row for row in read_rows() if row.published], ids=lambda row: row.name)
+def test_an_experiment_states_the_published_figure_of_its_rows(row):
+    experiment, *_ = re.findall(r"(?<=^experiment=)\w+", row.command) or [
+        "linear_vae"
+    ]  # which states those of ppca
+    comments = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    assert re.search(rf"\b{abs(row.published):.2f}\b|\b{row.published:g}\b", comments)
 
 
 def brief(experiment: str) -> list[str]:
