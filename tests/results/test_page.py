@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from latentlab.errors import UserError
 from latentlab.results.__main__ import main
 from latentlab.results.page import BEGIN, END
-from latentlab.results.rows import Row, protocols
+from latentlab.results.rows import trained
 
 ROWS = [
     {
@@ -48,11 +48,10 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def write(folder, command=COURSE, value=-88.0, seed=1, epochs=10, trained=None, evaluations=(), changed=None):
+def write(folder, command=COURSE, value=-88.0, seed=1, epochs=10, done=None, evaluations=(), changed=None):
     """Write a finished run of a row's command, with changed settings by dotted key. Those of ... are removed."""
     folder.mkdir(parents=True)
-    row = next(each for each in ROWS if each["command"] == command)
-    config = deepcopy(protocols([Row(**row)])[0].config)
+    config = deepcopy(trained(command))
     config["seed"] = config["data"]["seed"] = seed
     for key, setting in {"data.root": str(folder), "trainer.max_epochs": epochs, **(changed or {})}.items():
         *path, last = key.split(".")
@@ -66,7 +65,7 @@ def write(folder, command=COURSE, value=-88.0, seed=1, epochs=10, trained=None, 
         "test/elbo_stderr": 0.31,
         "seed": seed,
         "protocol": "threshold",
-        "trainer/epochs": trained or epochs,
+        "trainer/epochs": done or epochs,
         "time/train_seconds": 1800.0,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -144,7 +143,7 @@ def test_the_same_seed_counts_once(place, capsys):
 
 @pytest.mark.parametrize(("epochs", "ended"), [(2000, True), (120, False)])
 def test_a_run_that_stopped_early_has_its_whole_budget(place, epochs, ended):
-    page, rows = results(write(place / "a", STOPPING, epochs=epochs, trained=120))
+    page, rows = results(write(place / "a", STOPPING, epochs=epochs, done=120))
     assert rows["VAE"]["runs"][0]["budget"]["ended"] is rows["VAE"]["whole_budget"] is ended
     assert ("| 120 of at most 2,000 epochs |" if ended else "| 120 of 2,000 epochs (6 %) † |") in page
 

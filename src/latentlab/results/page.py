@@ -222,7 +222,7 @@ def published(protocol: Protocol) -> str:
     if row.published is None:
         return "-"
     error = "" if row.published_error is None else f" ± {row.published_error:.{digits}f}"
-    return f"{_number(row.published, digits)}{error}"
+    return f"{_number(row.published, digits).removesuffix('.00')}{error}"
 
 
 def spent(line: Line) -> str:

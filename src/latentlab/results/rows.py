@@ -103,19 +103,21 @@ def protocols(rows: Iterable[Row]) -> list[Protocol]:
 
 def _protocol(row: Row) -> Protocol:
     try:
-        return Protocol(row, _trained(row.command), _evaluated(row.evaluate or ""))
+        return Protocol(row, trained(row.command), evaluated(row.evaluate or ""))
     except (UserError, ValueError) as error:
         raise UserError(f"the command of {row.name}: {error}") from error
 
 
 @cache
-def _trained(command: str) -> dict[str, Any]:
+def trained(command: str) -> dict[str, Any]:
+    """Return the config of `train.py` with some arguments."""
     with composed("train", shlex.split(command)) as (cfg, job):
         return experiment.compose(cfg, job).config
 
 
 @cache
-def _evaluated(words: str) -> dict[str, Any]:
+def evaluated(words: str) -> dict[str, Any]:
+    """Return the settings that some arguments of `evaluate.py` give, by dotted key."""
     keys = [word.partition("=")[0] for word in shlex.split(words)]
     with composed("evaluate", [ANY_RUN, *shlex.split(words)]) as (cfg, _):
         return {key: OmegaConf.select(cfg, key) for key in keys}
