@@ -88,7 +88,7 @@ def smaller(config: DictConfig) -> DictConfig:
     """The same experiment with few latents, draws and components and narrow networks."""
     small = {
         "latent_dim": 3, "num_components": 4, "samples": 2, "hidden": [16], "channels": [8, 8], "hidden_features": [8],
-        "num_categories": 4, "transforms": 2, "blocks": 1,
+        "num_categories": 4, "transforms": 2, "blocks": 1, "groups": 2,
     }  # fmt: skip
     if config.names.model.endswith("autoencoder"):  # it draws nothing
         del small["samples"]

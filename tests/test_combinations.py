@@ -44,7 +44,7 @@ FACTORS = {
 # A protocol that each likelihood scores.
 FITTING = {"bernoulli": "threshold", "discretised_logistic": "discrete", "categorical": "discrete"}
 # The words that refuse a pair, and the pairs that they refuse.
-DENSITIES, PATHWISE = ("standard_normal", "mog", "flow"), ("stl", "iwae", "dreg")
+DENSITIES, PATHWISE = ("standard_normal", "mog", "flow"), ("stl", "iwae", "dreg", "miwae", "piwae", "ciwae")
 REFUSALS = {
     "one-hot latents: choose prior=categorical": lambda c: (
         c.get("posterior") == "gumbel_softmax" and c.get("prior") in DENSITIES

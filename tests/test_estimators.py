@@ -18,9 +18,14 @@ from torch.func import functional_call, grad, vmap
 
 from latentlab.gradients import frozen, with_value
 from latentlab.objectives import (
+    CIWAE,
     ELBO,
     IWAE,
+    MIWAE,
+    PIWAE,
+    RWS,
     STL,
+    TVO,
     VIMCO,
     AnalyticELBO,
     BetaELBO,
@@ -37,6 +42,7 @@ SIZES = [3, 2, 2, 1]  # of x, z_1, z_2, z_3
 DRAWS = 20_000
 OF_THE_ELBO = [ELBO(2), AnalyticELBO(), STL(), ScoreFunction(3), BetaELBO(), IWAE(1), DReG(1)]
 OF_IWAE = [IWAE(3), DReG(3), VIMCO(3)]
+OTHERS = [MIWAE(2, groups=2), PIWAE(2, groups=2), CIWAE(3), RWS(3), TVO(3)]
 
 
 def linear_gaussian(levels):
@@ -100,7 +106,7 @@ def test_estimators_of_the_iwae_gradient_agree(objective, levels):
 
 
 @pytest.mark.parametrize("levels", LEVELS)
-@pytest.mark.parametrize("objective", OF_THE_ELBO + OF_IWAE, ids=repr)
+@pytest.mark.parametrize("objective", OF_THE_ELBO + OF_IWAE + OTHERS, ids=repr)
 def test_gradient_at_the_exact_posterior_is_that_of_log_px(objective, levels):
     model = linear_gaussian(levels)
     log_px = model.log_likelihood(an_x())
@@ -193,13 +199,48 @@ def test_the_quadrature_has_converged(levels):
 
 
 @pytest.mark.parametrize("levels", POINTS)
-@pytest.mark.parametrize("objective", [IWAE(K), DReG(K), VIMCO(K)], ids=repr)
+@pytest.mark.parametrize(
+    "objective", [IWAE(K), DReG(K), VIMCO(K), MIWAE(K, groups=3), PIWAE(K), CIWAE(K, beta=0.0)], ids=repr
+)
 def test_value_and_gradient_of_iwae_are_exact(objective, levels):
     model = scalar_chain(levels)
     exact = bound_by_quadrature(model, SCALAR_X, POINTS[levels])
     values, gradients = estimates(objective, model, SCALAR_X, 20_000)
     assert largest_z(values, exact) < Z_MAX
     assert largest_z(gradients, exact_gradient(exact, model)) < Z_MAX
+
+
+@pytest.mark.parametrize("levels", POINTS)
+def test_piwae_has_the_tight_bound_for_the_model_and_the_loose_one_for_q(levels):
+    # One draw in each group: the inference network has the gradient of the ELBO.
+    model = scalar_chain(levels)
+    elbo, inference = model.exact_elbo(SCALAR_X), is_inference(model)
+    tight = bound_by_quadrature(model, SCALAR_X, POINTS[levels])
+    exact = torch.where(inference, exact_gradient(elbo, model), exact_gradient(tight, model))
+    values, gradients = estimates(PIWAE(1, groups=K), model, SCALAR_X, 20_000)
+    assert largest_z(values, tight) < Z_MAX
+    assert largest_z(gradients, exact) < Z_MAX
+
+
+@pytest.mark.parametrize("levels", POINTS)
+def test_ciwae_mixes_the_two_bounds(levels):
+    model = scalar_chain(levels)
+    exact = 0.3 * model.exact_elbo(SCALAR_X) + 0.7 * bound_by_quadrature(model, SCALAR_X, POINTS[levels])
+    values, gradients = estimates(CIWAE(K, beta=0.3), model, SCALAR_X, 20_000)
+    assert largest_z(values, exact) < Z_MAX
+    assert largest_z(gradients, exact_gradient(exact, model)) < Z_MAX
+
+
+def test_limits_of_groups_and_mixtures_are_iwae_and_the_elbo():
+    model, x = LinearGaussian([3, 2, 2]), an_x().expand(5, -1)
+    results = []
+    for objective in (IWAE(3), MIWAE(3), PIWAE(3), CIWAE(3, beta=0.0), CIWAE(3, beta=1.0), ELBO(3)):
+        torch.manual_seed(3)
+        bound = objective(model, x)
+        results.append((bound, exact_gradient(bound.sum(), model)))
+    iwae, miwae, piwae, tight, loose, elbo = results
+    for found, expected in [(miwae, iwae), (piwae, iwae), (tight, iwae), (loose, elbo)]:
+        torch.testing.assert_close(found, expected)
 
 
 def scored_with_parameters_detached(trace):
@@ -249,6 +290,73 @@ def test_dreg_by_hooks_is_biased_with_two_layers():
 
 BINARY = {1: [2, 3], 2: [2, 2, 1]}
 BINARY_X = torch.tensor([1.2, -0.7]).double()
+
+
+class Stratified(BinaryChain):
+    """A chain of one layer whose draws have the frequencies of q exactly. The bits of q are independent of x."""
+
+    def __init__(self):
+        super().__init__([2, 2])
+        with torch.no_grad():
+            self.q[0].weight.zero_()
+            self.q[0].bias.copy_(torch.tensor([3.0, 1.0]).log())  # probabilities of 3/4 and 1/2
+
+    def forward(self, x, samples=1, zs=None):
+        if zs is None:
+            bits = torch.tensor([[i > 0, j > 0] for i in range(4) for j in range(2)]).double()
+            zs = [bits[:, None].expand(-1, len(x), -1)]
+        return super().forward(x, samples, zs)
+
+    def path(self, beta):
+        """E[log w] under q^(1 - beta) p^beta, log p(x), and KL(p(z|x) || q(z|x)), by enumeration."""
+        zs = self.all_latents()
+        trace = self(BINARY_X.expand(zs[0].shape[1], -1), zs=zs)
+        log_w, log_q = trace.log_w[0], trace.log_qz_x[0]
+        log_px = (log_w + log_q).logsumexp(0)
+        posterior = (log_w + log_q).softmax(0)
+        kl = (posterior * (log_w - log_px)).sum()
+        return ((log_q + beta * log_w).softmax(0) * log_w).sum(), log_px, kl
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 5])
+def test_value_and_covariance_gradient_of_tvo_are_exact(partitions):
+    # With draws that have the frequencies of q, the weighted sums are the expectations.
+    model, objective = Stratified(), TVO(8, partitions=partitions, first=0.1)
+    points = torch.tensor(objective.points).double()
+    exact = sum(width * model.path(beta)[0] for beta, width in zip(points, points.diff(), strict=False))
+    bound = objective(model, BINARY_X[None])
+    torch.testing.assert_close(bound, exact[None])
+    torch.testing.assert_close(exact_gradient(bound.sum(), model), exact_gradient(exact, model))
+
+
+def test_tvo_rises_from_the_elbo_to_log_px():
+    model = Stratified()
+    bounds = [TVO(8, partitions=n, first=0.5**9)(model, BINARY_X[None]).item() for n in (1, 2, 10, 2000)]
+    elbo, log_px, _ = (value.item() for value in model.path(0.0))
+    assert bounds[0] == pytest.approx(elbo) and bounds == sorted(bounds)
+    assert log_px - 0.01 < bounds[-1] < log_px
+    assert TVO(8, partitions=3, first=0.01).points == pytest.approx([0, 0.01, 0.1, 1])
+
+
+def test_rws_follows_log_px_for_the_model_and_the_forward_kl_for_q():
+    model = Stratified()
+    log_px, kl = model.path(0.0)[1], model.path(0.0)[2]
+    exact = torch.where(is_inference(model), exact_gradient(-kl, model), exact_gradient(log_px, model))
+    bound = RWS(8)(model, BINARY_X[None])
+    torch.testing.assert_close(bound, log_px[None])
+    torch.testing.assert_close(exact_gradient(bound.sum(), model), exact)
+
+
+@pytest.mark.parametrize("levels", BINARY)
+def test_values_with_few_draws_are_bounds(levels):
+    model = BinaryChain(BINARY[levels])
+    elbo, tight = (model.exact_bound(BINARY_X, samples) for samples in (1, 3))
+    values, gradients = estimates(RWS(3), model, BINARY_X, 40_000)
+    assert largest_z(values, tight) < Z_MAX
+    model_part = ~is_inference(model)
+    assert largest_z(gradients[:, model_part], exact_gradient(tight, model)[model_part]) < Z_MAX
+    values, _ = estimates(TVO(3, partitions=4), model, BINARY_X, 40_000)
+    assert elbo < values.mean() < tight
 
 
 @pytest.mark.parametrize("levels", BINARY)
@@ -301,7 +409,7 @@ def test_no_path_is_left_in_the_draws():
     assert trace.log_qz_x.requires_grad
 
 
-@pytest.mark.parametrize("objective", [ScoreFunction(2), VIMCO(2)], ids=repr)
+@pytest.mark.parametrize("objective", [ScoreFunction(2), VIMCO(2), RWS(2), TVO(2)], ids=repr)
 def test_gradients_survive_autocast(objective):
     # Autocast must not reuse the half-precision weights of the pass without gradients.
     model = LinearGaussian([3, 2]).float()

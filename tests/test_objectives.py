@@ -12,9 +12,14 @@ from torch import nn
 from latentlab.errors import UserError
 from latentlab.models.vdm import VDM
 from latentlab.objectives import (
+    CIWAE,
     ELBO,
     IWAE,
+    MIWAE,
+    PIWAE,
+    RWS,
     STL,
+    TVO,
     VIMCO,
     VLB,
     AnalyticELBO,
@@ -29,10 +34,10 @@ from latentlab.priors import CategoricalPrior
 from latentlab.protocols import Threshold
 from latentlab.schedules import LinearSchedule
 
-PATHWISE = [ELBO(), AnalyticELBO(), STL(), IWAE(), DReG(), BetaELBO()]
-SCORE = [ScoreFunction(), VIMCO()]
+PATHWISE = [ELBO(), AnalyticELBO(), STL(), IWAE(), DReG(), BetaELBO(), MIWAE(), PIWAE(), CIWAE()]
+SCORE = [ScoreFunction(), VIMCO(), TVO(), RWS()]
 RELAXABLE = [ELBO(), AnalyticELBO(), BetaELBO(), *SCORE]
-TWICE = [STL(), DReG(), *SCORE]
+TWICE = [STL(), DReG(), PIWAE(), *SCORE]
 
 
 @pytest.mark.parametrize("objective", PATHWISE + SCORE, ids=repr)
@@ -49,7 +54,7 @@ def test_latents_without_a_path_take_score_functions(objective):
 @pytest.mark.parametrize("objective", PATHWISE, ids=repr)
 def test_latents_without_a_path_refuse_the_others(objective):
     with pytest.raises(
-        UserError, match="no path: choose objective=score_function or objective=vimco"
+        UserError, match="no path: choose objective=score_function, vimco, tvo or rws"
     ) as error:
         objective.check(BinaryChain([3, 2]))
     assert type(objective).__name__ in str(error.value) and "BinaryChain" in str(error.value)

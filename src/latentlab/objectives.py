@@ -90,6 +90,11 @@ class Objective(ABC):
         """
 
     @property
+    def draws(self) -> int:
+        """The number of draws of the latents per example in one pass."""
+        return self.samples
+
+    @property
     def criterion(self) -> str:
         """The name of the value in validation, which chooses the best checkpoint.
 
@@ -130,13 +135,13 @@ class TraceObjective(Objective):
         if self.pathwise and not model.reparametrised:
             raise UserError(
                 f"{name} differentiates through the draws of the latents, and those of {owner}'s posterior have "
-                "no path: choose objective=score_function or objective=vimco, or another posterior"
+                "no path: choose objective=score_function, vimco, tvo or rws, or another posterior"
             )
         if self.exact_path and model.discrete:
             raise UserError(
                 f"{name} needs the density of the draws that its gradient runs through, and discrete latents are "
                 "relaxed there: choose objective=analytic_elbo, elbo or beta_elbo (trained on relaxed draws), or "
-                "objective=score_function or vimco (exact)"
+                "objective=score_function, vimco, tvo or rws (exact)"
             )
         noisy = [module for module in model.modules() if isinstance(module, (_DropoutNd, _BatchNorm))]
         if self.rescores and noisy:
@@ -250,10 +255,12 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
     return log_w.logsumexp(0) - log(len(log_w))
 
 
-class ImportanceWeighted(TraceObjective):
-    """An estimator of the importance-weighted bound. K = 1 gives the ELBO."""
+class MultiSample(TraceObjective):
+    """A bound that couples the log weights of K draws. K = 1 gives the ELBO."""
 
-    bound = "iwae"
+    @abstractmethod
+    def value(self, log_w: Tensor) -> Tensor:
+        """The bound, (B,), for log weights (`draws`, B)."""
 
     @property
     def criterion(self) -> str:
@@ -261,7 +268,18 @@ class ImportanceWeighted(TraceObjective):
 
     def validation_terms(self, model: Traced, x: Any) -> dict[str, Tensor]:
         # One pass, although an estimator of the gradient may need two.
-        return {} if self.samples == 1 else {self.bound: log_mean_exp(model(x, samples=self.samples).log_w)}
+        if self.criterion == "elbo":
+            return {}
+        return {self.criterion: self.value(model(x, samples=self.draws).log_w)}
+
+
+class ImportanceWeighted(MultiSample):
+    """An estimator of the importance-weighted bound. K = 1 gives the ELBO."""
+
+    bound = "iwae"
+
+    def value(self, log_w: Tensor) -> Tensor:
+        return log_mean_exp(log_w)
 
 
 class IWAE(ImportanceWeighted):
@@ -273,7 +291,93 @@ class IWAE(ImportanceWeighted):
     exact_path = True
 
     def __call__(self, model: Traced, x: Any) -> Tensor:
-        return log_mean_exp(model(x, samples=self.samples).log_w)
+        return self.value(model(x, samples=self.samples).log_w)
+
+
+@dataclass(frozen=True)
+class MIWAE(MultiSample):
+    r"""The mean of M importance-weighted bounds, $\frac{1}{M}\sum_m \log \frac{1}{K}\sum_k w_{mk}$.
+
+    Rainforth et al. 2018. Its mean is that of `IWAE` with K draws, and M = 1 gives `IWAE`. The signal-to-noise
+    ratio of its gradients rises with M.
+
+    Attributes:
+        samples: the number K of draws in each group.
+        groups: the number M of groups.
+    """
+
+    groups: PositiveInt = 1
+    bound = "iwae"
+    exact_path = True
+
+    @property
+    def draws(self) -> int:
+        return self.groups * self.samples
+
+    def __call__(self, model: Traced, x: Any) -> Tensor:
+        return self.value(model(x, samples=self.draws).log_w)
+
+    def value(self, log_w: Tensor) -> Tensor:
+        return log_mean_exp(log_w.unflatten(0, (self.samples, self.groups))).mean(0)
+
+
+@dataclass(frozen=True)
+class PIWAE(ImportanceWeighted):
+    r"""The importance-weighted bound of M K draws, with the gradient of `MIWAE` for the inference network.
+
+    Rainforth et al. 2018. The model has the tight bound. The inference network has the gradient with
+    the higher signal-to-noise ratio. Parameters that both share have the sum of the two gradients.
+
+    Attributes:
+        samples: the number K of draws in each group.
+        groups: the number M of groups.
+    """
+
+    groups: PositiveInt = 1
+    exact_path = True
+    rescores = True
+
+    @property
+    def draws(self) -> int:
+        return self.groups * self.samples
+
+    @property
+    def criterion(self) -> str:
+        return "elbo" if self.draws == 1 else self.bound
+
+    def __call__(self, model: Traced, x: Any) -> Tensor:
+        live = model(x, samples=self.draws)
+        cold = frozen(model)(x, samples=self.draws, zs=live.z)
+        log_w = live.log_w.detach()  # (M K, B)
+        groups = log_w.unflatten(0, (self.samples, self.groups))
+        in_group = groups.softmax(0).flatten(0, 1) / self.groups
+        # The paths through z of live and cold cancel: the gradient of log p(x, z) at fixed z is left.
+        model_term = live.log_px_z + live.log_pz - cold.log_px_z - cold.log_pz
+        inference_term = cold.log_px_z + cold.log_pz - live.log_qz_x
+        surrogate = (log_w.softmax(0) * model_term + in_group * inference_term).sum(0)
+        return with_value(self.value(log_w), surrogate)
+
+
+@dataclass(frozen=True)
+class CIWAE(MultiSample):
+    r"""The mixture of two bounds $\beta\,\mathrm{ELBO} + (1 - \beta)\,\mathrm{IWAE}$, from the same K draws.
+
+    Rainforth et al. 2018.
+
+    Attributes:
+        samples: the number K of draws.
+        beta: the weight $\beta$ of the ELBO, from 0 to 1.
+    """
+
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.5
+    bound = "ciwae"
+    exact_path = True
+
+    def __call__(self, model: Traced, x: Any) -> Tensor:
+        return self.value(model(x, samples=self.samples).log_w)
+
+    def value(self, log_w: Tensor) -> Tensor:
+        return self.beta * log_w.mean(0) + (1 - self.beta) * log_mean_exp(log_w)
 
 
 class DReG(ImportanceWeighted):
@@ -351,6 +455,85 @@ class VIMCO(ImportanceWeighted):
         value = log_mean_exp(trace.log_w)
         signal = (value - bounds_without_each(trace.log_w)).detach()  # (K, B)
         return with_value(value, value + (signal * trace.log_qz_x).sum(0))
+
+
+@dataclass(frozen=True)
+class RWS(ImportanceWeighted):
+    r"""Reweighted wake-sleep: the importance-weighted bound for the model, and KL(p(z|x) || q(z|x)) for q.
+
+    With normalised weights $\tilde w_k$ and draws $z_k$ that carry no gradient path, the gradient is
+    $\sum_k \tilde w_k \nabla_\theta \log p(x, z_k)$ for the model and $\sum_k \tilde w_k \nabla_\phi \log q(z_k|x)$ for
+    the inference network, the wake-phase update (Bornschein and Bengio 2015). The bias of the latter
+    falls with K. Latents may be discrete.
+
+    Attributes:
+        samples: the number K of draws per example, at least 2.
+    """
+
+    samples: Annotated[int, Field(ge=2)] = 2
+    pathwise = False
+    rescores = True
+
+    def __call__(self, model: Traced, x: Any) -> Tensor:
+        trace = scored_at_fixed_draws(model, x, self.samples)
+        log_w = trace.log_w.detach()
+        surrogate = log_w.softmax(0) * (trace.log_px_z + trace.log_pz + trace.log_qz_x)
+        return with_value(self.value(log_w), surrogate.sum(0))
+
+
+@dataclass(frozen=True)
+class TVO(MultiSample):
+    r"""The thermodynamic variational objective, a left Riemann sum of an integral that is log p(x).
+
+    $\log p(x) = \int_0^1 E_{\pi_\beta}[\log w]\,d\beta$ with $\pi_\beta(z) \propto q(z|x)^{1-\beta} p(x, z)^\beta$
+    (Masrani et al. 2019). Expectations have the normalised weights $\tilde w_k^\beta$ of K draws from q. The value is
+    between the ELBO and the importance-weighted bound of these draws, because the integrand rises in beta. One
+    partition gives the ELBO.
+
+    The gradient is $E_{\pi_\beta}[\nabla \log w] + \mathrm{Cov}_{\pi_\beta}(\nabla \log \tilde\pi_\beta, \log w)$.
+    Its bias falls with K. The draws need no gradient path, so that latents may be discrete.
+
+    Attributes:
+        samples: the number K of draws per example, at least 2.
+        partitions: the number T of terms of the sum.
+        first: $\beta_1$, the first point after 0. The others are $\beta_t = \beta_1^{(T-t)/(T-1)}$.
+    """
+
+    samples: Annotated[int, Field(ge=2)] = 2
+    partitions: PositiveInt = 2
+    first: Annotated[float, Field(gt=0, lt=1)] = 0.025
+    bound = "tvo"
+    pathwise = False
+    rescores = True
+
+    def __call__(self, model: Traced, x: Any) -> Tensor:
+        trace = scored_at_fixed_draws(model, x, self.samples)
+        value, log_w = self.value(trace.log_w), trace.log_w.detach()
+        widths, weights = self._widths(log_w), self._weights(log_w)
+        means = (weights * log_w).sum(1, keepdim=True)  # (T, 1, B)
+        signal = (widths * weights * (log_w - means)).sum(0)  # (K, B)
+        # At fixed z, the gradient of the value has all terms but the covariance with the gradient of log q.
+        return with_value(value, value + (signal * trace.log_qz_x).sum(0))
+
+    @property
+    def criterion(self) -> str:
+        return "elbo" if self.partitions == 1 else self.bound
+
+    @property
+    def points(self) -> list[float]:
+        r"""The points $\beta_0 = 0, \beta_1, ..., \beta_T = 1$."""
+        last = self.partitions - 1
+        return [0.0, *(self.first ** (step / last) for step in range(last, 0, -1)), 1.0]
+
+    def value(self, log_w: Tensor) -> Tensor:
+        return (self._widths(log_w) * self._weights(log_w) * log_w).sum((0, 1))
+
+    def _weights(self, log_w: Tensor) -> Tensor:
+        left = log_w.new_tensor(self.points[:-1])[:, None, None]
+        return (left * log_w).softmax(1)  # (T, K, B)
+
+    def _widths(self, log_w: Tensor) -> Tensor:
+        return log_w.new_tensor(self.points).diff()[:, None, None]  # (T, 1, 1)
 
 
 def bounds_without_each(log_w: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def training() -> Section:
         "the objective is another bound. Only runs with callbacks.skip skip steps. Examples a second and seconds "
         "count training alone, without validation and figures.",
         [
-            curve("Trained bound by step, nats", regex="train/(elbo|iwae|reconstruction)", x=STEP),
+            curve("Trained bound by step, nats", regex="train/(elbo|iwae|ciwae|tvo|reconstruction)", x=STEP),
             curve("Steps skipped for their gradient", ["train/skipped_steps"], x=STEP),
             bars("Examples a second", "time/examples_per_second"),
             bars("Seconds of training", "time/train_seconds"),

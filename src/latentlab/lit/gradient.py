@@ -70,7 +70,7 @@ class GradientModule(ScoringModule):
 
     @property
     def most_draws(self) -> int:
-        return max(self.eval_samples, self.objective.samples)
+        return max(self.eval_samples, self.objective.draws)
 
     def check(self, data: DataModule) -> None:
         super().check(data)
