@@ -5,19 +5,26 @@ from functools import partial
 
 import pytest
 import torch
+import zuko
 from commands import call, refusal
 from oracles import Z_MAX, tiny_vae
 from runs import train
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from latentlab import gaps
+from latentlab.ais import AIS, log_likelihood
 from latentlab.compare.__main__ import main
 from latentlab.draws import reproducible
 from latentlab.errors import UserError
 from latentlab.gaps import Search
 from latentlab.likelihoods import GaussianFixedLikelihood
 from latentlab.nn.mlp import MLP
-from latentlab.posteriors import DiagonalNormalPosterior, FullRankNormalPosterior, GumbelSoftmaxPosterior
+from latentlab.posteriors import (
+    DiagonalNormalPosterior,
+    FullRankNormalPosterior,
+    GumbelSoftmaxPosterior,
+    Posterior,
+)
 from latentlab.priors import VampPrior
 from latentlab.run.results import read_results
 
@@ -95,12 +102,40 @@ def test_gaps_are_differences_of_kl_divergences(posterior):
     assert found["approximation_gap"].std() < 0.05
 
 
-def test_importance_weights_of_the_optimised_posterior_find_the_likelihood():
+@pytest.mark.parametrize(
+    "log_px",
+    [gaps.importance_weighted(200), partial(log_likelihood, ais=AIS(chains=2, steps=5))],
+    ids=["importance", "ais"],
+)
+def test_estimates_from_the_optimised_posterior_find_the_likelihood(log_px):
     vae, x = linear_model(FullRankNormalPosterior), torch.randn(6, *SHAPE).double()
-    found = gaps.estimate(vae, [x], gaps.importance_weighted(200), SEARCH)
+    found = gaps.estimate(vae, [x], log_px, SEARCH)
     assert abs(found["approximation_gap"]) < 0.01
     assert found["inference_gap"] == pytest.approx(found["approximation_gap"] + found["amortisation_gap"])
     assert 0 < found["amortisation_gap_stderr"] < found["amortisation_gap"]
+
+
+class FlowPosterior(Posterior):
+    """A flow whose context is the network's output."""
+
+    def __init__(self, network, in_shape, latent_dim):
+        super().__init__(in_shape, (latent_dim,))
+        self.network = network(self.in_shape, (4,))
+        self.flow = zuko.flows.MAF(latent_dim, 4, transforms=1, hidden_features=[8])
+
+    def forward(self, x):
+        return self.flow(self.network(x))
+
+
+def test_a_flow_keeps_its_weights_and_gets_another_context():
+    vae, x = linear_model(FlowPosterior), torch.randn(4, *SHAPE).double()
+    local, z = gaps.localised(vae, x), torch.zeros(4, LATENTS).double()
+    before = vae.posterior(x).log_prob(z)
+    old = local.posterior.network.output.detach().clone()
+    gaps.optimise(local, x, Search(steps=20, samples=5, learning_rate=0.05))
+    assert not torch.equal(local.posterior.network.output, old)
+    assert (gaps.elbo(local, x, 500) > gaps.elbo(vae, x, 500) + 0.1).all()
+    assert torch.equal(vae.posterior(x).log_prob(z), before)
 
 
 def test_a_prior_that_uses_the_encoder_stays():

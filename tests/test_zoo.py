@@ -42,7 +42,12 @@ def test_a_model_of_the_package_is_small_and_reproduces_its_number(name):
     done = call("evaluate.py", f"run=zoo:{name}", *QUIET)
     assert done.status == 0, done.err
     assert "reproduces" in done.out
-    assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "config.yaml", "expected.json"]
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "expected.json",
+        "summary.json",
+    ]
     expected = zoo.read_expected(run)
     found = latentlab.load(name).elbos(samples=expected["samples"]).mean()
     assert found == pytest.approx(expected["value"], abs=zoo.tolerance(expected, expected["samples"]))
@@ -81,6 +86,11 @@ def test_a_model_of_somebody_else_executes_nothing(own):
     OmegaConf.save(config, own / "config.yaml")
     with pytest.raises(UserError, match=r"os\.system"):
         latentlab.load("zoo:mine")
+
+
+def test_a_model_is_not_resumed(own, tmp_path):
+    for place in ("zoo:mine", str(own)):
+        assert "start a new run" in refusal(call("train.py", f"resume={place}", "trainer.max_epochs=999"))
 
 
 def test_a_folder_that_is_missing_is_one_line(monkeypatch):

@@ -67,6 +67,11 @@ def check(model: nn.Module) -> None:
             f"gaps.examples: {name} does not have a single layer of latents with a learned q(z|x): set "
             "gaps.examples=0, or evaluate a run of model=vae or model=conditional_vae"
         )
+    if not isinstance(getattr(model.posterior, "network", None), nn.Module):
+        raise UserError(
+            f"gaps.examples: {type(model.posterior).__name__} has no `network` whose output could be optimised: set "
+            "gaps.examples=0"
+        )
     if model.discrete or not model.reparametrised:
         raise UserError(
             f"gaps.examples: the draws of {name}'s {type(model.posterior).__name__} have no gradient path with a "

@@ -4,6 +4,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import sqrt
 from pathlib import Path
 from statistics import fmean
@@ -172,13 +173,7 @@ class AnnealedLikelihoods(Measure):
         for key, n in {"nll.examples": self.n, "nll.bdmc": cfg.nll.bdmc}.items():
             if n > size:
                 raise UserError(f"{key}={n}: there are {size} test examples: give {size} or less")
-        self.sampler = ais.AIS(
-            cfg.nll.chains,
-            cfg.nll.steps,
-            cfg.nll.leapfrog,
-            ais.STARTS[cfg.nll.start],
-            ais.LADDERS[cfg.nll.ladder],
-        )
+        self.sampler = _sampler(cfg.nll)
         self.weights = choose_nll_samples(self.model, cfg.nll.samples)
 
     def results(self) -> dict[str, float]:
@@ -217,6 +212,10 @@ class AnnealedLikelihoods(Measure):
             "nll.examples": self.n,
             **{f"nll.{name}": self.cfg[name] for name in names},
         }
+
+
+def _sampler(nll: Any) -> ais.AIS:
+    return ais.AIS(nll.chains, nll.steps, nll.leapfrog, ais.STARTS[nll.start], ais.LADDERS[nll.ladder])
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float]:
@@ -276,7 +275,11 @@ def pairs(size: int, n: int) -> tuple[Tensor, Tensor]:
 
 
 class InferenceGaps(Measure):
-    """The approximation gap and the amortisation gap of some test examples, the same for all runs."""
+    """The approximation gap and the amortisation gap of some test examples, the same for all runs.
+
+    With nll.method=ais, log p(x) is estimated by annealed importance sampling, whose chains start at the optimised
+    posterior by default. Else it is estimated by importance weights.
+    """
 
     @staticmethod
     def asked(cfg: Any) -> bool:
@@ -284,7 +287,12 @@ class InferenceGaps(Measure):
 
     def __init__(self, cfg: Any, run: Trained) -> None:
         gaps.check(run.model)
-        self.run, self.given = run, cfg.gaps
+        self.run, self.given, self.nll = run, cfg.gaps, cfg.nll
+        if self.nll.method == "ais":
+            ais.check(run.model)
+            self.log_px: gaps.LogLikelihood = partial(ais.log_likelihood, ais=_sampler(self.nll))
+        else:
+            self.log_px = gaps.importance_weighted(self.given.nll_samples)
         if self.given.examples > (size := run.data.num_examples["test"]):
             raise UserError(
                 f"gaps.examples={self.given.examples}: the test set has {size}: give {size} or less"
@@ -297,7 +305,7 @@ class InferenceGaps(Measure):
             for block in blocks(first_examples(self.run, self.given.examples))
         )
         search = gaps.Search(self.given.steps, self.given.samples, self.given.learning_rate)
-        found = gaps.estimate(model, xs, gaps.importance_weighted(self.given.nll_samples), search)
+        found = gaps.estimate(model, xs, self.log_px, search)
         if (change := found["amortisation_gap_change"]) > UNFINISHED:
             log.warning(
                 "the amortisation gap still grew by %.2g nats in the last quarter of gaps.steps=%s: give more",
@@ -307,7 +315,7 @@ class InferenceGaps(Measure):
         return {f"test/{name}": value for name, value in found.items()}
 
     def settings(self) -> dict[str, Any]:
-        return {f"gaps.{name}": value for name, value in self.given.items()}
+        return {f"gaps.{name}": value for name, value in self.given.items()} | {"nll.method": self.nll.method}
 
 
 def first_examples(run: Trained, n: int) -> Batch:

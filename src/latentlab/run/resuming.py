@@ -162,8 +162,14 @@ def check_unfinished(
         state: the checkpoint.
 
     Raises:
-        UserError: if the run is finished, has stopped early, has passed the new limit, or was a dry run.
+        UserError: if the run is finished, has stopped early, has passed the new limit, or was a dry run, or if the
+            checkpoint holds weights alone.
     """
+    if "loops" not in state:
+        raise UserError(
+            f"{config['ckpt_path']} holds weights alone, as the models of the zoo do, and no state of a training: "
+            "start a new run"
+        )
     if dry := known["trainer"].get("fast_dev_run"):
         raise UserError(
             f"trainer.fast_dev_run={shown(dry)}: {run.path} was a dry run, which has nothing to resume: start "

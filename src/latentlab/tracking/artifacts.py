@@ -65,8 +65,12 @@ def copy(name: str, key: str, directory: Path) -> RunDirectory:
     """Copy the run in an artifact into a new directory, where it can be resumed.
 
     Raises:
-        UserError: if the directory is there already, or for the reasons of `download`.
+        UserError: for a model of the zoo, if the directory is there already, or for the reasons of `download`.
     """
+    if name.startswith(zoo.PREFIX):
+        raise UserError(
+            f"{key}={name}: a model of the zoo has no state of a training to resume: start a new run"
+        )
     if directory.exists():
         raise UserError(
             f"{key}={name}: {directory} is there already: {key}={directory} takes that run, and hydra.run.dir=DIR "
@@ -95,12 +99,11 @@ def _artifact(name: str) -> Any:
 
 
 def _fill(run: RunDirectory, artifact: Any) -> None:
-    # Only the files that a run needs, and the number that it must reproduce. The directory appears as a whole.
-    names = [str(file.relative_to(run.path)) for file in zoo.files(run)]
-    *needed, expected = names
-    if expected not in artifact.manifest.entries:
-        names = needed
-    if missing := [each for each in needed if each not in artifact.manifest.entries]:
+    # Only the files that a run needs, and those of a model in the zoo. The directory appears as a whole.
+    names = [str(file.relative_to(run.path)) for file in (*zoo.files(run), *zoo.extra(run))]
+    held = [each for each in names if each in artifact.manifest.entries]
+    needed = [str(file.relative_to(run.path)) for file in (run.config, run.best_checkpoint)]
+    if missing := [each for each in needed if each not in held]:
         raise UserError(
             f"{artifact.name} holds no {' and no '.join(missing)}: it was not kept by logger.wandb.log_model=best"
         )
@@ -108,7 +111,7 @@ def _fill(run: RunDirectory, artifact: Any) -> None:
     with TemporaryDirectory(dir=run.path.parent) as draft:
         whole = Path(draft, "run")
         whole.mkdir()
-        for each in names:
+        for each in held:
             artifact.get_entry(each).download(root=str(whole))
         if not run.path.exists():
             whole.rename(run.path)

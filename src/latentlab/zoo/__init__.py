@@ -1,7 +1,7 @@
 """The model zoo: small run directories by name, each with a number that an evaluation of it must reproduce.
 
-A model is a folder ZOO/NAME with config.yaml, checkpoints/best.ckpt and expected.json. The zoos are the folder in
-LATENTLAB_ZOO and the folder `models` of this package.
+A model is a folder ZOO/NAME with config.yaml, checkpoints/best.ckpt, expected.json and the summary.json of its run. The
+zoos are the folder in LATENTLAB_ZOO and the folder `models` of this package.
 """
 
 import hashlib
@@ -28,8 +28,13 @@ NUMBERS = ("value", "noise", "samples")
 
 
 def files(run: RunDirectory) -> tuple[Path, ...]:
-    """Return the files of a model."""
+    """Return the files that a model needs."""
     return run.config, run.best_checkpoint, run.expected
+
+
+def extra(run: RunDirectory) -> tuple[Path, ...]:
+    """Return the files that a model may have."""
+    return (run.summary,)
 
 
 def models(folder: str | Path | None = None) -> dict[str, RunDirectory]:
@@ -69,7 +74,7 @@ def copied(name: str, key: str, cache: Path, folder: str | Path | None = None) -
     run = known[name]
     if missing := [path for path in files(run) if not path.is_file()]:
         raise UserError(f"{key}={PREFIX}{name}: {missing[0]} is missing: add the model to the zoo again")
-    content = b"".join(path.read_bytes() for path in files(run))
+    content = b"".join(path.read_bytes() for path in (*files(run), *extra(run)) if path.is_file())
     copy = RunDirectory(cache / f"{name}_{hashlib.sha256(content).hexdigest()[:12]}")
     if not copy.config.exists():
         _copy(run, copy.path)
@@ -82,8 +87,10 @@ def _copy(run: RunDirectory, place: Path) -> None:
     with TemporaryDirectory(dir=place.parent) as draft:
         whole = RunDirectory(Path(draft, "run"))
         whole.checkpoints.mkdir(parents=True)
-        for source, target in zip(files(run), files(whole), strict=True):
-            shutil.copyfile(source, target)
+        pairs = zip((*files(run), *extra(run)), (*files(whole), *extra(whole)), strict=True)
+        for source, target in pairs:
+            if source.is_file():
+                shutil.copyfile(source, target)
         if not place.exists():
             whole.path.rename(place)
 

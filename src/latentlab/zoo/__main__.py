@@ -24,7 +24,7 @@ from latentlab.run.directory import RunDirectory
 from latentlab.run.environment import SESSIONS
 from latentlab.run.files import write_text
 from latentlab.run.results import read_mapping
-from latentlab.zoo import FOLDER, NAME, PREFIX, files, models, read_expected, tolerance
+from latentlab.zoo import FOLDER, NAME, PREFIX, extra, files, models, read_expected, tolerance
 
 # The parts of a checkpoint that a loaded model needs.
 KEPT = ("state_dict", "global_step", "epoch", "pytorch-lightning_version")
@@ -99,9 +99,15 @@ def add(run: Path, name: str, folder: Path | None = None) -> RunDirectory:
     place.checkpoints.mkdir(parents=True)
     state = torch.load(trained.checkpoint, map_location="cpu", weights_only=True)
     torch.save({key: state[key] for key in KEPT if key in state}, place.best_checkpoint)
-    shutil.copyfile(RunDirectory(trained.path).config, place.config)
+    for source, target in zip(_described(RunDirectory(trained.path)), _described(place), strict=True):
+        if source.is_file():
+            shutil.copyfile(source, target)
     write_text(place.expected, json.dumps(expected, indent=2) + "\n")
     return place
+
+
+def _described(run: RunDirectory) -> tuple[Path, ...]:
+    return run.config, *extra(run)
 
 
 def _command(trained: Any) -> str:
