@@ -161,7 +161,10 @@ def test_a_run_that_stopped_early_has_its_whole_budget(place, epochs, ended):
     ],
 )
 def test_settings_without_an_influence_may_differ(place, changed):
-    assert results(write(place / "a", changed=changed))[1]["Gaussian"]["n"] == 1
+    page, rows = results(write(place / "a", changed=changed))
+    assert rows["Gaussian"]["n"] == 1
+    devices = "trainer.accelerator=gpu trainer.precision=bf16-mixed seed=1" in page
+    assert devices is ("trainer.accelerator" in changed)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The runs behind the page: each is taken for the rows whose protocol it followed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from inspect import signature
@@ -92,6 +92,7 @@ class Entry:
         commits: the commits of the code, one for each that a resumed run had.
         machine: the processor or the GPUs.
         curve: the learning curve, None if no bound was logged.
+        devices: the settings of the devices that differ from the row's command.
     """
 
     protocol: Protocol
@@ -105,6 +106,7 @@ class Entry:
     commits: tuple[str, ...]
     machine: str
     curve: Curve | None
+    devices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,7 @@ def _entry(
         ),
         _machine(sessions[-1], config) if sessions else "unknown",
         _curve(run),
+        tuple(_devices(protocol.config["trainer"], config["trainer"])),
     )
 
 
@@ -252,6 +255,12 @@ def _machine(session: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     place = f"{gpus[0]}" if gpus else f"{session.get('processor')}, {threads} thread{'s' * (threads != 1)}"
     number, precision = len(gpus), config["trainer"].get("precision", "32-true")
     return f"{f'{number} x ' * (number > 1)}{place}{f', {precision}' * (precision != '32-true')}"
+
+
+def _devices(asked: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("accelerator", "precision"):
+        if known.get(key) != asked.get(key):
+            yield f"trainer.{key}={known.get(key)}"
 
 
 def _curve(run: RunDirectory) -> Curve | None:

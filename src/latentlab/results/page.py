@@ -20,8 +20,9 @@ numbers. Please cite a number with its command and its commit.
 Signs are those of latentlab: an NLL is positive, and an ELBO is negative on binary images, both in nats per example.
 With several seeds, a result is mean ± standard deviation over seeds. With one seed, it is the value with its standard
 error over the test examples in brackets. The published ± is that of the source. † marks a run with another budget than
-its protocol, which cannot be compared with the published figure. Hours are those of one training, without validation
-and figures. Of † runs, those of the whole protocol on one CPU thread follow, extrapolated from the time of a step."""
+its protocol, which cannot be compared with the published figure. Hours are the time of one training as it was
+measured, without validation and figures; other programs on the machine lengthen it. Of † runs, the hours of the whole
+protocol on one CPU thread follow, extrapolated from the time of a step."""
 CAPTION = "*Line: the bound by epoch. Circle: the result as a bound. Star: the published figure at the full budget.*"
 PART = "†"
 # The lines of a table in the README.
@@ -71,14 +72,11 @@ class Line:
     @property
     def train(self) -> str:
         """The command that trains these runs."""
-        seeds = [str(each.seed) for each in self.entries]
-        several = "-m " if len(seeds) > 1 else ""
-        return f"python train.py {several}{self.protocol.row.command}{self._budget} seed={','.join(seeds)}"
-
-    @property
-    def _budget(self) -> str:
-        budget = self.entries[0].budget
-        return "" if self.whole else f" trainer.max_{budget.unit}={budget.used}"
+        first, seeds = self.entries[0], ",".join(str(each.seed) for each in self.entries)
+        budget = [] if self.whole else [f"trainer.max_{first.budget.unit}={first.budget.used}"]
+        several = ["-m"] if len(self.entries) > 1 else []
+        words = (*several, self.protocol.row.command, *budget, *first.devices, f"seed={seeds}")
+        return f"python train.py {' '.join(words)}"
 
 
 def lines(protocols: Sequence[Protocol], entries: Sequence[Entry]) -> tuple[list[Line], list[str]]:
