@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from commands import call, refusal
+from omegaconf import OmegaConf
+from parts import composed
 from runs import summary, train, weights
 from torch.distributions import Independent, Normal
 
+from latentlab.cli.expost import take
+from latentlab.errors import UserError
 from latentlab.priors import MixtureOfGaussiansPrior
+from latentlab.run.config import read_config
 
 EXPOST = ("logger=none", "callbacks=none", "trainer.max_epochs=1")
 
@@ -24,9 +29,9 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("autoencoder") / "run", "model=autoencoder", "model.latent_dim=3")
 
 
-def fitted(run: Path, base: Path, *words: str) -> Path:
+def fitted(run: Path, base: Path, *words: str, said: str = "") -> Path:
     done = call("train.py", "experiment=expost", f"run={base}", *EXPOST, *words, f"hydra.run.dir={run}")
-    assert done.status == 0, done.err
+    assert done.status == 0 and said in done.out, done.err
     return run
 
 
@@ -40,13 +45,21 @@ def fitted(run: Path, base: Path, *words: str) -> Path:
     ],
 )
 def test_only_the_prior_of_a_vae_is_learned(vae: Path, tmp_path: Path, words: list[str]) -> None:
-    run = fitted(tmp_path / "run", vae, *words)
+    run = fitted(tmp_path / "run", vae, *words, said=f"test/elbo: {summary(vae)['test/elbo']:.2f} +- ")
     before, after = weights(vae), weights(run)
     kept = [name for name in before if name.startswith(("model.posterior", "model.likelihood"))]
     assert kept and all(torch.equal(before[name], after[name]) for name in kept)
     old, new = summary(vae), summary(run)
     assert new["test/reconstruction"] == pytest.approx(old["test/reconstruction"], rel=1e-6)
     assert new["data"] == old["data"]
+
+
+def test_the_order_of_the_data_and_the_ensemble_of_decoders_are_kept(tmp_path: Path) -> None:
+    base = train(tmp_path / "base", "model.latent_dim=2", "model.decoders=2")
+    run = fitted(tmp_path / "run", base, "prior=mog", "seed=3", "data.batch_size=16")
+    before, after = (read_config(each / "config.yaml") for each in (base, run))
+    assert after["data"] == before["data"] | {"seed": 3, "batch_size": 16}
+    assert after["model"]["decoders"] == 2
 
 
 def test_the_run_needs_its_base_no_more_and_is_evaluated_without_it(vae: Path, tmp_path: Path) -> None:
@@ -95,6 +108,13 @@ def test_a_mixture_starts_from_the_maximum_likelihood() -> None:
         (["run=AUTOENCODER", "model=latent_vdm"], "prior=mog"),
         (["run=VAE", "model=vae"], "resume"),
         (["run=VAE", "prior=mog", "encoder=cnn"], "encoder=cnn"),
+        (["run=VAE", "prior=mog", "encoder.hidden=[3]"], "encoder.hidden"),
+        (["run=VAE", "prior=mog", "model.latent_dim=5"], "model.latent_dim"),
+        (["run=VAE", "prior=mog", "model.pretrained=best.ckpt"], "model.pretrained"),
+        (["run=VAE", "model=latent_vdm", "model.freeze=false"], "model.freeze"),
+        (["run=VAE", "prior=mog", "data=binarised_mnist"], "data: "),
+        (["run=VAE", "prior=mog", "data.val_size=7"], "data.val_size"),
+        (["run=VAE", "prior=mog", "data.root=elsewhere"], "data.root"),  # the digits have none
     ],
 )
 def test_what_cannot_be_fitted_is_one_line(
@@ -109,12 +129,14 @@ def test_what_cannot_be_fitted_is_one_line(
     assert not run.exists()
 
 
-def test_a_run_of_another_model_is_one_line(tmp_path: Path) -> None:
-    base = train(tmp_path / "base", "model=hierarchical_vae", "model.latent_dims=[3,2]")
-    done = call(
-        "train.py", "experiment=expost", f"run={base}", "prior=mog", *EXPOST, f"hydra.run.dir={tmp_path}/run"
-    )
-    assert "hierarchical_vae" in refusal(done)
+@pytest.mark.parametrize(
+    "name", ["hierarchical_vae", "conditional_vae", "gmvae", "semi_supervised_vae", "vdm"]
+)
+def test_a_run_of_another_model_is_named(name: str) -> None:
+    own = OmegaConf.to_container(composed("model=expost", "prior=mog", "model.pretrained=best.ckpt"))
+    saved = OmegaConf.to_container(composed(f"model={name}"))
+    with pytest.raises(UserError, match=f"run=best.ckpt: model={name} has "):
+        take(own, saved, Path("best.ckpt"), [])
 
 
 def test_a_hostile_run_is_refused(vae: Path, tmp_path: Path) -> None:

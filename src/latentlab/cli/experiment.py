@@ -121,7 +121,7 @@ def compose(cfg: DictConfig, job: Any) -> Experiment:
     return Experiment(config)
 
 
-def refitted(raw: dict[str, Any], config: dict[str, Any], run: Path, overrides: Iterable[str]) -> Experiment:
+def refitted(raw: dict[str, Any], config: dict[str, Any], run: Path, overrides: Sequence[str]) -> Experiment:
     """Return the experiment that gives the trained model of a run another prior.
 
     Args:
@@ -137,7 +137,7 @@ def refitted(raw: dict[str, Any], config: dict[str, Any], run: Path, overrides: 
     path, _ = read_first(checkpoints(run), "run")
     saved = config_of(path, allowed, BUILT)
     for each in (raw, config):
-        expost.take(each, saved, path)
+        expost.take(each, saved, path, overrides)
     check(raw, config, overrides)
     return Experiment(config, allowed, str(path))
 

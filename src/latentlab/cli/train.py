@@ -23,10 +23,12 @@ def command(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     # Lightning takes seconds to import, and --help answers at once.
-    from latentlab.cli import report
+    from latentlab.cli import expost, report
 
     job = HydraConfig.get()
-    report.show(train(cfg, job), Path(job.runtime.output_dir))
+    summary = train(cfg, job)
+    report.show(summary, Path(job.runtime.output_dir))
+    expost.show(summary, cfg.run)
 
 
 def train(cfg: DictConfig, job: Any) -> dict[str, Any]:

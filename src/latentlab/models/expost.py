@@ -28,6 +28,7 @@ class ExPostVAE(VAE):
         likelihood: makes p(x|z).
         prior: makes p(z).
         x_shape: the shape of one image.
+        decoders: the number of decoders.
 
     Raises:
         UserError: for a prior without parameters.
@@ -43,8 +44,9 @@ class ExPostVAE(VAE):
         likelihood: LikelihoodFactory,
         prior: PriorFactory,
         x_shape: Sequence[PositiveInt] = (1, 28, 28),
+        decoders: PositiveInt = 1,
     ) -> None:
-        super().__init__(latent_dim, encoder, decoder, posterior, likelihood, prior, x_shape)
+        super().__init__(latent_dim, encoder, decoder, posterior, likelihood, prior, x_shape, decoders)
         self.pretrained = pretrained
         self.posterior.requires_grad_(False)
         self.likelihood.requires_grad_(False)
