@@ -13,7 +13,8 @@ from latentlab.callbacks.figures import check_needs
 from latentlab.errors import UserError
 from latentlab.figures import interpolations, neighbours, traversals
 from latentlab.figures.neighbours import nearest_images
-from latentlab.figures.paths import check_real, spherical, straight, traversal
+from latentlab.figures.paths import PATHS, check_real, geodesic, spherical, straight, traversal
+from latentlab.geometry import decoder_means, length
 
 TIMES = torch.linspace(0, 1, 5)
 
@@ -41,6 +42,25 @@ def test_a_spherical_path_along_a_line_is_straight(factor):
     torch.testing.assert_close(points, straight(None, start, factor * start, TIMES))
 
 
+def test_the_geodesics_of_an_affine_decoder_are_straight():
+    torch.manual_seed(0)
+    model = instantiate(smaller(composed("model=linear_vae", "data=continuous_digits")).module).model
+    start, end = torch.randn(2, 3, model.latent_dim)
+    ends = model, start, end, TIMES
+    torch.testing.assert_close(geodesic(*ends), straight(*ends), atol=1e-4, rtol=0)
+
+
+def test_a_geodesic_is_shorter_than_the_other_paths():
+    torch.manual_seed(0)
+    model, times = vae(2), torch.linspace(0, 1, 20)
+    start, end = 3 * torch.randn(2, 4, 2)
+    with torch.no_grad():
+        found = {
+            name: length(decoder_means(model), path(model, start, end, times)) for name, path in PATHS.items()
+        }
+    assert (found["geodesic"] < found["straight"]).all() and (found["geodesic"] < found["spherical"]).all()
+
+
 def test_an_unknown_path_is_refused():
     with pytest.raises(UserError, match=r"there is no path strait.*did you mean straight"):
         interpolations(vae(3), data(), paths=["strait"])
@@ -51,7 +71,9 @@ def rows(drawn):
 
 
 def test_interpolations_have_a_row_for_each_pair_and_path():
-    assert rows(interpolations(vae(3), data(), pairs=2)) == ["straight", "spherical"] * 2
+    assert rows(interpolations(vae(3), data(), pairs=2)) == ["straight", "spherical", "geodesic"] * 2
+    one_hot = instantiate(smaller(composed("model=categorical_vae")).module).model
+    assert rows(interpolations(one_hot, data(), pairs=1)) == ["straight", "spherical"]
 
 
 def test_the_most_active_latent_comes_first():

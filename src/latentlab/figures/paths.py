@@ -9,11 +9,13 @@ from torch.nn.functional import cosine_similarity
 
 from latentlab.errors import UserError, did_you_mean
 from latentlab.figures.drawing import Cells, Data, Figure, cell, figure, name_rows, show, spread, tile
+from latentlab.geometry import decoder_means, geodesics
 from latentlab.models.base import GenerativeModel
 from latentlab.trace import Traced
 
 # The test examples whose latents give the scale and the activity of each latent.
 EXAMPLES = 2_000
+ROUNDS = 5  # of the optimisation of geodesics, which are only looked at
 # Maps the ends of N paths, each (N, D), and times (T,) from 0 to 1 to points on the paths, (N, T, D).
 Path = Callable[[GenerativeModel, Tensor, Tensor, Tensor], Tensor]
 
@@ -36,8 +38,22 @@ def spherical(model: GenerativeModel, start: Tensor, end: Tensor, times: Tensor)
     return torch.where(angle.sin() > 1e-6, points, straight(model, start, end, times))
 
 
+def geodesic(model: GenerativeModel, start: Tensor, end: Tensor, times: Tensor) -> Tensor:
+    """Points on the geodesics of the decoder's pull-back metric at equal steps of time, see `geometry.geodesics`."""
+    return geodesics(decoder_means(model), start, end, len(times), ROUNDS).curves
+
+
 # The paths of `interpolations` by name.
-PATHS: dict[str, Path] = {"straight": straight, "spherical": spherical}
+PATHS: dict[str, Path] = {"straight": straight, "spherical": spherical, "geodesic": geodesic}
+
+
+def paths_of(model: GenerativeModel) -> list[str]:
+    """Return the names of the paths that a model has. Geodesics need a decoder of real latents."""
+    try:
+        decoder_means(model)
+    except UserError:
+        return [name for name in PATHS if name != "geodesic"]
+    return list(PATHS)
 
 
 @figure
@@ -46,7 +62,7 @@ def interpolations(
     data: Data,
     pairs: Cells = 4,
     columns: Cells = 10,
-    paths: Sequence[str] = ("straight", "spherical"),
+    paths: Sequence[str] | None = None,
 ) -> Figure:
     """Draw means of p(x|z) on paths between the posterior means of two test images, which stand at the ends of a row.
 
@@ -55,12 +71,13 @@ def interpolations(
         data: the images.
         pairs: the number of pairs of images.
         columns: the number of points on a path.
-        paths: the kinds of paths, a row for each.
+        paths: the kinds of paths, a row for each; None for all that the model has.
 
     Raises:
-        UserError: for an unknown kind.
+        UserError: for an unknown kind, or geodesics of a model without them.
     """
-    for name in paths:
+    kinds = paths_of(model) if paths is None else paths
+    for name in kinds:
         if name not in PATHS:
             raise UserError(
                 f"interpolations: there is no path {name}{did_you_mean(name, PATHS)} (there are {', '.join(PATHS)})"
@@ -70,7 +87,7 @@ def interpolations(
     z = model.posterior_mean(model.observe(batch))
     start, end = z[:number], z[number : 2 * number]
     times = torch.linspace(0, 1, columns).to(z)
-    means = {name: _decoded(model, PATHS[name](model, start, end, times)) for name in paths}
+    means = {name: _decoded(model, PATHS[name](model, start, end, times)) for name in kinds}
     return path_rows(batch.x[:number], batch.x[number : 2 * number], means)
 
 
