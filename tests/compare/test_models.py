@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 from runs import train
 
 from latentlab.compare.__main__ import main
-from latentlab.compare.models import decoders, latents, read_model, samples
+from latentlab.compare.models import decoders, image_sheet, latents, read_model, samples
 from latentlab.compare.runs import collect
 from latentlab.errors import UserError
+from latentlab.figures.drawing import save
 
 SMALL = ("decoder.hidden=[16]", "model.latent_dim=2", "data.val_size=0")
 KINDS = {
@@ -87,3 +88,13 @@ def test_the_first_seed_that_can_be_drawn_is_drawn(folder, capsys):
     experiment.runs[0].values.saved.state["state_dict"].clear()
     sheet = samples([experiment], rows=1)
     assert len(sheet.axes) == 1 and f"{folder}/a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_long_labels_fit_above_their_panels(rows, tmp_path):
+    label = "standard_normal, analytic_elbo, latent_dim=32, samples=1, lr=0.001\ntest/elbo -309.68"
+    drawn = image_sheet([(label, torch.zeros(rows**2, 1, 28, 28))] * 2, rows, "samples", "")
+    save(drawn, tmp_path / "sheet.png")  # it lays the figure out
+    drawn.canvas.draw()
+    first, second = (axes.title.get_window_extent() for axes in drawn.axes)
+    assert first.x0 > 0 and first.x1 < second.x0 and second.x1 < drawn.bbox.x1

@@ -12,7 +12,7 @@ from latentlab.compare.runs import Experiment, incomparable
 from latentlab.errors import UserError
 from latentlab.run.results import Spread
 
-WIDTH = 100  # characters in a line of the legend
+WIDTH = 90  # characters in a line of the legend
 # A metric by epoch, from 1.
 Curve = Mapping[int, float]
 

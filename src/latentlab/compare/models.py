@@ -27,7 +27,8 @@ if TYPE_CHECKING:  # Lightning is slow to import
 SCORES = ("test/elbo", "test/reconstruction")  # the first that all runs of an experiment have is in its title
 DRAWS = 5_000  # of p(z), for its contours
 COLUMNS = 5  # of a sheet of images
-WIDTH = 36  # characters in a line of a panel's title
+WIDTH = 36  # characters in a line of the title of latents
+LETTERS = 15  # characters in an inch of a title, whose size is 8 points
 
 T = TypeVar("T")
 
@@ -68,7 +69,8 @@ def latents(experiments: Models, max_points: PositiveInt = 10_000) -> Figure:
         with undisturbed(model):
             return cloud(model, run.data.whole_test_set(), max_points, DRAWS)
 
-    return sheet(_panels(experiments, drawn), incomparable(experiments))
+    panels = [(_wrapped(title, WIDTH), found) for title, found in _panels(experiments, drawn)]
+    return sheet(panels, incomparable(experiments))
 
 
 def samples(experiments: Models, rows: Cells = 8, mean: bool = False) -> Figure:
@@ -139,8 +141,12 @@ def _title(label: str, experiment: Experiment[SavedRun]) -> str:
         if all(score in each for each in results):
             spread = Spread.of([each[score] for each in results])
             error = "" if spread.deviation is None else f" ± {spread.deviation:.2f} ({spread.n} seeds)"
-            return f"{fill(label, WIDTH)}\n{score} {spread.mean:.2f}{error}"
-    return fill(label, WIDTH)
+            return f"{label}\n{score} {spread.mean:.2f}{error}"
+    return label
+
+
+def _wrapped(title: str, width: int) -> str:
+    return "\n".join(fill(line, width) for line in title.splitlines())
 
 
 def image_sheet(panels: Sequence[tuple[str, Tensor]], columns: int, title: str, remark: str) -> Figure:
@@ -156,9 +162,11 @@ def image_sheet(panels: Sequence[tuple[str, Tensor]], columns: int, title: str, 
     across = min(len(panels), COLUMNS)
     down = -(-len(panels) // across)
     width, height = cell(panels[0][1], side)
-    drawn = Figure(figsize=((width + 0.25) * across, (height + 0.65) * down + 0.4))
+    names = [_wrapped(name, int(LETTERS * width)) for name, _ in panels]
+    above = 0.25 + 0.14 * max(len(name.splitlines()) for name in names)
+    drawn = Figure(figsize=((width + 0.25) * across, (height + above) * down + 0.4))
     places = drawn.subplots(down, across, squeeze=False).flatten()
-    for axes, (name, images) in zip(places, panels, strict=False):
+    for axes, name, (_, images) in zip(places, names, panels, strict=False):
         show(axes, tile(images.float().cpu(), columns))
         axes.set_title(name, fontsize=8)
     for axes in places[len(panels) :]:

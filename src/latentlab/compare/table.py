@@ -16,8 +16,8 @@ from latentlab.run.results import SETTINGS, Spread, is_real
 
 # The default columns are those of these that any run has.
 METRICS = ("test/elbo", "test/reconstruction", "test/kl", "test/nll", "test/bits_per_dim")
-# The settings of an evaluation that have to be equal in a column.
-SAME = ("fid.reference", "fid.means", "fid.classifier")
+# The settings of an evaluation that have to be equal in a column of distances, and a part of the names of these.
+SAME, DISTANCE = ("fid.reference", "fid.means", "fid.classifier"), "_classifier_"
 
 Results = Mapping[str, Any]
 
@@ -59,11 +59,12 @@ def table(experiments: Sequence[Experiment[Results]], metrics: Sequence[str], fo
 
 
 def differences(experiments: Sequence[Experiment[Results]], metrics: Sequence[str]) -> list[str]:
-    """Return a remark for each metric whose values have different settings, which make them incomparable."""
+    """Return a remark for each setting of distances that differs in a column, which makes them incomparable."""
     results = [run.values for each in experiments for run in each.runs]
     return [
         f"{metric} has different settings: {name}={' and '.join(sorted(found))}"
         for metric in metrics
+        if DISTANCE in metric
         for name in SAME
         if len(found := {str(own[name]) for own in _settings(results, metric) if name in own}) > 1
     ]
