@@ -11,10 +11,12 @@ from parts import assembled, built, examples
 from torch.distributions import Independent, Normal, kl_divergence
 
 from latentlab.batch import BLOCK
+from latentlab.data.loader import EvaluationLoader
 from latentlab.draws import reproducible
 from latentlab.errors import UserError
 from latentlab.evaluation import (
     EVALUATION_SEED,
+    Ranks,
     Tally,
     active_units,
     bits_per_dim,
@@ -22,6 +24,7 @@ from latentlab.evaluation import (
     identification,
     information,
     log_likelihood,
+    nll,
     repeated,
     repeats,
 )
@@ -162,6 +165,17 @@ def test_chunks_add_up_to_all_samples():
         torch.manual_seed(1)
         chunked = log_likelihood(vae, x, samples=10, chunk=4)
     torch.testing.assert_close(chunked, parts.logsumexp(0) - math.log(10))
+
+
+def test_the_likelihood_is_the_same_on_two_devices():
+    model, (x, y) = built(assembled("vae")).model.eval(), examples(Threshold(), 7 * BLOCK + 9)
+    alone = nll(model, EvaluationLoader(x, y, 3 * BLOCK), 5, 5, len(y))
+    first, second = (EvaluationLoader(x, y, 3 * BLOCK, rank, 2) for rank in (0, 1))
+    sums = []  # those of the second rank, which the first one adds to its own
+    with pytest.raises(UserError, match="159 examples of 359"):
+        nll(model, second, 5, 5, len(y), Ranks(1, 2, lambda own: sums.append(own) or own))
+    shared = nll(model, first, 5, 5, len(y), Ranks(0, 2, lambda own: own + sums[0]))
+    assert shared == pytest.approx(alone, rel=1e-12)
 
 
 def test_likelihood_sums_to_one_over_all_images():

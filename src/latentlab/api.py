@@ -100,6 +100,11 @@ def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     name = _named(run)
     place = quoted("run", name if is_artifact(str(name)) else Path(run).expanduser().absolute())
     with composed("evaluate", overrides, place) as (cfg, _), process_restored():
+        if cfg.devices != 1:
+            raise UserError(
+                f"devices={cfg.devices}: each device needs a process: evaluate on the command line, with "
+                "`python evaluate.py`"
+            )
         return run_evaluation(cfg)[0]
 
 

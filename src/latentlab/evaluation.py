@@ -85,6 +85,24 @@ def _variance(means: Tensor, weights: Tensor) -> Tensor:
     return (n * (means - mean) ** 2).sum(0) / ((len(n) - 1) * n.sum())
 
 
+class Ranks(NamedTuple):
+    """This process among those that share a data set.
+
+    Attributes:
+        rank: its number, from 0.
+        world: the number of processes.
+        add: adds a float64 tensor over all of them.
+    """
+
+    rank: int
+    world: int
+    add: Callable[[Tensor], Tensor]
+
+
+# A process that has the whole data set.
+ALONE = Ranks(0, 1, lambda sums: sums)
+
+
 class Tally:
     """Float64 sums of named terms, whose means over a data set do not depend on the batch size."""
 
@@ -235,10 +253,12 @@ def log_likelihood(model: Callable[..., Trace], x: Any, samples: int, chunk: int
     return reduce(torch.logaddexp, parts) - log(samples)
 
 
-def log_likelihoods(model: Any, batches: Iterable[Batch], samples: int, chunk: int = 50) -> Iterator[Tensor]:
+def log_likelihoods(
+    model: Any, batches: Iterable[Batch], samples: int, chunk: int = 50, ranks: Ranks = ALONE
+) -> Iterator[Tensor]:
     """Yield the importance-weighted estimates of log p(x) of each pass, (B,), in nats. `nll` is minus their mean."""
     score = lambda x: log_likelihood(model, x, samples, chunk)  # noqa: E731
-    return scored(model, batches, score, count(NLL_SEED), min(chunk, samples))
+    return scored(model, batches, score, count(NLL_SEED + ranks.rank, ranks.world), min(chunk, samples))
 
 
 def terms(
@@ -259,20 +279,23 @@ def terms(
     return scored(model, batches, score, count(EVALUATION_SEED, BLOCK), samples)
 
 
-def nll(model: Any, batches: Iterable[Batch], samples: int, chunk: int, expected: int) -> dict[str, float]:
+def nll(
+    model: Any, batches: Iterable[Batch], samples: int, chunk: int, expected: int, ranks: Ranks = ALONE
+) -> dict[str, float]:
     """The importance-weighted negative log-likelihood `nll` and its standard error `nll_stderr`, in nats per example.
 
     Args:
         model: a generative model whose call returns a trace.
-        batches: the data set. The seed of a block is NLL_SEED and its index.
+        batches: this process's share of the data set. The seed of a block is NLL_SEED and its index in the set.
         samples: the draws of the latents per example.
         chunk: the draws held in memory at a time.
         expected: the number of examples in the data set.
+        ranks: the processes that share the data set.
     """
     tally = Tally()
-    for log_px in log_likelihoods(model, batches, samples, chunk):
+    for log_px in log_likelihoods(model, batches, samples, chunk, ranks):
         tally.add({"log_px": log_px})
-    means = tally.means(expected, bound="log_px")
+    means = tally.means(expected, "log_px", ranks.add)
     return {"nll": -means["log_px"], "nll_stderr": means["log_px_stderr"], "nll_samples": samples}
 
 
@@ -447,7 +470,8 @@ def estimate(
         batches: the data set, an iterable that can be iterated again.
         num_examples: the number of examples in the data set.
         protocol: the protocol of the data.
-        means: the means of the terms over the same data set, such as `elbo`, for the bits per dimension.
+        means: the means of the terms over the same data set, such as `elbo`, for the bits per dimension. They may have
+            the `nll` too.
         nll_samples: the draws of the latents per example for the NLL, or 0 for no NLL.
         chunk: the draws held in memory at a time.
         samples: the draws of the latents per example for the bound.
@@ -466,10 +490,10 @@ def estimate(
         found |= clustering(model, batches)
     if nll_samples > 0:
         found |= nll(model, batches, nll_samples, chunk, num_examples)
-    means = means or {}
-    if "nll" in found and "log_py" in means:
-        found["nll_x_given_y"] = found["nll"] + means["log_py"]
-    return found | _all_bits_per_dim(model, protocol, {**means, **found})
+    known = {**(means or {}), **found}
+    if "nll" in known and "log_py" in known:
+        known["nll_x_given_y"] = found["nll_x_given_y"] = known["nll"] + known["log_py"]
+    return found | _all_bits_per_dim(model, protocol, known)
 
 
 def _all_bits_per_dim(

@@ -50,6 +50,7 @@ MISSING: dict[str, Callable[[GenerativeModel], str]] = {
     ),
     "samples": lambda model: "" if model.generative else "has no distribution p(x) to draw from",
     "elbos": _without_bound,
+    "examples": _without_bound,
     "log_likelihoods": _without_weights,
 }
 
@@ -151,16 +152,21 @@ class Trained:
         """Return the ELBO of each example, (N,), in nats. The mean over the test set is `test/elbo`."""
         return self.terms(x, samples)[self.having("elbos").bound]
 
-    def terms(self, x: Examples = "test", samples: int | None = None) -> dict[str, Array]:
+    def terms(
+        self, x: Examples = "test", samples: int | None = None, test: bool | None = None
+    ) -> dict[str, Array]:
         """Return the bound and its parts for each example, by name, each (N,), in nats.
 
         Args:
             x: the examples.
             samples: the draws of the latents per example, by default as many as `evaluate.py` makes.
+            test: True for the terms of a test, by default for the test set alone.
         """
         model = self.having("terms")
         number = evaluation.choose_samples(model, samples)
-        rows = list(evaluation.terms(model, self._batches(x), number, test=_is(x, "test")))
+        rows = list(
+            evaluation.terms(model, self._batches(x), number, test=_is(x, "test") if test is None else test)
+        )
         return {name: _joined(row[name] for row in rows) for name in rows[0]}
 
     def log_likelihoods(self, x: Examples = "test", samples: int | None = None, chunk: int = 50) -> Array:

@@ -1,10 +1,14 @@
-"""Several runs evaluated by one command."""
+"""Several runs, other splits and the values of each example."""
 
+import csv
 import json
+import shutil
 
 import pytest
-from commands import call
-from runs import train
+from commands import call, refusal
+from runs import summary, train
+
+from latentlab.run.results import read_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +20,12 @@ def folder(tmp_path_factory):
     (folder / "broken").mkdir()
     (folder / "broken" / "config.yaml").write_text((folder / "1" / "config.yaml").read_text())
     return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path):
+    shutil.copytree(folder / "1", tmp_path / "run", ignore=shutil.ignore_patterns("evaluation.json"))
+    return tmp_path / "run"
 
 
 def evaluation(run):
@@ -38,3 +48,36 @@ def test_settings_of_one_run_are_refused_for_several(folder, tmp_path):
     runs = f"run=[{folder / '1'},{folder / '2'}]"
     done = call("evaluate.py", runs, f"output_dir={tmp_path}")
     assert done.status == 1 and "output_dir" in done.err and "Traceback" not in done.err
+
+
+def test_another_split_is_scored_beside_the_test_set(run):
+    for more in (("samples=3",), ("split=val", "export=[examples]")):
+        done = call("evaluate.py", f"run={run}", "nll.samples=3", "figures.draw=false", *more)
+        assert done.status == 0, done.err
+    assert "val/elbo" in done.out and "test/elbo" not in done.out
+    results = read_evaluation(run / "evaluation.json", "best.ckpt")
+    assert results["test/elbo_mc_stderr"] < results["test/elbo_stderr"]
+    assert results["val/elbo"] == pytest.approx(summary(run)["val/elbo"], rel=1e-6)
+    with (run / "export" / "val" / "examples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in rows] == list(range(results["val/num_examples"]))
+    for column, value in {
+        "elbo": results["val/elbo"],
+        "kl": results["val/kl"],
+        "log_px": -results["val/nll"],
+    }.items():
+        assert sum(float(row[column]) for row in rows) / len(rows) == pytest.approx(value, rel=1e-6)
+    assert {int(row["label"]) for row in rows} == set(range(10))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("split=val", "speed.samples=10"), "SamplesPerSecond"),
+        (("split=valid",), "split=valid"),
+        (("devices=0",), "devices=0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(run, words, named):
+    assert named in refusal(call("evaluate.py", f"run={run}", *words))
+    assert not (run / "evaluation.json").exists()

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from latentlab.cli.overrides import quoted
-from latentlab.cli.script import config_folders, new_process
+from latentlab.cli.script import config_folders, config_name, new_process
 from latentlab.errors import UserError
 from latentlab.processes import devices, ranks
 from latentlab.run.trust import SPECIAL, Trusted, check_names, locate
@@ -168,7 +168,7 @@ def rank_command(job: Any) -> list[str]:
     of_sweep = re.compile(r"[+~]*hydra[./](mode|run|sweep|launcher)\b")
     own = [override for override in job.overrides.hydra if not of_sweep.match(override)]
     return [
-        *(*new_process("train"), f"--config-path={folders['main']}", *more),
+        *(*new_process(config_name()), f"--config-path={folders['main']}", *more),
         *(f"--config-name={job.job.config_name}", *job.overrides.task, *own),
         *(quoted("hydra.run.dir", job.runtime.output_dir), "hydra.output_subdir=null"),
     ]

@@ -22,9 +22,13 @@ log = logging.getLogger(__name__)
 def command(cfg: DictConfig) -> None:
     """Evaluate one or several runs, and print their report."""
     # Lightning takes seconds to import, and --help answers at once.
+    from hydra.core.hydra_config import HydraConfig
+
     from latentlab.cli import evaluating, report
 
     runs = evaluating.runs(cfg)
+    if evaluating.start_processes(cfg, HydraConfig.get(), len(runs)):
+        return
     if len(runs) > 1:
         evaluate_all(cfg, runs)
     else:
@@ -64,7 +68,7 @@ def evaluate(cfg: DictConfig, run: str | None = None) -> tuple[dict[str, Any], P
         run: the run, None for that of the config.
 
     Returns:
-        The results, and the folder of evaluation.json.
+        The results on the first rank, {} elsewhere, and the folder of evaluation.json.
 
     Raises:
         UserError: if a run of the zoo does not reproduce its number. The results are written all the same.
@@ -96,17 +100,20 @@ def evaluate(cfg: DictConfig, run: str | None = None) -> tuple[dict[str, Any], P
         export.check(export.chosen(cfg), loaded)
     trainer.test(module, data, verbose=False)
     estimates = evaluating.estimates(cfg, trainer, module, data)
+    if not trainer.is_global_zero:
+        return {}, directory
     for measure in asked:
         estimates |= measure.results()
     names = {**config["names"], "seed": config["seed"]}
     settings = {
         CHECKPOINT: trained.checkpoint.name,
         DIGEST: sha256(trained.checkpoint),
+        **({} if cfg.split == "test" else {"split": cfg.split}),
         "samples": module.eval_samples,
         "batch_size": cfg.batch_size,
-        "nll.samples": estimates.get("test/nll_samples", 0),
+        "nll.samples": estimates.get(f"{cfg.split}/nll_samples", 0),
         "mutual_information.examples": (
-            cfg.mutual_information.examples if "test/mutual_information_limit" in estimates else 0
+            cfg.mutual_information.examples if f"{cfg.split}/mutual_information_limit" in estimates else 0
         ),
         **{f"sampling.{name}": value for name, value in cfg.sampling.items() if value is not None},
         **{key: value for measure in asked for key, value in measure.settings().items()},

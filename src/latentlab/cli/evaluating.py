@@ -8,22 +8,24 @@ from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from latentlab.callbacks import Figures
 from latentlab.classical.base import Source
-from latentlab.cli.build import build_saved, check_places, trusted
+from latentlab.cli.build import build_saved, check_places, start_ranks, trusted
 from latentlab.cli.checks import check_config, check_types
 from latentlab.cli.memory import check_evaluation, within_checkpoint
 from latentlab.cli.paths import settle
 from latentlab.cli.training import quieten_lightning
 from latentlab.compare.runs import find_runs
-from latentlab.data.module import DataModule
+from latentlab.data.module import DataModule, Split
 from latentlab.errors import UserError
-from latentlab.evaluation import choose_nll_samples, choose_samples, estimate
-from latentlab.lit.base import LitModule
+from latentlab.evaluation import Ranks, choose_nll_samples, choose_samples, estimate, nll
+from latentlab.lit.base import LitModule, ScoringModule
 from latentlab.models.base import GenerativeModel
 from latentlab.models.samplers import DDIM
 from latentlab.models.vdm import DiffusionModel
+from latentlab.processes import devices
 from latentlab.run.checkpoints import BUILT, checkpoints, config_of, load_state, read_first
 from latentlab.run.directory import RunDirectory
 from latentlab.run.trust import Trusted
@@ -33,6 +35,7 @@ SETTINGS = {
     "run": str | Sequence[str] | None,
     "ckpt_path": str | None,
     "batch_size": PositiveInt,
+    "split": Literal["train", "val", "test"],
     "samples": PositiveInt | None,
     "nll.samples": NonNegativeInt | None,
     "nll.chunk": PositiveInt,
@@ -65,6 +68,7 @@ SETTINGS = {
     "figures.more": str | Sequence[str],
     "wandb": bool,
     "accelerator": Literal["auto", "cpu", "gpu"],
+    "devices": PositiveInt,
     "trust": str | Sequence[str],
     "export": str | Sequence[str],
     "export_n": PositiveInt,
@@ -102,6 +106,32 @@ def runs(cfg: Any) -> list[str]:
     if len(found) > 1 and single:
         raise UserError(f"{single[0]}={cfg[single[0]]}: run= gives {len(found)} runs: leave {single[0]} out")
     return found
+
+
+def start_processes(cfg: Any, job: Any, number: int) -> bool:
+    """Evaluate in one process for each device if there are several, and return True if that was done.
+
+    Args:
+        cfg: the composed config.
+        job: Hydra's own config of the job.
+        number: the number of runs.
+
+    Raises:
+        UserError: if devices are missing, a process failed, or there are several runs.
+    """
+    check_types(cfg, {"devices": SETTINGS["devices"]})
+    if cfg.devices == 1:
+        return False
+    if number > 1:
+        raise UserError(f"devices={cfg.devices}: run= gives {number} runs: evaluate them with devices=1")
+    rank = devices.rank(cfg)
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
+    if rank > 0:
+        devices.hush()
+    try:
+        return start_ranks(job, cfg)
+    except UserError as error:
+        raise UserError(str(error).replace("trainer.devices", "devices")) from error
 
 
 def _at_or_below(name: str) -> list[str]:
@@ -157,6 +187,7 @@ def rebuild(cfg: Any, run: Saved) -> tuple[LitModule, DataModule]:
     """
     quieten_lightning()
     data = rebuild_data(run, cfg.data, eval_batch_size=cfg.batch_size)
+    choose_split(data, cfg.split)
     module = rebuild_module(run)
     module.check(data)
     module.eval_samples = choose_samples(module.model, cfg.samples)
@@ -167,6 +198,22 @@ def rebuild(cfg: Any, run: Saved) -> tuple[LitModule, DataModule]:
         draws = {"samples": module.eval_samples, "nll.chunk": min(cfg.nll.chunk, nll_samples)}
         check_evaluation(module.model, data, draws, run.config["module"])
     return module, data
+
+
+def choose_split(data: DataModule, split: Split) -> None:
+    """Choose the split that is scored.
+
+    Raises:
+        UserError: if the data have no such split.
+    """
+    if split == data.tested:
+        return
+    if isinstance(data.protocol, Source):
+        raise UserError(f"split={split}: {data.name} are observations without splits: leave it out")
+    data.prepare_data()
+    data.setup("test")
+    data.whole_set(split)
+    data.tested = split
 
 
 def change_sampling(cfg: Any, model: Any) -> None:
@@ -220,14 +267,17 @@ def rebuild_module(run: Saved, **moved: Any) -> LitModule:
 
 
 def trainer(cfg: Any, run: Saved, directory: Any) -> pl.Trainer:
-    """Return a trainer on one device that draws the run's figures into `directory`, if they are asked for."""
-    figures = _figures(run.config["callbacks"], run.trusted) if cfg.figures.draw else []
+    """Return a trainer that draws the run's figures into `directory`, if they are asked for."""
+    figures = (
+        _figures(run.config["callbacks"], run.trusted) if cfg.figures.draw and cfg.split == "test" else []
+    )
     if cfg.figures.more:
         names = [cfg.figures.more] if isinstance(cfg.figures.more, str) else list(cfg.figures.more)
         figures.append(Figures(None, more=names))
     return pl.Trainer(
         accelerator=cfg.accelerator,
-        devices=1,
+        devices=cfg.devices,
+        strategy="auto" if cfg.devices == 1 else "ddp",
         logger=False,
         callbacks=figures,
         default_root_dir=directory,
@@ -247,18 +297,28 @@ def _figures(callbacks: Mapping[str, Any], allowed: Trusted) -> list[pl.Callback
 
 
 def estimates(cfg: Any, trainer: pl.Trainer, module: LitModule, data: DataModule) -> dict[str, float]:
-    """Return the estimates of a tested model, such as `test/nll` and `test/active_units`."""
+    """Return the estimates of a tested model, such as `test/nll` and `test/active_units`.
+
+    All ranks compute the NLL, and the first one the other estimates.
+    """
     if isinstance(data.protocol, Source):  # a classical inference brings its own data and has no test set
         return {}
-    found = estimate(
-        module.to(trainer.strategy.root_device).eval().model,
-        data.test_dataloader(),
-        data.num_examples["test"],
-        data.protocol,
-        {name.removeprefix("test/"): value for name, value in module.results.items()},
-        choose_nll_samples(module.model, cfg.nll.samples),
-        cfg.nll.chunk,
-        module.eval_samples,
-        cfg.mutual_information.examples,
-    )
-    return {f"test/{name}": value for name, value in found.items()}
+    split, size = data.tested, data.num_examples[data.tested]
+    model = module.to(trainer.strategy.root_device).eval().model
+    means = {name.removeprefix(f"{split}/"): value for name, value in module.results.items()}
+    found: dict[str, float] = {}
+    if samples := choose_nll_samples(model, cfg.nll.samples):
+        assert isinstance(module, ScoringModule)
+        ranks = Ranks(trainer.global_rank, trainer.world_size, module.add_ranks)
+        found = nll(model, data.test_dataloader(), samples, cfg.nll.chunk, size, ranks)
+    if trainer.is_global_zero:
+        found |= estimate(
+            model,
+            data.whole_set(split),
+            size,
+            data.protocol,
+            {**means, **found},
+            samples=module.eval_samples,
+            mixture_examples=cfg.mutual_information.examples,
+        )
+    return {f"{split}/{name}": value for name, value in found.items()}

@@ -1,5 +1,6 @@
 """The arrays and images of an evaluation: RUN/export/NAME.npz and RUN/export/NAME/0000.png."""
 
+import csv
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from latentlab.errors import UserError, did_you_mean
-from latentlab.evaluation import NLL_SAMPLES, choose_samples
+from latentlab.evaluation import NLL_SAMPLES, choose_nll_samples, choose_samples
 from latentlab.run.files import replaced
 from latentlab.trained import Array, Trained
 
@@ -22,25 +23,43 @@ def _samples(run: Trained, cfg: Any) -> dict[str, Any]:
 
 
 def _latents(run: Trained, cfg: Any) -> dict[str, Any]:
-    return {"z": run.latents(), "means": run.latents(mean=True), "y": run.labels()}
+    return {
+        "z": run.latents(cfg.split),
+        "means": run.latents(cfg.split, mean=True),
+        "y": run.labels(cfg.split),
+    }
 
 
 def _reconstructions(run: Trained, cfg: Any) -> dict[str, Any]:
-    return {"x": run.images(), "means": run.reconstructions(), "y": run.labels()}
+    return {
+        "x": run.images(cfg.split),
+        "means": run.reconstructions(cfg.split),
+        "y": run.labels(cfg.split),
+    }
 
 
 def _elbos(run: Trained, cfg: Any) -> dict[str, Any]:
     samples = choose_samples(run.model, cfg.samples)
-    return {**run.terms(samples=samples), "y": run.labels(), "samples": samples}
+    terms = run.terms(cfg.split, samples, test=True)
+    return {**terms, "y": run.labels(cfg.split), "samples": samples}
 
 
 def _log_likelihoods(run: Trained, cfg: Any) -> dict[str, Any]:
     number = cfg.nll.samples or NLL_SAMPLES
     return {
-        "log_px": run.log_likelihoods("test", number, cfg.nll.chunk),
-        "y": run.labels(),
+        "log_px": run.log_likelihoods(cfg.split, number, cfg.nll.chunk),
+        "y": run.labels(cfg.split),
         "samples": number,
     }
+
+
+def _columns(run: Trained, cfg: Any) -> dict[str, Any]:
+    """The columns of examples.csv: index, label, the terms, and log_px if the NLL is asked for."""
+    terms = run.terms(cfg.split, choose_samples(run.model, cfg.samples), test=True)
+    labels = run.labels(cfg.split)
+    number = choose_nll_samples(run.model, cfg.nll.samples)
+    likelihoods = {"log_px": run.log_likelihoods(cfg.split, number, cfg.nll.chunk)} if number else {}
+    return {"index": range(len(labels)), "label": labels, **terms, **likelihoods}
 
 
 # The arrays of each name, in a file with that name. `images` are the samples as PNG files.
@@ -51,7 +70,7 @@ ARRAYS: dict[str, Callable[[Trained, Any], Mapping[str, Any]]] = {
     "elbos": _elbos,
     "log_likelihoods": _log_likelihoods,
 }
-NAMES = (*ARRAYS, "images")
+NAMES = (*ARRAYS, "images", "examples")
 
 
 def chosen(cfg: Any) -> list[str]:
@@ -74,11 +93,14 @@ def check(names: Sequence[str], run: Trained) -> None:
 
 
 def write(cfg: Any, run: Trained, folder: Path) -> None:
-    """Write the arrays and images that the settings of evaluate.py name into a folder."""
+    """Write the arrays, tables and images that the settings of evaluate.py name into a folder."""
+    folder = folder if cfg.split == "test" else folder / cfg.split
     for name in chosen(cfg):
         if name == "images":
             for kind, mean in {"samples": False, "sample_means": True}.items():
                 write_images(run.samples(cfg.export_n, cfg.export_seed, mean), folder / kind)
+        elif name == "examples":
+            write_table(_columns(run, cfg), folder / "examples.csv")
         else:
             write_arrays(ARRAYS[name](run, cfg), folder / f"{name}.npz")
     log.info("export: %s", folder)
@@ -89,6 +111,13 @@ def write_arrays(arrays: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as draft, draft.open("wb") as file:
         np.savez_compressed(file, **arrays)
+
+
+def write_table(columns: Mapping[str, Any], path: Path) -> None:
+    """Write columns of equal length as a CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as draft, draft.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
 
 
 def write_images(x: Array, folder: Path) -> None:

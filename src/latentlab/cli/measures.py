@@ -346,6 +346,9 @@ def chosen(cfg: Any, run: Trained) -> list[Measure]:
     Raises:
         UserError: if this run cannot have one of them.
     """
+    wanted = [measure.__name__ for measure in MEASURES if measure.asked(cfg)]
+    if wanted and cfg.split != "test":
+        raise UserError(f"split={cfg.split}: {', '.join(wanted)} need the test set: leave split out")
     change_sampling(cfg.sampling, run.model)
     return [measure(cfg, run) for measure in MEASURES if measure.asked(cfg)]
 

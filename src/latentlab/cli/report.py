@@ -12,14 +12,14 @@ from latentlab.callbacks import BestCheckpoint, Timing
 from latentlab.classical.base import Source
 from latentlab.cli.screen import say, show_table, terminal, warn
 from latentlab.compare.runs import collect, incomparable
-from latentlab.compare.table import table
+from latentlab.compare.table import METRICS, table
 from latentlab.errors import UserError
 from latentlab.lit import ClassicalModule
 from latentlab.lit.base import LitModule
 from latentlab.models.base import GenerativeModel
 from latentlab.protocols import Protocol
 from latentlab.run.directory import RunDirectory
-from latentlab.run.results import EARLIER, write_evaluation, write_results
+from latentlab.run.results import EARLIER, SETTINGS, write_evaluation, write_results
 from latentlab.tracking.record import log_summary
 
 log = logging.getLogger(__name__)
@@ -67,12 +67,14 @@ def show(summary: Mapping[str, Any], directory: Path) -> None:
     """Print the numbers of a summary as a table, or nothing for an empty summary."""
     if not summary:
         return
-    unit = ", nats per example" if "test/reconstruction" in summary else ", nats"
+    split = _split(summary)
+    unit = ", nats per example" if f"{split}/reconstruction" in summary else ", nats"
+    names = SHOWN if split == "test" else (f"{split}/",)
     title = f"{summary['model']} on {summary['data']} ({summary['protocol']}){unit}"
     rows = [
         [name, _rounded(name, value, summary.get(f"{name}_stderr"))]
         for name, value in summary.items()
-        if name.startswith(SHOWN) and not name.endswith("_stderr")
+        if name.startswith(names) and (not name.endswith("_stderr") or name.endswith("_mc_stderr"))
     ]
     console = terminal()
     say(console, f"dry run, {_batches(summary['dry_run'])}: {title}" if "dry_run" in summary else title)
@@ -87,7 +89,7 @@ def show_line(results: Mapping[str, Any], run: str) -> None:
     """Print the bound and the NLL of one run of several."""
     shown = [
         f"{name} {_rounded(name, results[name], results.get(f'{name}_stderr'))}"
-        for name in ("test/elbo", "test/nll")
+        for name in (f"{_split(results)}/elbo", f"{_split(results)}/nll")
         if name in results
     ]
     say(terminal(), "  ".join([run, *shown]))
@@ -108,7 +110,15 @@ def show_experiments(results: Mapping[Path, Mapping[str, Any]]) -> None:
         return
     for line in filter(None, [*left_out, incomparable(found)]):
         warn(line)
-    print(table(found, (), "text"), end="")
+    known = {name for each in results.values() for name in each}
+    splits = {_split(each) for each in results.values()}
+    names = [name.replace("test/", f"{split}/") for split in splits for name in METRICS]
+    print(table(found, [name for name in names if name in known], "text"), end="")
+
+
+def _split(results: Mapping[str, Any]) -> str:
+    # The split that an evaluation has scored.
+    return str(results.get(SETTINGS, {}).get("split", "test"))
 
 
 def _best_line(summary: Mapping[str, Any]) -> str:
@@ -125,18 +135,19 @@ def _batches(number: int) -> str:
 def _rounded(name: str, value: float, stderr: float | None) -> str:
     if not isinstance(value, float):
         return f"{value:,}"
-    digits = ".4g" if 0 < abs(value) < 0.1 else ".2f" if name.startswith("test/") else ".4f"
+    digits = ".4g" if 0 < abs(value) < 0.1 else ".2f" if name.startswith(("test/", "val/")) else ".4f"
     error = "" if stderr is None else f" +- {stderr:{digits.replace('4', '2')}}"
     return f"{value:{digits}}{error}"
 
 
 def _described(trainer: pl.Trainer, names: Mapping[str, Any]) -> dict[str, Any]:
     module = LitModule.of(trainer.lightning_module)
+    reported = (*SHOWN, "model/", f"{module.data.tested}/")
     return {
         **names,
         "protocol": _protocol(module).name,
         "model/parameters": sum(parameter.numel() for parameter in module.parameters()),
-        **{name: value for name, value in module.results.items() if name.startswith((*SHOWN, "model/"))},
+        **{name: value for name, value in module.results.items() if name.startswith(reported)},
         **_cautioned(module),
     }
 

@@ -276,7 +276,7 @@ class ImageData(DataModule):
         return self._evaluation("val", self._rank_world) if self.validates else []
 
     def test_dataloader(self) -> EvaluationLoader:
-        return self._evaluation("test", self._rank_world)
+        return self._evaluation(self.tested, self._rank_world)
 
     def whole_test_set(self) -> EvaluationLoader:
         return self._evaluation("test", (0, 1))

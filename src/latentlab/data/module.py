@@ -23,12 +23,14 @@ class DataModule(pl.LightningDataModule, ABC):
         labelled: True if every example has a class label.
         val_size: the number of validation examples.
         full_name: the name of exactly these examples, for results.
+        tested: the split that a test scores.
     """
 
     name: str
     protocol: Protocol | Source
     labelled: bool
     val_size: int | None
+    tested: Split = "test"
 
     @property
     def full_name(self) -> str:

@@ -165,7 +165,7 @@ class ScoringModule(LitModule, ABC):
             self._log_means("val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_means("test")
+        self._log_means(self.data.tested)
 
     def _full_precision(self) -> torch.autocast:
         # Mixed precision is for training. A score in half precision would not be that of evaluate.py.
@@ -184,8 +184,8 @@ class ScoringModule(LitModule, ABC):
             self.tally.add(*found)
 
     def _log_means(self, split: str) -> None:
-        means = self.tally.means(self._expected(split), self.model.bound, self._add_ranks)
-        further = self.validated(means) if split == "val" else {}
+        means = self.tally.means(self._expected(split), self.model.bound, self.add_ranks)
+        further = {} if self.trainer.testing else self.validated(means)
         named = {f"{split}/{name}": value for name, value in (means | further).items()}
         self.results.update(named)
         # The values are the same on all ranks already.
@@ -197,9 +197,10 @@ class ScoringModule(LitModule, ABC):
 
     def _expected(self, split: str) -> int | None:
         # A validation may leave out batches, and a dry run does. Then `num_examples` says how many were scored.
-        limit = self.trainer.limit_val_batches if split == "val" else 1.0
+        limit = 1.0 if self.trainer.testing else self.trainer.limit_val_batches
         whole = isinstance(limit, float) and limit == 1 and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
         return self.data.num_examples[split] if whole else None
 
-    def _add_ranks(self, sums: Tensor) -> Tensor:
+    def add_ranks(self, sums: Tensor) -> Tensor:
+        """Return sums over all ranks."""
         return self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum").cpu()
