@@ -134,7 +134,11 @@ def test_a_flow_keeps_its_weights_and_gets_another_context():
     old = local.posterior.network.output.detach().clone()
     gaps.optimise(local, x, Search(steps=20, samples=5, learning_rate=0.05))
     assert not torch.equal(local.posterior.network.output, old)
-    assert (gaps.elbo(local, x, 500) > gaps.elbo(vae, x, 500) + 0.1).all()
+    bounds = []
+    for each in (vae, local):
+        with reproducible(2, torch.device("cpu")):
+            bounds.append(gaps.elbo(each, x, 500).mean())
+    assert bounds[1] > bounds[0] + 0.1
     assert torch.equal(vae.posterior(x).log_prob(z), before)
 
 
