@@ -184,6 +184,22 @@ def test_another_setting_keeps_a_run_out(place, capsys, changed, words):
     assert re.search(rf"left out .*runs/a: .*{words}", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("environment.json", {"sessions": [{"commits": 3}]}),
+        ("summary.json", {"test/elbo": -88.0, "trainer/epochs": float("nan")}),
+        ("evaluation.json", {"test/nll": "low"}),
+    ],
+)
+def test_a_run_with_a_damaged_file_is_left_out(place, capsys, file, content):
+    command = IWAE if file == "evaluation.json" else COURSE
+    (write(place / "runs" / "a", command) / file).write_text(json.dumps(content))
+    write(place / "runs" / "b", seed=2)
+    assert results(place / "runs")[1]["Gaussian"]["n"] == 1
+    assert re.search(r"left out .*runs/a: .*damaged", capsys.readouterr().err)
+
+
 def test_an_evaluation_counts_with_the_settings_of_its_row_only(place, capsys):
     found = [evaluated(100, 99.0), evaluated(5000, 97.0, checkpoint="last.ckpt"), evaluated(5000, 98.0)]
     row = results(write(place / "a", IWAE, epochs=3280, evaluations=found))[1]["IWAE, K = 5"]

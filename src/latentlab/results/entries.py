@@ -121,9 +121,18 @@ def read_entries(run: RunDirectory, known: Sequence[Protocol]) -> Reading:
     """Return a finished run as entries of all rows whose protocol it followed.
 
     Raises:
-        UserError: if it followed no protocol, with the setting that differs from the closest one.
+        UserError: if it followed no protocol, with the setting that differs from the closest one, or is damaged.
     """
-    config = read_config(run.config, needs={"names": dict, "trainer": dict})
+    try:
+        return _read(run, known)
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"a file of it is damaged ({type(error).__name__}: {reason})") from error
+
+
+def _read(run: RunDirectory, known: Sequence[Protocol]) -> Reading:
+    needs = {"names": dict, "trainer": dict, "callbacks": dict, "seed": int}
+    config = read_config(run.config, needs=needs)
     found = {each.row: list(_differences(each, config)) for each in known}
     same = [each for each in known if not found[each.row]]
     if not same:
@@ -203,7 +212,7 @@ def _entry(
     return Entry(
         protocol,
         run.path,
-        summary.get("seed", 0),
+        config["seed"],
         value,
         error,
         budget(protocol, run, config, summary),
