@@ -30,7 +30,7 @@ from latentlab.trace import Trace, Traced, sample
 
 # The seed of the first block, apart from those in `evaluation`.
 AIS_SEED = 2**31 + 2**30
-# The acceptance rate that step sizes are tuned to (Wu et al. 2017, section 5).
+# The acceptance rate that step sizes are tuned to.
 ACCEPTANCE = 0.65
 # The first step size, and the rates of change of its logarithm at the first transition and in the long run.
 FIRST_STEP = 0.1
@@ -85,7 +85,7 @@ def linear(steps: int) -> Tensor:
 def sigmoid(steps: int) -> Tensor:
     r"""Return T + 1 inverse temperatures from 0 to 1 that are close together at both ends, float64.
 
-    $b_t \propto \sigma(\delta(2t/T - 1)) - \sigma(-\delta)$ with $\delta = 4$ (Grosse et al. 2015).
+    $b_t \propto \sigma(\delta(2t/T - 1)) - \sigma(-\delta)$ with $\delta = 4$, as in the code of Wu et al. 2017.
     """
     values = (STEEPNESS * (2 * linear(steps) - 1)).sigmoid()
     return (values - values[0]) / (values[-1] - values[0])
@@ -162,7 +162,9 @@ class Path:
 
 
 def transition(path: Path, point: Point, b: float, steps: Tensor, leapfrog: int) -> tuple[Point, Tensor]:
-    r"""One transition of Hamiltonian Monte Carlo that leaves f(z) at b invariant (Neal 2011, section 3).
+    r"""One transition of Hamiltonian Monte Carlo that leaves f(z) at b invariant.
+
+    Neal 2011, "MCMC using Hamiltonian dynamics".
 
     Args:
         path: the densities.
@@ -250,8 +252,9 @@ class AIS:
     def both(self, model: Any, x: Any, z: Tensor) -> tuple[Estimate, Estimate]:
         r"""Bound log p(x) of simulated examples from below and above, in expectation.
 
-        Bidirectional Monte Carlo (Grosse et al. 2015). Chains that start at the latents that made x, which are a draw
-        from p(z|x), run the ladder downwards. Their mean weight estimates 1 / p(x) without bias.
+        Bidirectional Monte Carlo (Grosse et al. 2015, https://arxiv.org/abs/1511.02543). Chains that start at the
+        latents that made x, which are a draw from p(z|x), run the ladder downwards. Their mean weight estimates
+        1 / p(x) without bias.
 
         Args:
             model: the model.

@@ -46,6 +46,7 @@ SETTINGS = {
     "nll.leapfrog": PositiveInt,
     "nll.start": Literal["prior", "posterior"],
     "nll.ladder": Literal["sigmoid", "linear"],
+    "nll.compare": NonNegativeInt | None,
     "nll.bdmc": NonNegativeInt,
     "mutual_information.examples": NonNegativeInt,
     "sampling.steps": PositiveInt | None,

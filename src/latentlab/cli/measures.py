@@ -174,7 +174,8 @@ class AnnealedLikelihoods(Measure):
             if n > size:
                 raise UserError(f"{key}={n}: there are {size} test examples: give {size} or less")
         self.sampler = _sampler(cfg.nll)
-        self.weights = choose_nll_samples(self.model, cfg.nll.samples)
+        compared = cfg.nll.samples if cfg.nll.compare is None else cfg.nll.compare
+        self.weights = choose_nll_samples(self.model, compared)
 
     def results(self) -> dict[str, float]:
         found = self._likelihoods([first_examples(self.run, self.n)]) if self.n else {}
@@ -210,6 +211,7 @@ class AnnealedLikelihoods(Measure):
         return {
             "nll.method": self.cfg.method,
             "nll.examples": self.n,
+            "nll.compare": self.weights,
             **{f"nll.{name}": self.cfg[name] for name in names},
         }
 
