@@ -25,13 +25,13 @@ def network(in_shape, out_shape):
     return MLP(in_shape, out_shape, hidden=(8,), activation=torch.nn.Tanh)
 
 
-def gmvae(clusters):
+def gmvae(clusters, **options):
     def prior(**shapes):
         return MixtureOfGaussiansPrior(**shapes, num_components=clusters)
 
     torch.manual_seed(0)
     parts = (network, network, DiagonalNormalPosterior, BernoulliLikelihood, prior)
-    return GMVAE(1, *parts, x_shape=(1, 2, 2)).double()
+    return GMVAE(1, *parts, x_shape=(1, 2, 2), **options).double()
 
 
 def exact_log_px_y(model, x):
@@ -53,6 +53,13 @@ def test_the_bound_lies_below_the_density():
     terms = model.terms(x, samples=5000)
     assert (terms["elbo"] < exact + 1e-3).all()
     torch.testing.assert_close(terms["elbo"], terms["reconstruction"] - terms["kl"] - terms["kl_y"])
+
+
+def test_a_uniform_p_y_is_not_learned():
+    model, x = gmvae(3, learned_weights=False), all_binary_images((1, 2, 2))
+    VLB()(model, x).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == ["prior.logits"]
+    torch.testing.assert_close(model.terms(x)["kl_y"], math.log(3) - model.classify(x).entropy())
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ class ClassModel(GenerativeModel, ABC):
 class ConditionalVAE(SingleLayer, ClassModel):
     r"""The conditional VAE $p(x|y,z)\,p(y)\,p(z)$ with $q(z|x,y)$ and an observed class y.
 
-    Kingma et al. 2014, eq. 6. `elbo` is a bound on the *joint* density,
+    Kingma et al. 2014. `elbo` is a bound on the *joint* density,
     $\log p(x, y) \geq E_q[\log p(x|y,z)] + \log p(y) - KL(q(z|x,y)\,\|\,p(z))$. It also bounds $\log p(x)$, which is
     at least $\log p(x, y)$, so it compares with the bounds of models without labels. `elbo_x_given_y`, without
     $\log p(y)$, bounds $\log p(x|y)$ and does not compare: under a uniform p(y) it is log C higher.

@@ -26,7 +26,7 @@ class GMVAE(ClassModel):
 
     $\log p(x) \geq \sum_y q(y|x) (E_{q(z|x,y)}[\log p(x|z)] - KL(q(z|x,y)\,\|\,p(z|y))) - KL(q(y|x)\,\|\,p(y))$, with
     the exact sum over y. Each example costs C passes of the networks. The generative model is that of VaDE (Jiang et
-    al. 2017) and of a VAE with a mixture prior. The inference model is that of M2 (Kingma et al. 2014, eq. 7).
+    al. 2017) and of a VAE with a mixture prior. The inference model is that of M2 (Kingma et al. 2014).
 
     Args:
         latent_dim: the number of latents.
@@ -35,6 +35,7 @@ class GMVAE(ClassModel):
         posterior: makes q(z|x, y).
         likelihood: makes p(x|z).
         prior: makes the mixture p(z) = sum_y p(y) p(z|y), whose components are the clusters.
+        learned_weights: True to learn p(y), False for a uniform p(y). A learned p(y) may give up all clusters but one.
         x_shape: the shape of one image.
 
     Raises:
@@ -51,6 +52,7 @@ class GMVAE(ClassModel):
         posterior: PosteriorFactory,
         likelihood: LikelihoodFactory,
         prior: PriorFactory,
+        learned_weights: bool = True,
         x_shape: Sequence[PositiveInt] = (1, 28, 28),
     ) -> None:
         super().__init__()
@@ -61,6 +63,7 @@ class GMVAE(ClassModel):
         self.latent_dim = prod(self.z_shape)
         self.likelihood = likelihood(network=decoder, in_shape=self.z_shape, x_shape=self.x_shape)
         self.prior = _mixture(prior(event_shape=self.z_shape, posterior=self.posterior))
+        self.prior.logits.requires_grad_(learned_weights)
         self.num_classes = len(self.prior.logits)
         self.planes = nn.Embedding(self.num_classes, prod(size))
         self.classifier = encoder(self.x_shape, (self.num_classes,))

@@ -23,7 +23,7 @@ class SemiSupervisedVAE(ClassModel):
     r"""The semi-supervised VAE M2: $p(x|y,z)\,p(y)\,p(z)$ with $q(y|x)\,q(z|x,y)$ and few observed classes y.
 
     Kingma et al. 2014, "Semi-supervised learning with deep generative models". `elbo` bounds log p(x), and no label
-    enters it: $U(x) = \sum_y q(y|x) L(x, y) + H[q(y|x)]$ (eq. 7) with the bound L(x, y) on log p(x, y) (eq. 6) of a
+    enters it: $U(x) = \sum_y q(y|x) L(x, y) + H[q(y|x)]$ with the bound L(x, y) on log p(x, y) of a
     `ConditionalVAE`. The sum over y is exact, so each example costs C passes of the networks. `accuracy` is the share
     of examples whose label is the most probable y under q(y|x). An example without a label counts as wrong.
 
@@ -88,7 +88,7 @@ class SemiSupervisedVAE(ClassModel):
         }
 
     def semi_supervised(self, x: Batch, alpha: float, samples: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
-        r"""The objective of examples of which some have a label (Kingma et al. 2014, eq. 9), and the terms of `elbo`.
+        r"""The objective of examples of which some have a label (Kingma et al. 2014), and the terms of `elbo`.
 
         $L(x, y) + \alpha \log q(y|x)$ for a labelled example and U(x) for another one, (B,).
         """

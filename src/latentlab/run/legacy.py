@@ -239,6 +239,7 @@ def name_protocols(node: Any) -> Any:
 # Settings that a class has gained, with the values that older runs had without them.
 GAINED: dict[str, dict[str, Any]] = {
     "latentlab.models.vae.VAE": {"decoders": 1},
+    "latentlab.models.gmvae.GMVAE": {"learned_weights": True},
     "latentlab.models.latent_vdm.LatentVDM": {
         "standardise": False,
         "prediction": None,
