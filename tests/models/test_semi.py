@@ -95,6 +95,8 @@ def test_labels_are_hidden_in_training_alone_and_balanced():
     # An evaluation sees each image once.
     once = [torch.cat([each.x for each in own.whole_set("train")]) for own in (data, whole)]
     assert torch.equal(*once) and torch.equal(data.distinct("train").y, y)
+    assert data.num_examples == whole.num_examples
+    assert data.examples_per_epoch == whole.examples_per_epoch + 100 == len(data.training_set().labels)
     assert torch.equal(Digits(Threshold(), labels=50, seed=9).train.y.unique(), data.train.y.unique())
 
 

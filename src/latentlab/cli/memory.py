@@ -133,7 +133,7 @@ def check_training(trainer: pl.Trainer, module: LitModule, rehearsal: Rehearsal,
         return
     weights = sum(parameter.nbytes for parameter in module.parameters())
     kept = COPIES * weights * trainer.num_devices
-    examples = min(module.data.total_batch_size, module.data.num_examples["train"])
+    examples = min(module.data.total_batch_size, module.data.examples_per_epoch)
     step = [
         Need("objective.samples", rehearsal.draws, lambda n: kept + cost(examples, n)),
         Need("data.batch_size", examples, lambda n: kept + cost(n, rehearsal.draws)),

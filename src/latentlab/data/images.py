@@ -231,7 +231,11 @@ class ImageData(DataModule):
 
     @property
     def num_examples(self) -> dict[str, int]:
-        return {"train": len(self.train.y), "val": len(self.val.y), "test": len(self.test.y)}
+        return {split: len(self.distinct(split).y) for split in ("train", "val", "test")}
+
+    @property
+    def examples_per_epoch(self) -> int:
+        return len(self.train.y)
 
     def distinct(self, split: Split) -> Images:
         """Return the images of a split, each once. In training, those with a label repeat (`label_repeats`)."""

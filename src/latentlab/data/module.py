@@ -44,7 +44,12 @@ class DataModule(pl.LightningDataModule, ABC):
     @property
     @abstractmethod
     def num_examples(self) -> Mapping[str, int]:
-        """The sizes of "train", "val" and "test", over all ranks."""
+        """The sizes of "train", "val" and "test", over all ranks, with each example once."""
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """The number of examples in an epoch, over all ranks. Training may repeat some."""
+        return self.num_examples["train"]
 
     @property
     @abstractmethod

@@ -298,7 +298,7 @@ def schedule(given: Schedule | Callable[[Optimizer], LRScheduler]) -> Schedule:
 
 def batches_per_epoch(data: DataModule) -> int:
     """Return the number of batches in the whole training set, on any number of devices."""
-    return ceil(data.num_examples["train"] / data.total_batch_size)
+    return ceil(data.examples_per_epoch / data.total_batch_size)
 
 
 def limited(limit: float, batches: int) -> int:
