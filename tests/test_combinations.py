@@ -50,7 +50,7 @@ REFUSALS = {
         c.get("posterior") == "gumbel_softmax" and c.get("prior") in DENSITIES
     ),
     "prior of one-hot latents": lambda c: (
-        c.get("posterior") in ("diagonal_normal", "full_rank_normal") and c.get("prior") == "categorical"
+        c.get("posterior") not in ("gumbel_softmax", None) and c.get("prior") == "categorical"
     ),
     "discrete latents are relaxed": lambda c: (
         c.get("posterior") == "gumbel_softmax" and c.get("objective") in PATHWISE
@@ -152,6 +152,11 @@ def test_a_pair_is_refused_with_options_that_work(pair):
     required = {} if "prior" in pair else {"prior": "vamp"}
     said = refusal(configured(required | pair))
     assert said is not None and words(pair) in said and re.search(r"choose .*\w+=\w+", said), said
+
+
+@pytest.mark.parametrize("option", ["iaf", "maf"])
+def test_a_diffusion_prior_refuses_a_posterior_without_an_entropy(option):
+    assert "choose posterior=diagonal_normal" in refusal(assembled("latent_vdm", posterior=option))
 
 
 def test_every_optimiser_takes_a_step():

@@ -14,11 +14,12 @@ from torch.distributions import (
     StudentT,
     VonMises,
 )
+from zuko.transforms import DependentTransform, MonotonicAffineTransform
 
 from latentlab import evaluation
 from latentlab.batch import BLOCK, Batch
 from latentlab.data.loader import EvaluationLoader
-from latentlab.distributions import GumbelSoftmax
+from latentlab.distributions import GumbelSoftmax, TransformedNormal
 from latentlab.draws import Blocks, each_block, normal_like, reproducible
 from latentlab.evaluation import EVALUATION_SEED, Passes, log_likelihoods, scored, terms
 from latentlab.protocols import Threshold
@@ -38,6 +39,9 @@ FAMILIES = {
     "laplace": lambda p: Independent(Laplace(p, p.exp()), 1),
     "student": lambda p: Independent(StudentT(p.exp() + 1, p, p.exp()), 1),
     "beta": lambda p: Independent(Beta(p.exp(), p.exp() + 1), 1),
+    "flow": lambda p: TransformedNormal(
+        Independent(Normal(p, p.exp()), 1), DependentTransform(MonotonicAffineTransform(p.cos(), p.sin()), 1)
+    ),
     "mixture": lambda p: MixtureSameFamily(Categorical(logits=p), Normal(p, p.exp())),
 }
 

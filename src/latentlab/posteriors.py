@@ -6,12 +6,13 @@ from math import exp
 from typing import Annotated, ClassVar
 
 import torch
+import zuko
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, Transform
 
-from latentlab.distributions import GumbelSoftmax
-from latentlab.nn import NetworkFactory, Shape, full_precision
+from latentlab.distributions import GumbelSoftmax, TransformedNormal
+from latentlab.nn import NetworkFactory, Shape, full_precision, keep_full_precision
 
 
 class Posterior(nn.Module, ABC):
@@ -94,6 +95,64 @@ class FullRankNormalPosterior(Posterior):
         scale_tril = log_diagonal.exp().diag_embed()
         scale_tril[..., self.below[0], self.below[1]] = entries
         return MultivariateNormal(loc, scale_tril=scale_tril)
+
+
+class FlowPosterior(Posterior, ABC):
+    r"""A normal distribution of u that a normalising flow transforms, $z = f(u; h(x))$.
+
+    The network returns $\mu$ and $\log\sigma$ of u, and the context h (Kingma et al. 2016, algorithm 1).
+
+    Args:
+        network: makes the network for the given input and output shapes.
+        in_shape: the shape of one input.
+        latent_dim: the number D of latents.
+        flow: makes a flow of D features and C context features, such as `zuko.flows.MAF` or `NSF`.
+        context: the number C of context features.
+    """
+
+    def __init__(
+        self,
+        network: NetworkFactory,
+        in_shape: Shape,
+        latent_dim: PositiveInt,
+        flow: Callable[[int, int], zuko.flows.Flow] = zuko.flows.MAF,
+        context: PositiveInt = 32,
+    ) -> None:
+        super().__init__(in_shape, (latent_dim,))
+        self.sizes = [latent_dim, latent_dim, context]
+        self.network = network(self.in_shape, (sum(self.sizes),))
+        self.flow = flow(latent_dim, context).transform
+        keep_full_precision(self.flow)
+
+    @abstractmethod
+    def transform(self, context: Tensor) -> Transform:
+        """The map from u to z for context features (*, C)."""
+
+    def forward(self, x: Tensor) -> TransformedNormal:
+        loc, log_scale, context = full_precision(self.network(x)).split(self.sizes, -1)
+        base = Independent(Normal(loc, log_scale.exp()), 1)
+        return TransformedNormal(base, self.transform(context))
+
+
+class IAFPosterior(FlowPosterior):
+    """An inverse autoregressive flow (Kingma et al. 2016).
+
+    A draw and its density take one pass. The density of another z takes D passes for each transform. `objective=stl`,
+    other objectives that score draws twice, and `prior=vamp` need it.
+    """
+
+    def transform(self, context: Tensor) -> Transform:
+        return self.flow(context)
+
+
+class MAFPosterior(FlowPosterior):
+    """A masked autoregressive flow (Papamakarios et al. 2017).
+
+    The density of any z takes one pass. A draw takes D passes for each transform.
+    """
+
+    def transform(self, context: Tensor) -> Transform:
+        return self.flow(context).inv
 
 
 class GumbelSoftmaxPosterior(Posterior):

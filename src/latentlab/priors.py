@@ -4,7 +4,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import inf
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from latentlab.distributions import Mixture, OneHot
 from latentlab.errors import UserError
-from latentlab.nn import Shape, full_precision
+from latentlab.nn import Shape, keep_full_precision
 from latentlab.posteriors import Posterior
 
 
@@ -225,19 +224,14 @@ class FlowPrior(RealPrior):
                 "choose prior=standard_normal or mog"
             )
         self.flow = flow(*self.event_shape)
+        keep_full_precision(self.flow)
         for module in self.flow.modules():
-            if isinstance(module, nn.Linear):
-                module.register_forward_hook(_in_full_precision)
             if identity and isinstance(module, (zuko.nn.MLP, zuko.nn.MaskedMLP)):
                 nn.init.zeros_(module[-1].weight)
                 nn.init.zeros_(module[-1].bias)
 
     def forward(self) -> Distribution:
         return self.flow()
-
-
-def _in_full_precision(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    return full_precision(output)
 
 
 class CategoricalPrior(Prior):

@@ -15,7 +15,7 @@ from latentlab.models.pretrained import adopt
 from latentlab.models.samplers import ANCESTRAL, Sampler
 from latentlab.models.vdm import Diffused, DiffusionModel
 from latentlab.nn import NetworkFactory
-from latentlab.posteriors import PosteriorFactory
+from latentlab.posteriors import FlowPosterior, PosteriorFactory
 from latentlab.priors import StandardNormalPrior
 from latentlab.protocols import Protocol
 from latentlab.schedules import NoiseSchedule, alpha
@@ -98,6 +98,11 @@ class LatentVDM(DiffusionModel):
             raise UserError(
                 "a diffusion prior needs continuous latents, and this posterior's are discrete: "
                 "choose posterior=diagonal_normal or posterior=full_rank_normal"
+            )
+        if isinstance(self.posterior, FlowPosterior):
+            raise UserError(
+                f"the bound of a diffusion prior needs the entropy of q(z|x), and {type(self.posterior).__name__} "
+                "has no closed form of it: choose posterior=diagonal_normal or posterior=full_rank_normal"
             )
         if freeze and pretrained is None:
             raise UserError(

@@ -5,7 +5,7 @@ leading shape *.
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -23,3 +23,14 @@ def full_precision(output: Tensor) -> Tensor:
     Distributions need parameters in float32 at least.
     """
     return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
+def keep_full_precision(network: nn.Module) -> None:
+    """Give every linear layer of a library's network an output in float32 at least (see `full_precision`)."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(_in_full_precision)
+
+
+def _in_full_precision(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return full_precision(output)
