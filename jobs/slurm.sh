@@ -30,7 +30,8 @@ if [[ -n ${SWEEP:-} ]]; then
 fi
 
 requeue() {
-    kill -TERM "$training" 2>/dev/null || true
+    # A signal to srun would end its tasks at once. This one lets them save.
+    scancel --signal=TERM "$SLURM_JOB_ID"
     wait "$training" || true
     scontrol requeue "$SLURM_JOB_ID"
     exit 0

@@ -243,9 +243,8 @@ def log_to(path: Path) -> None:
 
 def plugins(trainer: Mapping[str, Any]) -> list[ClusterEnvironment | CheckpointIO]:
     """Return the plugins of the trainer."""
-    tasks = int(os.environ.get("SLURM_NTASKS", 1))
     # Lightning would take SLURM tasks for the ranks of one run, although each task is a separate run.
-    alone = [LightningEnvironment()] if tasks > 1 and not devices.has_peers(trainer) else []
+    alone = [] if devices.has_peers(trainer) else [LightningEnvironment()]
     return [*alone, Checkpoints()]
 
 

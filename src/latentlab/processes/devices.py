@@ -159,8 +159,12 @@ def is_job() -> bool:
 
 
 def unlaunched(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return a copy of an environment without SLURM's variables, so that a child process is not a SLURM task."""
-    return {name: value for name, value in environment.items() if not name.startswith("SLURM_")}
+    """Return a copy of an environment without SLURM's variables, so that a child process is not a SLURM task.
+
+    SLURM_CONF stays: it names the configuration of the cluster.
+    """
+    kept = {name: value for name, value in environment.items() if not name.startswith("SLURM_")}
+    return kept | {name: environment[name] for name in ("SLURM_CONF",) if name in environment}
 
 
 def total_devices(trainer: Mapping[str, Any]) -> int:

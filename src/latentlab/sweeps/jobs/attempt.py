@@ -51,15 +51,12 @@ class Attempt:
         self._limit = limit
         self._due = 0.0
         self._stopped: Status | None = None
+        self._log_start = 0
         self._rows = NewRows(RunDirectory(job.directory).metrics)
         # The job of a sweep that was killed ends within its grace.
         lock = directory.lock(job.directory, patience=grace + 5)
         try:
-            with RunDirectory(job.directory).lock():  # a single run may use the directory too
-                resumed = self._prepare()
-            words = [*command, *job.overrides, *resumed, quoted("hydra.run.dir", job.directory)]
-            self._log_start = self._write_title(words)
-            self._guard = self._start(start, words, grace, lock)
+            self._guard = start.rejoin(job.directory, lock, grace) or self._begin(command, start, grace, lock)
             # The first forked job waits for imports. They are not its time, and an interrupt leaves no record.
             self.started = time.monotonic()
             self._seconds_before = self._record_start()
@@ -90,6 +87,13 @@ class Attempt:
             self.stop(Status.TIMED_OUT)
         self._look()
         return None
+
+    def _begin(self, command: Sequence[str], start: Start, grace: float, lock: int) -> Guarded:
+        with RunDirectory(self.job.directory).lock():  # a single run may use the directory too
+            resumed = self._prepare()
+        words = [*command, *self.job.overrides, *resumed, quoted("hydra.run.dir", self.job.directory)]
+        self._log_start = self._write_title(words)
+        return self._start(start, words, grace, lock)
 
     def _prepare(self) -> list[str]:
         directory.check_same(self.job)

@@ -10,9 +10,10 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from select import select
 from socket import AF_UNIX, SHUT_WR, SOCK_SEQPACKET, send_fds, socket, socketpair
-from typing import IO, Any, final
+from typing import IO, Any, Literal, final
 
 from latentlab.sweeps.jobs import fork_server
 from latentlab.sweeps.jobs.fork_server import LARGEST, first_path
@@ -53,6 +54,11 @@ class Fork:
         self._spawn = Spawn(environment)
         self._server: _Server | None = None
         self._ended = False
+
+    begun: Literal["started"] = "started"
+
+    def rejoin(self, place: Path, lock: int, grace: float) -> None:
+        """Return None: a guard ends its job with the sweep."""
 
     def launch(self) -> None:
         """Start the process, which imports the modules meanwhile."""

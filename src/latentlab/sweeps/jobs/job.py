@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from latentlab.run.metrics import Row
+from latentlab.sweeps.jobs.slurm import Request
 
 GPU = NonNegativeInt | str
 
@@ -24,8 +25,9 @@ class Settings:
         timeout_minutes: time limit of one attempt at a job. None: no limit.
         grace_seconds: time for a stopped job to write its checkpoint.
         metric: entry of summary.json in the table. None: the first of `report.METRICS` that a job has.
-        start: `fork` or `spawn`, see `fork` and `spawn`. None: `fork` for each job that can be forked, but
-            `spawn` for a single one.
+        start: `fork`, `spawn` or `slurm`, see the modules of these names. None: `fork` for each job that can be
+            forked, but `spawn` for a single one.
+        slurm: the request of each job with `slurm`.
     """
 
     n_jobs: PositiveInt = 1
@@ -34,7 +36,8 @@ class Settings:
     timeout_minutes: PositiveFloat | None = None
     grace_seconds: NonNegativeFloat = 30.0
     metric: str | None = None
-    start: Literal["fork", "spawn"] | None = None
+    start: Literal["fork", "spawn", "slurm"] | None = None
+    slurm: Request | None = None
 
 
 class Status(StrEnum):

@@ -66,9 +66,9 @@ class SweepProgress:
         """Print a line above the bar."""
         say(self.console, line, INDENT)
 
-    def started(self, job: Job, resumed: bool) -> None:
-        """Print that a job starts or resumes."""
-        self.say(f"{'resumed' if resumed else 'started':<11} {job.label}")
+    def started(self, job: Job, begun: str) -> None:
+        """Print that a job has started, resumed or been submitted."""
+        self.say(f"{begun:<11} {job.label}")
 
     def ended(self, outcome: Outcome, seconds: float, slots: int) -> None:
         """Print the outcome of a job and the time left.

@@ -16,6 +16,7 @@ from latentlab.sweeps.jobs.fork import PRELOAD, Fork
 from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status, Watch
 from latentlab.sweeps.jobs.pool import VISIBLE, Need, Pool, need, visible_gpus
 from latentlab.sweeps.jobs.report import SweepProgress
+from latentlab.sweeps.jobs.slurm import Slurm
 from latentlab.sweeps.jobs.spawn import Spawn, Start
 
 TICK = 0.05
@@ -75,6 +76,8 @@ class Runner:
         self._ended: list[Outcome] = []
         self._pool: Pool | None = None
         self._said = False
+        asked, minutes = settings.slurm, settings.timeout_minutes
+        self._slurm = Slurm(asked, minutes, self.environment, self.progress.say) if asked else None
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -107,6 +110,8 @@ class Runner:
         Raises:
             UserError: if there are too few devices.
         """
+        if self._slurm:
+            return Need()  # the devices are those of other machines
         needed = need(job.config.get("trainer") or {}, self.settings.devices_per_job)
         if needed.on_gpu:
             self._gpus().check(needed, job.label)
@@ -134,15 +139,14 @@ class Runner:
         if known := directory.settled(job):
             return self._note(known)
         minutes = self.settings.timeout_minutes
-        limit = None if minutes is None else 60 * minutes
+        limit = None if minutes is None or self._slurm else 60 * minutes  # SLURM keeps the limit itself
         resumed = directory.checkpoint(job) is not None
+        start = self._start_of(job)
         try:
-            self._attempts[job] = Attempt(
-                job, self.command, self._start_of(job), limit, self.settings.grace_seconds, watch
-            )
+            self._attempts[job] = Attempt(job, self.command, start, limit, self.settings.grace_seconds, watch)
         except (UserError, OSError) as error:
             return self._note(Outcome(job, Status.FAILED, str(error)))
-        self.progress.started(job, resumed)
+        self.progress.started(job, "resumed" if resumed else start.begun)
 
     def wait(self) -> list[Outcome]:
         """Wait until a job ends. Return all outcomes since the last call, or [] if nothing runs."""
@@ -154,6 +158,8 @@ class Runner:
         return ended
 
     def _start_of(self, job: Job) -> Start:
+        if self._slurm:
+            return self._slurm
         if self.settings.start != "spawn" and self.needs(job).forks and not job.variables:
             return self.fork
         if self.settings.start == "fork" and not self._said:

@@ -4,7 +4,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Protocol, final
+from pathlib import Path
+from typing import IO, Literal, Protocol, final
 
 from latentlab.sweeps.jobs import guard
 
@@ -35,6 +36,9 @@ class Guarded(Protocol):
 class Start(Protocol):
     """Starts a job behind a guard.
 
+    Attributes:
+        begun: the word for a job that has begun.
+
     Args:
         words: the command line.
         log: the standard output and error.
@@ -42,7 +46,13 @@ class Start(Protocol):
         grace: seconds between SIGTERM and SIGKILL when the job is stopped.
     """
 
+    @property
+    def begun(self) -> str: ...
+
     def __call__(self, words: Sequence[str], log: IO[bytes], lock: int, grace: float) -> Guarded: ...
+
+    def rejoin(self, place: Path, lock: int, grace: float) -> Guarded | None:
+        """Return the job that an earlier sweep started in a directory, if it runs without that sweep."""
 
 
 @final
@@ -55,6 +65,10 @@ class Spawn:
     """
 
     environment: Mapping[str, str]
+    begun: Literal["started"] = "started"
+
+    def rejoin(self, place: Path, lock: int, grace: float) -> None:
+        """Return None: a guard ends its job with the sweep."""
 
     def __call__(self, words: Sequence[str], log: IO[bytes], lock: int, grace: float) -> Guarded:
         return _SpawnedGuard(

@@ -22,6 +22,7 @@ from latentlab.sweeps.jobs.job import Job, Outcome, Settings, Status
 from latentlab.sweeps.jobs.pool import need
 from latentlab.sweeps.jobs.rehearsal import check_reported, rehearse
 from latentlab.sweeps.jobs.runner import Runner, forked
+from latentlab.sweeps.jobs.slurm import Request
 
 # Overrides for the sweep itself, which its jobs do not get.
 OWN = ("hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher", "hydra.run.", "hydra.mode")
@@ -157,7 +158,10 @@ class Sweep:
     def _warm_up(self, config: Mapping[str, Any]) -> None:
         # The process that forks the jobs imports while this one imports and checks.
         with suppress(UserError, TypeError, ValueError):  # `_check` reports a mistake in the trainer
-            if self.settings.start != "spawn" and need(config.get("trainer") or {}, None).forks:
+            if (
+                self.settings.start not in ("spawn", "slurm")
+                and need(config.get("trainer") or {}, None).forks
+            ):
                 self._fork.launch()
 
     def _report(self, outcomes: Sequence[Outcome]) -> None:
@@ -231,8 +235,12 @@ def read_settings(node: DictConfig) -> Settings:
     """
     given: Any = OmegaConf.to_container(node, resolve=True)
     values = {key: value for key, value in given.items() if key != "_target_"}
+    asked = values.pop("slurm", None)
     check_call({"_target_": f"{Settings.__module__}.Settings", **values}, "hydra.launcher")
-    return Settings(**values)
+    if values.get("start") != "slurm":
+        return Settings(**values)
+    check_call({"_target_": f"{Request.__module__}.Request", **(asked or {})}, "hydra.launcher.slurm")
+    return Settings(**values, slurm=Request(**(asked or {})))
 
 
 def _check(raw: Any, config: Any, overrides: Sequence[str]) -> None:
