@@ -3,23 +3,20 @@
 import os
 import subprocess
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 from commands import QUICK, ROOT, call
-from fakes import run
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from latentlab.sweeps.jobs.sweep import read_settings
+
 CONF = ROOT / "conf"
 SWEEPS = sorted((ROOT / "jobs" / "wandb").glob("*.yaml"))
 JOBS = sorted((ROOT / "jobs").glob("*.sh"))
-needs_submitit = pytest.mark.skipif(
-    find_spec("submitit") is None, reason="hydra-submitit-launcher is not installed"
-)
 
 
 def composed(*overrides: str):
@@ -29,55 +26,24 @@ def composed(*overrides: str):
         return config
 
 
-# -- SLURM by submitit
+# -- SLURM
 
 
-@needs_submitit
 @pytest.mark.parametrize(
-    ("overrides", "nodes", "tasks"),
+    ("overrides", "asked"),
     [
-        (("hydra/launcher=slurm_1gpu", "trainer=gpu"), 1, 1),
-        (("hydra/launcher=slurm_node", "trainer=ddp", "trainer.devices=4"), 1, 4),
-        (("hydra/launcher=slurm_nodes", "trainer=ddp", "trainer.devices=8", "trainer.num_nodes=3"), 3, 8),
+        (("hydra/launcher=slurm",), (1, 1, 0)),
+        (("hydra/launcher=slurm_1gpu", "trainer=gpu"), (1, 1, 1)),
+        (("hydra/launcher=slurm_node", "trainer=ddp", "trainer.devices=4"), (1, 4, 4)),
+        (
+            ("hydra/launcher=slurm_nodes", "trainer=ddp", "trainer.devices=8", "trainer.num_nodes=3"),
+            (3, 8, 8),
+        ),
     ],
 )
-def test_sbatch_is_asked_for_a_task_and_a_gpu_for_each_device(tmp_path, monkeypatch, overrides, nodes, tasks):
-    from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
-
-    asked = {}
-    monkeypatch.setattr(SlurmExecutor, "_internal_update_parameters", lambda self, **each: asked.update(each))
-    monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda cls: 1))
-    monkeypatch.setattr(SlurmExecutor, "_internal_process_submissions", lambda self, each: [])
-    launcher = launcher_of(composed(*overrides, f"hydra.sweep.dir={tmp_path}"))
-    launcher.launch([["seed=1"]], initial_job_idx=0)
-    text = _make_sbatch_string(command="train", folder=str(tmp_path), **asked)
-    assert f"#SBATCH --nodes={nodes}\n" in text and f"#SBATCH --ntasks-per-node={tasks}\n" in text
-    assert f"#SBATCH --gpus-per-node={tasks}\n" in text and "#SBATCH --signal=USR2@120" in text
-
-
-def launcher_of(config):
-    from hydra.core.plugins import Plugins
-    from hydra.types import HydraContext
-
-    context = HydraContext(config_loader=None, callbacks=None)
-    return Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=lambda cfg: None, config=config
-    )
-
-
-@needs_submitit
-def test_submitit_runs_the_jobs_of_a_multirun(app, tmp_path, monkeypatch):
-    paths = (str(app.parent), os.environ.get("PYTHONPATH", ""))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))  # a submitted job imports fake_job
-    words = (
-        "hydra/launcher=submitit_local",
-        "hydra.launcher.timeout_min=3",
-        "seed=1",
-        "hydra.sweep.dir=sweep",
-    )
-    done = run(app, *words)
-    assert done.status == 0, done.err
-    assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 1
+def test_slurm_is_asked_for_a_task_and_a_gpu_for_each_device(overrides, asked):
+    request = read_settings(composed(*overrides).hydra.launcher).slurm
+    assert (request.nodes, request.tasks_per_node, request.gpus_per_node) == asked
 
 
 def test_a_job_that_slurm_requeued_resumes(tmp_path, monkeypatch):
@@ -92,15 +58,6 @@ def test_a_job_that_slurm_requeued_resumes(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     done = call("train.py", *arguments, "trainer.max_epochs=2")
     assert done.status == 0 and "epoch 2/2" in done.out and "epoch 1/2" not in done.out
-
-
-@pytest.mark.skipif(
-    find_spec("hydra_plugins.hydra_ray_launcher") is None, reason="hydra-ray-launcher is not installed"
-)
-def test_ray_runs_the_jobs_of_a_multirun(app, tmp_path):
-    done = run(app, "hydra/launcher=ray", "seed=1", "hydra.sweep.dir=sweep")
-    assert done.status == 0, done.err
-    assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 1
 
 
 # -- A login node

@@ -40,7 +40,7 @@ LIBRARIES = {
 # No module of these may be trusted, because they hold functions that run commands and load files.
 DEPENDENCIES = re.compile(
     "torch|torchvision|pytorch_lightning|lightning_fabric|torchmetrics|hydra|omegaconf|numpy|scipy|sklearn|joblib|"
-    "matplotlib|PIL|pydantic|rich|wandb|zuko|optuna|sqlalchemy|yaml|filelock|platformdirs|submitit|cloudpickle|fsspec|"
+    "matplotlib|PIL|pydantic|rich|wandb|zuko|optuna|sqlalchemy|yaml|filelock|platformdirs|cloudpickle|fsspec|"
     "tensorboard|setuptools|pip|pkg_resources"
 )
 # The targets that conf/ names in these groups may stand in the same group of a saved config only.

@@ -1,4 +1,4 @@
-"""Trials in batches, through a launcher that runs whole batches, such as submitit on a cluster."""
+"""Trials in batches, through a launcher that runs whole batches, such as `hydra/launcher=basic`."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
