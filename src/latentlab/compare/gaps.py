@@ -1,5 +1,6 @@
 """The inference gap of several experiments, a stacked bar of its two parts for each."""
 
+import re
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
@@ -47,15 +48,23 @@ def gaps(experiments: Sequence[Experiment[Mapping[str, float]]]) -> TabledFigure
             range(len(rows)), heights, 0.6, bottoms, yerr=errors, capsize=3, label=name.replace("_", " ")
         )
         for x, (height, bottom) in enumerate(zip(heights, bottoms, strict=True)):
-            axes.annotate(f"{height:.2f}", (x, bottom + height / 2), (4, 0), textcoords="offset points")
+            axes.annotate(
+                f"{height:.2f}", (x, bottom + height / 2), (6, 0), textcoords="offset points", va="center"
+            )
         bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
     labels = short([each.label for each in experiments])
-    axes.set_xticks(range(len(rows)), [fill(text, 18) for text in labels])
+    axes.set_xticks(range(len(rows)), [_lines(text) for text in labels], fontsize=8)
+    axes.margins(y=0.2)
     axes.set_ylabel("inference gap, nats per example")
     axes.set_title(fill(incomparable(experiments), 100), fontsize=8, color="firebrick")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper center", ncols=2)
     plain(axes)
     return figure
+
+
+def _lines(label: str) -> str:
+    # A class without its module, and a value below its key.
+    return "\n".join(re.sub(r"=(?:[a-z_]\w*\.)*", "=\n", word) for word in label.split(", "))
 
 
 def _part(experiment: Experiment[Mapping[str, float]], name: str) -> tuple[float, float]:
