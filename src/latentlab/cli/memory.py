@@ -200,7 +200,9 @@ def shown(size: float) -> str:
 
 def _size(args: Iterable[Any]) -> int:
     # The shape of zeros, or the length of arange. A value to fill a tensor with counts too, but is small.
-    shapes = [prod(each) for each in args if isinstance(each, list | tuple)]
+    # A list of tensors, such as those that are concatenated, is no shape.
+    lists = [each for each in args if isinstance(each, list | tuple)]
+    shapes = [prod(each) for each in lists if not any(isinstance(item, Tensor) for item in each)]
     lengths = [int(each) for each in args if isinstance(each, int | float) and isfinite(each)]
     return max(shapes or lengths, default=0)
 
