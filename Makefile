@@ -19,7 +19,7 @@ WANTED     = $(if $(TORCH_INDEX),!~ /^(torch|torchvision|triton|(nvidia|cuda)-.*
 TORCH_INDEX ?= $(shell cat $(VENV)/.torch-index 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-faults benchmark benchmark-quick lint types format hooks requirements clean distclean
+.PHONY: help quickstart test test-faults test-cluster benchmark benchmark-quick lint types format hooks requirements clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ test: $(INSTALLED) ## run the tests
 
 test-faults: $(INSTALLED) ## run the long tests of faults
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -rP $(PYTEST_ARGS)
+
+test-cluster: $(INSTALLED) ## run the tests on a real SLURM, which Debian has as slurm-wlm and munge
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster -rsP --durations 10 tests/sweeps
 
 benchmark: $(INSTALLED) ## measure the speed as ratios to bare loops (10 minutes)
 	@$(BIN)/python benchmarks $(ROWS)

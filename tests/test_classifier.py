@@ -118,7 +118,7 @@ WEIGHTS = Classifier((1, 28, 28), 10).state_dict()
         {**WEIGHTS, "body.7.bias": torch.full((128,), torch.nan)},
         *({"state": WEIGHTS, "accuracy": value} for value in ("0.9", 2.0, True, torch.nan)),
     ],
-    ids=lambda content: str(content)[-20:],
+    ids=["other keys", "no weights", "a list", "NaN weights", "words", "above 1", "a truth value", "NaN"],
 )
 def test_a_file_with_other_weights_is_one_line(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "other.pt")
