@@ -51,6 +51,8 @@ MEANINGFUL: dict[str, tuple[Any, ...]] = {
     "log_every_n_steps": (0, None),
     "max_epochs": (-1, None),
     "devices": (-1, 0, "abc", []),  # `processes.devices` checks it
+    "MultiStep.milestones": ([],),
+    "RMSprop.alpha": (0,),
 }
 
 

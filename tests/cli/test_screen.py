@@ -94,7 +94,7 @@ def sweep() -> None:
     progress = report.SweepProgress(2)
     progress.say("2 jobs, 1 at a time")
     progress.start()
-    progress.started(one, resumed=False)
+    progress.started(one, "started")
     progress.ended(done, 7500.0, slots=1)
     logging.getLogger("latentlab").warning("a record is damaged and is passed over")
     progress.ended(failed, 6.0, slots=1)

@@ -43,11 +43,15 @@ def squeue(*words: str) -> None:
             state = "PENDING"
         else:
             state = "RUNNING" if _lives(int(pid.read_text())) else "FAILED"
-        print(f"{path.stem}|{state}|{reason.read_text() if reason.exists() else 'None'}")
+        why = reason.read_text() if reason.exists() else "None"
+        name = next(word for word in path.read_text().splitlines() if word.startswith("--job-name="))
+        print(f"{path.stem}|{state}|{why}|{name.partition('=')[2]}")
 
 
 def scancel(*words: str) -> None:
     number = words[-1]
+    if (HOME / "stubborn").exists() and number == "1":
+        sys.exit("scancel: error: Kill job error on job id 1: Invalid job id specified")
     soft = words[0].startswith("--signal")
     if not soft:
         (HOME / f"{number}.cancelled").touch()

@@ -7,6 +7,8 @@ import pytest
 from fakes import begin, epochs, run, starts, wait_for
 from slurm_cluster import Cluster, missing
 
+from latentlab.sweeps.jobs.slurm import job_name
+
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(bool(missing()), reason=f"not installed (slurm-wlm, munge): {', '.join(missing())}"),
@@ -81,7 +83,7 @@ def test_a_cancelled_job_fails_alone(app, tmp_path, cluster):
     sweep = begin(app, *SLURM, "seed=1,2", "pause=3")
     place = tmp_path / "sweep" / "pause-3_seed-2"
     wait_for(place / "began")
-    number = cluster.run("squeue", "-h", "-o", "%A", "-n", f"latentlab-{place.name}").strip()
+    number = cluster.run("squeue", "-h", "-o", "%A", "-n", job_name(place)).strip()
     cluster.run("scancel", number)
     done = sweep.finish()
     assert done.status == 1 and "CANCELLED" in done.out and "1 of 2 jobs" in done.err

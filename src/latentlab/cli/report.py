@@ -11,8 +11,6 @@ import pytorch_lightning as pl
 from latentlab.callbacks import BestCheckpoint, Timing
 from latentlab.classical.base import Source
 from latentlab.cli.screen import say, show_table, terminal, warn
-from latentlab.compare.runs import collect, incomparable
-from latentlab.compare.table import METRICS, table
 from latentlab.errors import UserError
 from latentlab.lit import ClassicalModule
 from latentlab.lit.base import LitModule
@@ -101,6 +99,10 @@ def show_experiments(results: Mapping[Path, Mapping[str, Any]]) -> None:
     Args:
         results: the results by run directory.
     """
+    # Late: it imports what draws figures.
+    from latentlab.compare.runs import collect, incomparable
+    from latentlab.compare.table import METRICS, table
+
     if not results:
         return
     try:

@@ -369,12 +369,16 @@ def test_a_guard_that_is_killed_ends_its_job(tmp_path, start):
 
 
 def test_an_interrupt_before_a_job_has_started_leaves_no_record(tmp_path):
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+    class Interrupted:
+        def __call__(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+        def rejoin(self, *_: object) -> None:
+            return None
 
     job = make(tmp_path)
     with runner() as runs, pytest.raises(KeyboardInterrupt):
-        runs._start_of = lambda job: interrupted
+        runs._start_of = lambda job: Interrupted()
         runs.start(job)
     assert not (job.directory / "job.json").exists() and runs.outcomes == []
 

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from fakes import begin, epochs, run, starts, wait_for
 
-from latentlab.sweeps.jobs.slurm import Request, Slurm
+from latentlab.sweeps.jobs.slurm import Request, Slurm, SlurmJob
 
 HERE = Path(__file__).parent
 SLURM = ("hydra/launcher=slurm", "hydra.sweep.dir=sweep")
@@ -80,14 +81,46 @@ def test_jobs_go_on_without_the_sweep_and_the_same_command_watches_them(app, tmp
 
 
 def test_an_interrupted_sweep_lets_its_jobs_save(app, tmp_path, slurm):
-    words = (*SLURM, "seed=1", "pause=2")
-    sweep = begin(app, *words)
-    wait_for(tmp_path / "sweep" / "pause-2_seed-1" / "began")
+    (slurm / "stubborn").touch()  # the first job cannot be cancelled, and is the last to end
+    sweep = begin(app, *SLURM, "seed=1,2", "pause=1")
+    wait_for(tmp_path / "sweep" / "pause-1_seed-2" / "began")
     sweep.signal(signal.SIGINT)
     done = sweep.finish()
     assert done.status == 130 and "interrupted" in done.out
-    [status] = (tmp_path / "sweep").glob("*/slurm.status")
-    assert status.read_text() == "143\n"
+    assert (tmp_path / "sweep" / "pause-1_seed-2" / "slurm.status").read_text() == "143\n"
+
+
+@pytest.mark.parametrize("text", ['{"job": 1}', '{"job": Infinity}', '{"job": true}', "[]", "{"])
+def test_the_number_of_another_job_is_not_taken_over(slurm, tmp_path, text):
+    subprocess.run(
+        [slurm / "sbatch", "--job-name=other", f"--output={tmp_path / 'log'}", "/dev/null"], check=True
+    )
+    (tmp_path / "slurm.json").write_text(text)
+    assert Slurm(Request(), None, {}, print).rejoin(tmp_path, 0, 1.0) is None
+
+
+@pytest.mark.parametrize("content", [b"\xb2", "\u00b2".encode(), b"1" * 200, b""])
+def test_a_damaged_status_is_a_failure(slurm, tmp_path, content):
+    (tmp_path / "slurm.status").write_bytes(content)
+    job = SlurmJob(1, tmp_path, Slurm(Request(), None, {}, print), 1.0, os.dup(0))
+    assert job.poll() == 1
+    job.close()
+
+
+@pytest.mark.parametrize(("ends", "queued"), [("exit 0", False), ("exit 143", True)])
+def test_a_job_that_finishes_before_its_limit_is_not_queued_again(slurm, tmp_path, ends, queued):
+    words = ["bash", "-c", f"trap '{ends}' TERM; echo $$ > {tmp_path}/pid; sleep 30 & wait"]
+    (tmp_path / "job.sh").write_text(Slurm(Request(), None, {}, print).script(words, tmp_path))
+    (slurm / "scontrol").write_text(f"#!/bin/sh\ntouch {tmp_path}/queued\n")
+    (slurm / "scancel").write_text(f"#!/bin/sh\nkill -TERM $(cat {tmp_path}/pid)\n")
+    for name in ("scontrol", "scancel"):
+        (slurm / name).chmod(0o755)
+    job = subprocess.Popen(["bash", tmp_path / "job.sh"], env={**os.environ, "SLURM_JOB_ID": "1"})
+    wait_for(tmp_path / "pid")
+    job.send_signal(signal.SIGUSR1)
+    job.wait(timeout=20)
+    assert (tmp_path / "queued").exists() == queued
+    assert (tmp_path / "slurm.status").exists() != queued
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(tmp_path, width):
     console = Console(file=StringIO(), width=width, force_terminal=True)
     progress = report.SweepProgress(2, console=console)
     with progress._bar:
-        progress.started(jobs[0], resumed=False)
+        progress.started(jobs[0], "started")
         progress.ended(done, 7500.0, slots=1)
         progress.ended(failed, 1.0, slots=1)
     lines = [*text.splitlines(), *Text.from_ansi(console.file.getvalue()).plain.splitlines()]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from getpass import getuser
+from hashlib import blake2s
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, final
 
@@ -86,10 +87,11 @@ class Request:
 
 
 class State(NamedTuple):
-    """A job in SLURM's queue: its state, and why it waits."""
+    """A job in SLURM's queue: its state, why it waits, and its own name."""
 
     name: str
     reason: str
+    job: str
 
 
 class Queue:
@@ -113,16 +115,14 @@ class Queue:
         self.looked = time.monotonic()
         self._answered = max(self._answered, self.looked - SILENCE) if self._states else self._answered
         try:
-            lines = ask("squeue", "-h", "-t", "all", "-u", getuser(), "-o", "%A|%T|%r").splitlines()
+            lines = ask("squeue", "-h", "-t", "all", "-u", getuser(), "-o", "%A|%T|%r|%j").splitlines()
         except UserError as error:
             if self._answered + SILENCE <= self.looked:
                 raise UserError(f"{error} (jobs go on: the same command watches them again)") from None
             return
         self._answered = self.looked
-        cells = (line.split("|") for line in lines if line.count("|") == 2)
-        self._states = {
-            int(number): State(name, reason) for number, name, reason in cells if number.isdigit()
-        }
+        cells = (line.split("|", 3) for line in lines if line.count("|") > 2)
+        self._states = {int(number): State(*rest) for number, *rest in cells if number.isdecimal()}
 
 
 @final
@@ -155,7 +155,7 @@ class Slurm:
         place = Path(log.name).parent
         (place / STATUS).unlink(missing_ok=True)
         write_text(place / SCRIPT, self.script(words, place))
-        options = (f"--job-name=latentlab-{place.name}"[:60], f"--output={log.name}", "--open-mode=append")
+        options = (f"--job-name={job_name(place)}", f"--output={log.name}", "--open-mode=append")
         submitted = ask(
             *(
                 "sbatch",
@@ -173,13 +173,18 @@ class Slurm:
         return SlurmJob(number, place, self, grace, os.dup(lock))
 
     def rejoin(self, place: Path, lock: int, grace: float) -> "SlurmJob | None":
-        """Return the job that an earlier command submitted, if it has not ended."""
+        """Return the job that an earlier command submitted, if it has not ended.
+
+        The directory may come from somebody else, and SLURM gives numbers again: the name of the job must agree.
+        """
         try:
-            number = int(json.loads(read_text(place / NUMBER, 1000))["job"])
+            number = json.loads(read_text(place / NUMBER, 1000))["job"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        if type(number) is not int:
+            return None
         state = self.queue.state(number, at_once=True)
-        if state is None or state.name in ENDED:
+        if state is None or state.name in ENDED or state.job != job_name(place):
             return None
         return SlurmJob(number, place, self, grace, os.dup(lock))
 
@@ -194,16 +199,18 @@ class Slurm:
                 'echo "-- SLURM job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1))"',
                 'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
                 *self.request.setup,
-                "ended() { while kill -0 $job 2>/dev/null; do wait $job; status=$?; done; }",
+                "# A signal ends `wait` before the job has ended.",
+                "ended() { wait $job; status=$?; while kill -0 $job 2>/dev/null; do wait $job; status=$?; done; }",
+                f"finish() {{ echo $status > {status}; exit $status; }}",
                 "# Before the time limit. A signal to srun would end its tasks at once; scancel lets them save.",
                 f"requeue() {{ [ ${{SLURM_RESTART_COUNT:-0}} -lt {STARTS} ] || return; "
-                "scancel --signal=TERM $SLURM_JOB_ID; ended; scontrol requeue $SLURM_JOB_ID; exit 0; }",
+                "scancel --signal=TERM $SLURM_JOB_ID; ended; [ $status = 0 ] && finish; "
+                "scontrol requeue $SLURM_JOB_ID; exit 0; }",
                 "trap requeue USR1",
                 f"srun {shlex.join(words)} &",
                 "job=$!",
                 "ended",
-                f"echo $status > {status}",
-                "exit $status",
+                "finish",
                 "",
             ]
         )
@@ -234,12 +241,13 @@ class SlurmJob:
 
     def stop(self) -> None:
         """Let the job save its state, and cancel it after its grace."""
-        state = self._slurm.queue.state(self.pid, at_once=True)
-        if state is not None and state.name == "RUNNING":
-            self._deadline = time.monotonic() + self._grace
-            ask("scancel", "--signal=TERM", str(self.pid))
-        else:
-            self.kill()
+        with suppress(UserError):  # it has ended, or is killed after its grace
+            state = self._slurm.queue.state(self.pid, at_once=True)
+            if state is not None and state.name == "RUNNING":
+                ask("scancel", "--signal=TERM", str(self.pid))
+                self._deadline = time.monotonic() + self._grace
+                return
+        self.kill()
 
     def kill(self) -> None:
         self._deadline = float("inf")
@@ -272,8 +280,10 @@ class SlurmJob:
     def _status(self, state: State | None) -> int | None:
         # A file that another node has written may show here a little later.
         if (self._place / STATUS).exists():
-            text = read_text(self._place / STATUS, 100).strip()
-            return int(text) if text.isdigit() else 1
+            try:
+                return int(read_text(self._place / STATUS, 100))
+            except (OSError, ValueError):
+                return 1
         if state is not None and state.name == "COMPLETED":
             return 0
         self._gone = min(self._gone, time.monotonic())
@@ -285,6 +295,11 @@ class SlurmJob:
     def _log(self, line: str) -> None:
         with (self._place / "job.log").open("a") as log:
             log.write(f"error: {line}\n")
+
+
+def job_name(place: Path) -> str:
+    """Return the name in SLURM of the job of a directory."""
+    return f"latentlab-{blake2s(str(place.absolute()).encode(), digest_size=8).hexdigest()}"
 
 
 def ask(*words: str, environment: Mapping[str, str] | None = None) -> str:
