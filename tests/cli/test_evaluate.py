@@ -55,7 +55,7 @@ def test_another_split_is_scored_beside_the_test_set(run):
         done = call("evaluate.py", f"run={run}", "nll.samples=3", "figures.draw=false", *more)
         assert done.status == 0, done.err
     assert "val/elbo" in done.out and "test/elbo" not in done.out
-    results = read_evaluation(run / "evaluation.json", "best.ckpt")
+    results = read_evaluation(run / "evaluation.json", run / "checkpoints" / "best.ckpt")
     assert results["test/elbo_mc_stderr"] < results["test/elbo_stderr"]
     assert results["val/elbo"] == pytest.approx(summary(run)["val/elbo"], rel=1e-6)
     with (run / "export" / "val" / "examples.csv").open() as file:

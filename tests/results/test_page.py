@@ -58,7 +58,7 @@ def write(folder, command=COURSE, value=-88.0, seed=1, epochs=10, done=None, eva
         node = config
         for name in path:
             node = node[name]
-        node.pop(last) if setting is ... else node.update({last: setting})
+        node.pop(last, None) if setting is ... else node.update({last: setting})
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     summary = {
         "test/elbo": value,
@@ -231,12 +231,15 @@ def test_the_readme_has_a_table_between_its_markers(place):
         ("a readme=none.md", "none.md"),
         ("other", "no row has its protocol"),
         ("a pages=3", "no run here"),
+        ("a out=mine.md", "mine.json"),
+        ("a readme=page.md", "readme=page.md"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(place, arguments, words):
     write(place / "a")
     write(place / "other", changed={"data.batch_size": 64})
     (place / "README.md").write_text("no markers")
+    (place / "mine.json").write_text('{"mine": 1}')
     before = sorted(place.rglob("*"))
     with pytest.raises((UserError, OSError), match=words) as error:
         main(["rows=rows.yaml", "out=page.md", *arguments.split()])
@@ -250,3 +253,125 @@ def test_it_is_a_command(place, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
         runpy.run_module("latentlab.results", run_name="__main__")
     assert capsys.readouterr().err.startswith("error: none: no run here")
+
+
+LINES = "epoch,step,val/elbo,test/elbo\n0,39,-9,\n1,79,-9,\n2,84,-9,\n3,85,,-9\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "epochs", "steps", "budget", "words"),
+    [
+        (
+            STOPPING,
+            2000,
+            85,
+            "2 of 2,000 epochs (0.1 %) †",
+            "trainer.max_steps=85 seed=1",
+        ),  # no early stopping
+        (COURSE, 3, 85, "2 of 3 epochs (67 %) †", "trainer.max_steps=85 seed=1"),
+        (COURSE, 3, 90, "3 epochs", "trainer.max_epochs=3 seed=1"),
+    ],
+)
+def test_a_limit_of_steps_cuts_an_epoch(place, command, epochs, steps, budget, words):
+    rows = [
+        {
+            "table": "A",
+            "model": "B",
+            "command": f"{command} trainer.max_epochs={epochs}",
+            "metric": "test/elbo",
+        }
+    ]
+    OmegaConf.save(OmegaConf.create(rows), place / "rows.yaml")
+    run = write(place / "a", command, epochs=epochs, done=3, changed={"trainer.max_steps": steps})
+    (run / "metrics.csv").write_text(LINES)
+    page, _ = results(run)
+    assert f"| {budget} |" in page
+    assert f"{words}`" in page and page.count("trainer.max_epochs") == 1
+
+
+def test_a_command_has_each_word_once(place):
+    rows = [
+        {
+            "table": "A",
+            "model": "B",
+            "command": f"{COURSE} trainer.max_steps=90 seed=0",
+            "metric": "test/elbo",
+        }
+    ]
+    OmegaConf.save(OmegaConf.create(rows), place / "rows.yaml")
+    (write(place / "a", changed={"trainer.max_steps": 85}) / "metrics.csv").write_text(LINES)
+    page, _ = results(place / "a")
+    assert (
+        f"`python train.py {COURSE} trainer.max_steps=85 seed=1`" in page
+        and "| 85 of 90 steps (94 %) † |" in page
+    )
+
+
+@pytest.mark.parametrize(
+    ("done", "shown"), [(413, "413 of at most 1,000 iterations"), (1000, "1,000 iterations")]
+)
+def test_a_classical_inference_counts_iterations(place, done, shown):
+    command = "model=em_mixture trainer.max_epochs=50"
+    rows = [{"table": "A", "model": "B", "command": command, "metric": "train/elbo"}]
+    OmegaConf.save(OmegaConf.create(rows), place / "rows.yaml")
+    for epochs in (50, 10):
+        run = write(place / str(epochs), command, epochs=epochs, changed={"data.root": ...})
+        (run / "summary.json").write_text(
+            json.dumps({"train/elbo": -1.0, "train/iterations": min(done, epochs * 20)})
+        )
+    page, _ = results(place / "50")
+    assert f"| {shown} |" in page and f"{command} seed=1`" in page
+    page, _ = results(place / "10")
+    assert "| 200 of 1,000 iterations (20 %) † |" in page
+    assert "python train.py model=em_mixture trainer.max_epochs=10 seed=1`" in page
+
+
+def test_seeds_have_the_same_data(place, capsys):
+    for seed, checksum in enumerate(("one", "two", "two")):
+        write(place / "runs" / str(seed), seed=seed, value=-80.0 - seed, changed={"data.sha256": checksum})
+    row = results(place / "runs")[1]["Gaussian"]
+    assert (row["n"], row["ours"]) == (2, -81.5)
+    assert re.search("left out .*runs/0: .*other data", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("words", ["cpu;id>PWNED", "cpu`\n\n<img src=x>\n\x1b[2J"])
+def test_a_config_puts_no_text_into_a_command(place, capsys, words):
+    write(place / "runs" / "a", changed={"trainer.accelerator": words})
+    write(place / "runs" / "b", seed=2)
+    page, _ = results(place / "runs")
+    error = capsys.readouterr().err
+    assert "PWNED" not in page and "<img" not in page
+    assert error.count("\n") == 1 and "\x1b" not in error and "runs/a" in error
+
+
+def test_words_of_a_run_stay_in_their_cells(place):
+    run = write(place / "a")
+    session = {"commits": {"latentlab": "a` | <img> \x1b[2J\n# Title"}, "processor": "`b`\n|", "threads": 1}
+    (run / "environment.json").write_text(json.dumps({"sessions": [session]}))
+    page, _ = results(run)
+    assert r"| `` a` \| <img> [2J # Title `` | \`b\` \|, 1 thread |" in page
+
+
+def test_a_result_of_other_weights_does_not_count(place, capsys):
+    run = write(place / "a", IWAE, epochs=3280, evaluations=[evaluated(5000, 98.0, checkpoint_sha256="old")])
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "best.ckpt").write_bytes(b"new")
+    results(write(place / "b"), run)
+    assert "has no test/nll" in capsys.readouterr().err
+
+
+def test_words_without_influence_need_no_record(place):
+    rows = [{**ROWS[1], "evaluate": "nll.samples=5000 figures.draw=false devices=2"}]
+    OmegaConf.save(OmegaConf.create(rows), place / "rows.yaml")
+    run = write(place / "a", IWAE, epochs=3280, evaluations=[evaluated(5000, 98.0)])
+    assert results(run)[1]["IWAE, K = 5"]["ours"] == 98.0
+
+
+def test_the_json_has_no_nan(place):
+    run = write(place / "a")
+    summary = json.loads((run / "summary.json").read_text())
+    broken = {"test/elbo_stderr": float("nan"), "time/train_seconds": float("inf")}
+    (run / "summary.json").write_text(json.dumps({**summary, **broken}))
+    page, rows = results(run)
+    assert rows["Gaussian"]["error"] is rows["Gaussian"]["runs"][0]["hours"] is None
+    assert "(nan)" not in page and "Infinity" not in Path("docs/page.json").read_text()

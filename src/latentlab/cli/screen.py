@@ -35,6 +35,11 @@ def warn(line: str) -> None:
     print(_shown(line, sys.stderr), file=sys.stderr)
 
 
+def printable(text: str) -> str:
+    """Return a text as one line without control characters, since it may come from somebody else."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 class ScreenHandler(logging.Handler):
     """Prints the log on standard output. While a bar is shown, its lines appear above the bar."""
 

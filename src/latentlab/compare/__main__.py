@@ -182,7 +182,7 @@ def _save_table(figure: Any, path: Path) -> Path:
 
 def _results(run: RunDirectory) -> Results:
     # The summary comes last: evaluate.py may have scored the same bound with other settings.
-    evaluation = read_evaluation(run.evaluation, run.best_checkpoint.name)
+    evaluation = read_evaluation(run.evaluation, run.best_checkpoint)
     return {**evaluation, **read_results(run.summary)}
 
 

@@ -22,7 +22,7 @@ def read_gaps(run: RunDirectory) -> Mapping[str, float]:
     Raises:
         UserError: if there are none.
     """
-    results: Mapping[str, Any] = read_evaluation(run.evaluation, run.best_checkpoint.name)
+    results: Mapping[str, Any] = read_evaluation(run.evaluation, run.best_checkpoint)
     if not {f"test/{name}" for name in COLUMNS} <= set(results):
         raise UserError("its last evaluation has no gaps: run evaluate.py run=RUN gaps.examples=100")
     return {name: results[f"test/{name}"] for name in COLUMNS}

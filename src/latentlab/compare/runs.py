@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from latentlab.errors import UserError
-from latentlab.run.config import CHECKSUM, read_config, shown
+from latentlab.run.config import CHECKSUM, SOURCE, read_config, shown
 from latentlab.run.directory import RunDirectory
 from latentlab.run.results import read_results
 from latentlab.run.resuming import DEVICES, HARMLESS, built_from, is_among, users_key
@@ -14,7 +14,8 @@ from latentlab.sweeps.jobs.directory import RECORD
 
 # Settings that do not make another experiment.
 IGNORED = (
-    *(key for key in HARMLESS if key != CHECKSUM),
+    # Another file holds other data. Only images have a checksum.
+    *(key for key in HARMLESS if key not in (CHECKSUM, SOURCE)),
     *DEVICES,
     "callbacks.best",
     "names",

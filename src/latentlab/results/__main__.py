@@ -5,6 +5,7 @@ that of the row's command, apart from the seed, the budget and settings without 
 standard error and left out. Options may be given as `--out FILE` or `out=FILE`.
 """
 
+import json
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from latentlab.cli.command import OneLineParser
-from latentlab.cli.screen import warn
+from latentlab.cli.screen import printable, warn
 from latentlab.cli.script import typed
 from latentlab.compare.runs import collect
 from latentlab.errors import UserError
@@ -58,6 +59,8 @@ def parse(words: Sequence[str]) -> Namespace:
     given = parser.parse_args([re.sub(r"^(out|rows|curves|readme)=", r"--\1=", word) for word in words])
     if given.out.suffix != ".md":
         parser.error(f"out={given.out}: the name must end in .md")
+    if given.readme is not None and given.readme.resolve() == given.out.resolve():
+        parser.error(f"readme={given.readme}: this is the page of out=: give another file")
     return given
 
 
@@ -68,12 +71,13 @@ def main(words: Sequence[str]) -> None:
         UserError: for a mistake in the command line or in the rows, or if no run belongs to a row.
     """
     given = parse(words)
+    _check_own(given.out.with_suffix(".json"))
     known = protocols(read_rows(given.rows))
     experiments, left_out = collect(given.runs, partial(read_entries, known=known))
     readings = [run.values for each in experiments for run in each.runs]
     found, others = page.lines(known, [entry for each in readings for entry in each.entries])
     for remark in (*left_out, *(remark for each in readings for remark in each.remarks), *others):
-        warn(remark)
+        warn(printable(remark))
     figures = _figures(found, given.curves)
     texts = {given.out.with_suffix(".json"): page.data(known, found)}
     links = {title: _link(path, given.out) for title, (path, _) in figures.items()}
@@ -86,6 +90,22 @@ def main(words: Sequence[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
         print(path)
+
+
+def _check_own(path: Path) -> None:
+    """Refuse to replace a JSON file that is not a list of rows."""
+    if not path.exists():
+        return
+    try:
+        rows = json.loads(read_text(path))
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and {"table", "runs"} <= set(row) for row in rows
+    ):
+        raise UserError(
+            f"{path} would be replaced and is no file of results: move it, or give another name as out="
+        )
 
 
 def _figures(found: Sequence[Line], folder: Path | None) -> Mapping[str, tuple[Path, Figure]]:

@@ -1,13 +1,16 @@
 """The page: a table for each group of rows, the commands, and the rows without a run; and the same as JSON."""
 
 import json
+import math
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from statistics import fmean
 from typing import Any
 
+from latentlab.cli.screen import printable
 from latentlab.results.entries import Entry
 from latentlab.results.rows import Protocol
 from latentlab.run.results import Spread
@@ -73,10 +76,17 @@ class Line:
     def train(self) -> str:
         """The command that trains these runs."""
         first, seeds = self.entries[0], ",".join(str(each.seed) for each in self.entries)
-        budget = [] if self.whole else [f"trainer.max_{first.budget.unit}={first.budget.used}"]
         several = ["-m"] if len(self.entries) > 1 else []
-        words = (*several, self.protocol.row.command, *budget, *first.devices, f"seed={seeds}")
-        return f"python train.py {' '.join(words)}"
+        words = [*(() if self.whole else first.limits), *first.devices, f"seed={seeds}"]
+        command = _without(self.protocol.row.command, [word.partition("=")[0] for word in words])
+        return " ".join(["python train.py", *several, command, *map(shlex.quote, words)])
+
+
+def _without(command: str, keys: Sequence[str]) -> str:
+    """Return the words of a command apart from those of some keys."""
+    words = shlex.split(command)
+    kept = [word for word in words if word.partition("=")[0].lstrip("+") not in keys]
+    return command if kept == words else shlex.join(kept)
 
 
 def lines(protocols: Sequence[Protocol], entries: Sequence[Entry]) -> tuple[list[Line], list[str]]:
@@ -96,11 +106,15 @@ def lines(protocols: Sequence[Protocol], entries: Sequence[Entry]) -> tuple[list
 
 def _chosen(entries: Sequence[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]]]:
     most = max(map(_rank, entries), default=(False, 0))
+    best = [each.checksum for each in entries if _rank(each) == most]
+    checksum = max(best, key=best.count, default="")
     chosen: dict[int, Entry] = {}
     others = []
     for each in entries:
         if _rank(each) != most:
             others.append((each, "another run has more of the protocol's budget"))
+        elif each.checksum != checksum:
+            others.append((each, "more of the other runs have other data (data.sha256, data.source.path)"))
         elif each.seed in chosen:
             others.append((each, f"{chosen[each.seed].path} has the same seed"))
         else:
@@ -146,7 +160,7 @@ def _cells(line: Line) -> list[str]:
     return [
         _plain(row.model),
         _plain(", ".join(line.distinct(lambda each: [each.data]))),
-        f"`{row.metric}`",
+        _code(row.metric),
         ours(line),
         str(len(line.entries)),
         published(line.protocol),
@@ -166,7 +180,7 @@ def _made(line: Line) -> list[str]:
     return [
         _plain(line.protocol.row.model),
         _code(line.train, evaluate(line.protocol)),
-        ", ".join(f"`{_plain(_short(commit))}`" for commit in commits),
+        ", ".join(_code(_short(commit)) for commit in commits),
         _plain("; ".join(machines)),
     ]
 
@@ -186,7 +200,7 @@ def _not_run(missing: Sequence[Protocol]) -> str:
         [
             _plain(each.row.table),
             _plain(each.row.model),
-            f"`{each.row.metric}`",
+            _code(each.row.metric),
             published(each),
             _plain(each.row.source or "-"),
             _hours(each.row.hours_cpu),
@@ -248,7 +262,7 @@ def summary(found: Sequence[Line], page: str) -> str:
     cells = [
         [
             _plain(line.protocol.row.name),
-            f"`{line.protocol.row.metric}`",
+            _code(line.protocol.row.metric),
             ours(line),
             published(line.protocol),
             str(len(line.entries)),
@@ -273,7 +287,17 @@ def between(text: str, table: str) -> str:
 def data(protocols: Sequence[Protocol], found: Sequence[Line]) -> str:
     """Return the page as JSON: a list of rows, those without runs with `runs` empty."""
     known = {id(line.protocol): line for line in found}
-    return json.dumps([_row(each, known.get(id(each))) for each in protocols], indent=1) + "\n"
+    rows = [_row(each, known.get(id(each))) for each in protocols]
+    return json.dumps(_finite(rows), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(node: Any) -> Any:
+    """Return a copy in which NaN and infinity, which JSON has not, are null."""
+    if isinstance(node, Mapping):
+        return {key: _finite(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_finite(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 def _row(protocol: Protocol, line: Line | None) -> dict[str, Any]:
@@ -343,9 +367,15 @@ def _short(commit: str) -> str:
 
 def _plain(text: str) -> str:
     # A name may come from a run of somebody else. It stays text in one cell.
-    flat = " ".join(str(text).split())
-    return re.sub(r"([|`\\\[\]])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;"))
+    return re.sub(r"([|`\\\[\]])", r"\\\1", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _code(*commands: str) -> str:
-    return "<br>".join(f"`{command.replace('|', chr(92) + '|')}`" for command in commands if command)
+    return "<br>".join(_span(printable(command)) for command in commands if command)
+
+
+def _span(text: str) -> str:
+    """Return a span of code, which more backticks close than it holds in a row."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " * (len(fence) > 1)
+    return f"{fence}{space}{text.replace('|', chr(92) + '|')}{space}{fence}"

@@ -71,9 +71,20 @@ class Protocol:
 
 
 def limit(config: Mapping[str, Any]) -> tuple[int, str]:
-    """Return the largest number of steps or epochs of a training, and the unit."""
-    steps, epochs = (config["trainer"].get(key) for key in ("max_steps", "max_epochs"))
-    return (int(steps), "steps") if (steps or -1) > 0 else (int(epochs or 0), "epochs")
+    """Return the largest number of steps, epochs or iterations of a training, and the unit.
+
+    A classical inference on observations counts iterations, of which an epoch has `data.steps_per_epoch`.
+    """
+    steps, epochs = (config["trainer"].get(key) or -1 for key in ("max_steps", "max_epochs"))
+    each = iterations_per_epoch(config)
+    if steps > 0:
+        return int(steps), "iterations" if each else "steps"
+    return int(max(epochs, 0) * (each or 1)), "iterations" if each else "epochs"
+
+
+def iterations_per_epoch(config: Mapping[str, Any]) -> int | None:
+    """Return the iterations in an epoch of a classical inference on observations, None for other models."""
+    return (config.get("data") or {}).get("steps_per_epoch")
 
 
 def read_rows(path: Path = PUBLISHED) -> list[Row]:

@@ -14,7 +14,8 @@ from latentlab.run.plain import read_plain
 
 REMEDY = "restore it from a copy, or train the run again"
 # The keys that say where a run finds its data. They do not change its result.
-PLACES = ("data.root", "data.path", "data.source.path")
+SOURCE = "data.source.path"
+PLACES = ("data.root", "data.path", SOURCE)
 # The checksum of the data, which a run adds to its config.
 CHECKSUM = "data.sha256"
 

@@ -5,12 +5,13 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from latentlab.errors import UserError
-from latentlab.run.files import read_text, write_text
+from latentlab.run.files import read_text, sha256, write_text
 
 log = logging.getLogger(__name__)
 
@@ -103,14 +104,14 @@ def write_evaluation(path: Path, results: Mapping[str, Any], settings: Mapping[s
     return written
 
 
-def read_evaluation(path: Path, checkpoint: str) -> dict[str, Any]:
+def read_evaluation(path: Path, checkpoint: Path) -> dict[str, Any]:
     """Return the latest value of each result of a checkpoint in evaluation.json, {} if there are none.
 
-    The results that the latest evaluation was not asked for are those of earlier evaluations of the same checkpoint.
+    The results that the latest evaluation was not asked for are those of earlier evaluations of the same weights.
 
     Args:
         path: the file.
-        checkpoint: the name of the checkpoint. Results of older versions do not name theirs and count too.
+        checkpoint: the checkpoint, see `evaluations_of`.
 
     Returns:
         The results. SETTINGS maps the name of each to the settings of its evaluation.
@@ -118,20 +119,47 @@ def read_evaluation(path: Path, checkpoint: str) -> dict[str, Any]:
     Raises:
         UserError: if the file is damaged.
     """
-    found = [
-        each
-        for each in _evaluations(read_results(path))
-        if _settings(each).get(CHECKPOINT, checkpoint) == checkpoint
-    ]
-    same = [each for each in found if _settings(each).get(DIGEST) == _settings(found[0]).get(DIGEST)]
+    found = evaluations_of(path, checkpoint)
     values: dict[str, Any] = {}
     origins: dict[str, Any] = {}
-    for each in reversed(same):
+    for each in reversed(found):
         # Words, such as the name of the model, are those of the latest evaluation.
         names = [name for name in each if "/" in name or each is found[0]]
         values |= {name: each[name] for name in names}
         origins |= dict.fromkeys(names, _settings(each))
     return {**values, SETTINGS: origins} if values else {}
+
+
+def evaluations_of(path: Path, checkpoint: Path) -> list[dict[str, Any]]:
+    """Return the results of the present weights of a checkpoint in evaluation.json, the latest first.
+
+    Results of older versions name no checkpoint or no checksum. They count if the file is newer than the checkpoint.
+    If the checkpoint is gone, the results with the latest checksum count.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    found = [
+        each
+        for each in _evaluations(read_results(path))
+        if _settings(each).get(CHECKPOINT, checkpoint.name) == checkpoint.name
+    ]
+    digests = [_settings(each).get(DIGEST) for each in found]
+    present = _present(path, checkpoint, digests) if checkpoint.exists() else digests[:1]
+    return [each for each, digest in zip(found, digests, strict=True) if digest in present]
+
+
+def _present(path: Path, checkpoint: Path, digests: Sequence[Any]) -> list[Any]:
+    """Return the checksum of the present weights. None stands for that of older results."""
+    changed = checkpoint.stat().st_mtime_ns
+    if digests[:1] == [None] and path.stat().st_mtime_ns >= changed:
+        return [None]
+    return [_digest(checkpoint, changed)] if any(digests) else []
+
+
+@cache
+def _digest(checkpoint: Path, changed: int) -> str:
+    return sha256(checkpoint)
 
 
 def _settings(results: Mapping[str, Any]) -> Mapping[str, Any]:
