@@ -128,9 +128,15 @@ def test_the_measure_of_a_run(small, tmp_path):
     assert done.status == 0, done.err
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["test/nll_ais"] > 0 and found["test/bdmc_lower"] < found["test/bdmc_upper"]
-    assert found["settings"]["nll.examples"] == 9 and found["settings"]["nll.start"] == "posterior"
+    assert (
+        "test/nll_ais_stderr" in found
+        and found["settings"]["nll.examples"] == 9
+        and found["settings"]["nll.start"] == "posterior"
+    )
 
 
-@pytest.mark.parametrize("words", ["nll.method=exact", "nll.method=ais nll.examples=999999", "nll.bdmc=-1"])
+@pytest.mark.parametrize(
+    "words", ["nll.method=exact", "nll.method=ais nll.examples=999999", "nll.bdmc=-1", "nll.examples=9"]
+)
 def test_settings_out_of_range_are_refused(small, words):
     assert words.split()[-1] in refusal(call("evaluate.py", f"run={small}", *words.split()))

@@ -298,3 +298,11 @@ def test_a_large_test_set_is_thinned(most, n):
     model = built(assembled("vae")).model.eval()
     found = information(model, [examples(Threshold(), BLOCK).x] * 6, 300, examples=most)
     assert found["mutual_information_limit"] == math.log(n)
+
+
+def test_noise_of_the_draws_does_not_hide_the_spread_over_examples():
+    tally = Tally()
+    tally.add({"elbo": torch.arange(100.0)}, torch.tensor([1e6, 1e-6]).double())
+    means = tally.means(100)
+    spread = torch.arange(100.0).std(correction=0).item() / 10
+    assert means["elbo_stderr"] == pytest.approx(spread / 2, rel=1e-6)

@@ -81,6 +81,16 @@ def test_a_model_without_a_trace_is_refused(objective):
 
 
 @pytest.mark.parametrize("objective", PATHWISE + SCORE, ids=repr)
+def test_an_ensemble_that_would_decode_with_two_members_is_refused(objective):
+    vae = tiny_vae(decoders=2)
+    if type(objective).__name__ in ("PIWAE", "DReG"):
+        with pytest.raises(UserError, match=r"model.decoders=1"):
+            objective.check(vae)
+    else:
+        objective.check(vae)
+
+
+@pytest.mark.parametrize("objective", PATHWISE + SCORE, ids=repr)
 @pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.BatchNorm1d(4)], ids=repr)
 def test_two_passes_must_be_the_same_function(objective, layer):
     def noisy(in_shape, out_shape):

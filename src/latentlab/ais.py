@@ -302,19 +302,23 @@ class AIS:
 DEFAULT = AIS()
 
 
-def check(model: nn.Module) -> None:
+def check(model: nn.Module, key: str = "nll.method=ais") -> None:
     """Refuse a model whose latents cannot be moved by Hamiltonian Monte Carlo.
+
+    Args:
+        model: the model.
+        key: the setting that asks for it.
 
     Raises:
         UserError: with the reason.
     """
     if reason := _unfit(model):
-        raise UserError(f"nll.method=ais: {type(model).__name__} {reason}: set nll.method=importance")
+        raise UserError(f"{key}: {type(model).__name__} {reason}: set nll.method=importance nll.bdmc=0")
 
 
 def _unfit(model: nn.Module) -> str:
     if not isinstance(model, Traced):
-        return "scores no given latents, which chains move through"
+        return "has no densities of given latents"
     if model.discrete:
         return "has discrete latents, and Hamiltonian Monte Carlo needs their gradient"
     if isinstance(getattr(model, "likelihood", None), EnsembleLikelihood):

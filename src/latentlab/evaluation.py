@@ -29,6 +29,8 @@ PASS = {"cpu": 200, "cuda": 10_000}
 # The draws for a test bound are made in this many repeats, or in fewer if there are fewer draws.
 REPEATS = 4
 T = TypeVar("T")
+# The least part of the spread of a bound over examples that is not taken for noise of its draws.
+LEAST_SPREAD = 0.25
 # A latent is active if its posterior mean has a larger variance (Burda et al. 2016, section 5).
 ACTIVE_VARIANCE = 0.01
 # The default number of examples in the mixture q(z). The time grows with its square.
@@ -157,7 +159,9 @@ class Tally:
         means = dict(zip(self.totals, (total / count for total in rest), strict=False))
         squares = dict(zip(self.squares, rest[len(self.totals) :], strict=True))
         variance = (squares[bound] / count - means[bound] ** 2) / count
-        error = sqrt(max(variance - of_examples / count**2, 0.0) + of_blocks / count**2)
+        # Where the noise of the draws prevails, the difference is noise too, and may be below zero.
+        spread = max(variance - of_examples / count**2, LEAST_SPREAD * variance, 0.0)
+        error = sqrt(spread + of_blocks / count**2)
         alone = {} if self.noise is None else {f"{bound}_mc_stderr": sqrt(of_blocks) / count}
         return {**means, f"{bound}_stderr": error, **alone, "num_examples": int(count)}
 

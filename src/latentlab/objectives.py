@@ -15,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from latentlab.errors import UserError
 from latentlab.gradients import frozen, leave_one_out, with_value
+from latentlab.likelihoods.ensemble import EnsembleLikelihood
 from latentlab.trace import Scored, Trace, Traced
 from latentlab.weightings import WEIGHTED, Bound, Weighting
 
@@ -119,11 +120,13 @@ class TraceObjective(Objective):
         pathwise: True if the gradient runs through the draws of the latents.
         exact_path: True if these draws must come from q, not from a relaxation of it.
         rescores: True if the model is called twice for the same draws. Both calls must be the same function.
+        redecodes: True if log p(x|z) of both calls is in the gradient.
     """
 
     pathwise: ClassVar[bool] = True
     exact_path: ClassVar[bool] = False
     rescores: ClassVar[bool] = False
+    redecodes: ClassVar[bool] = False
 
     def check(self, model: nn.Module) -> None:
         name, owner = type(self).__name__, type(model).__name__
@@ -149,6 +152,11 @@ class TraceObjective(Objective):
                 f"{name} runs the networks twice on the same draws, and {type(noisy[0]).__name__} changes from "
                 "call to call: remove it from encoder and decoder, or choose objective=elbo, analytic_elbo, "
                 "iwae or beta_elbo"
+            )
+        if self.redecodes and isinstance(getattr(model, "likelihood", None), EnsembleLikelihood):
+            raise UserError(
+                f"{name} decodes the same draws twice, and an ensemble draws a decoder for each call: set "
+                "model.decoders=1, or choose objective=elbo, stl or iwae"
             )
 
 
@@ -336,6 +344,7 @@ class PIWAE(ImportanceWeighted):
     groups: PositiveInt = 1
     exact_path = True
     rescores = True
+    redecodes = True
 
     @property
     def draws(self) -> int:
@@ -391,6 +400,7 @@ class DReG(ImportanceWeighted):
 
     exact_path = True
     rescores = True
+    redecodes = True
 
     def __call__(self, model: Traced, x: Any) -> Tensor:
         live = model(x, samples=self.samples)

@@ -162,14 +162,18 @@ class AnnealedLikelihoods(Measure):
 
     @staticmethod
     def asked(cfg: Any) -> bool:
-        return bool(cfg.nll.method == "ais" or cfg.nll.bdmc)
+        # The gaps of some examples need no AIS of the whole test set.
+        alone = cfg.nll.method == "ais" and (cfg.nll.examples or not cfg.gaps.examples)
+        return bool(alone or cfg.nll.bdmc)
 
     def __init__(self, cfg: Any, run: Trained) -> None:
-        self.model = run.having("nll.method=ais")
-        ais.check(self.model)
+        key = "nll.method=ais" if cfg.nll.method == "ais" else f"nll.bdmc={cfg.nll.bdmc}"
+        self.model = run.having(key)
+        ais.check(self.model, key)
         self.run, self.cfg = run, cfg.nll
         size = run.data.num_examples["test"]
-        self.n = (cfg.nll.examples or size) if cfg.nll.method == "ais" else 0
+        whole = 0 if cfg.gaps.examples else size
+        self.n = (cfg.nll.examples or whole) if cfg.nll.method == "ais" else 0
         for key, n in {"nll.examples": self.n, "nll.bdmc": cfg.nll.bdmc}.items():
             if n > size:
                 raise UserError(f"{key}={n}: there are {size} test examples: give {size} or less")
@@ -221,7 +225,9 @@ def _sampler(nll: Any) -> ais.AIS:
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float]:
-    return {name: values.mean().item(), f"{name}_stderr": values.std(correction=0).item() / sqrt(len(values))}
+    # A single example has no standard error.
+    error = {f"{name}_stderr": values.std().item() / sqrt(len(values))} if len(values) > 1 else {}
+    return {name: values.mean().item(), **error}
 
 
 class GeodesicDistances(Measure):
@@ -317,7 +323,9 @@ class InferenceGaps(Measure):
         return {f"test/{name}": value for name, value in found.items()}
 
     def settings(self) -> dict[str, Any]:
-        return {f"gaps.{name}": value for name, value in self.given.items()} | {"nll.method": self.nll.method}
+        unused = {"nll_samples"} if self.nll.method == "ais" else set()
+        used = {f"gaps.{name}": value for name, value in self.given.items() if name not in unused}
+        return used | {"nll.method": self.nll.method}
 
 
 def first_examples(run: Trained, n: int) -> Batch:
@@ -339,6 +347,11 @@ MEASURES: tuple[type[Measure], ...] = (
 
 def asked(cfg: Any) -> bool:
     """Return True if the settings ask for a measure."""
+    if cfg.nll.examples and cfg.nll.method != "ais":
+        raise UserError(
+            f"nll.examples={cfg.nll.examples}: importance weights take all examples: leave it out, or set "
+            "nll.method=ais"
+        )
     return any(measure.asked(cfg) for measure in MEASURES)
 
 

@@ -198,7 +198,7 @@ def use_threads(trainer: pl.Trainer, module: LitModule, data: DataModule) -> Non
         return
     work = None
     if isinstance(module, GradientModule) and isinstance(data, ImageData):
-        examples = data.total_batch_size // trainer.world_size * module.objective.samples
+        examples = data.total_batch_size // trainer.world_size * module.objective.draws
         work = threads.multiply_adds(module.model.parameters(), examples, prod(data.shape[1:]))
     threads.use(threads.choose(work, trainer.world_size))
 
