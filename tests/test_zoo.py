@@ -11,7 +11,9 @@ from omegaconf import OmegaConf
 import latentlab
 from latentlab import zoo
 from latentlab.errors import UserError
-from latentlab.tracking.artifacts import CACHE
+from latentlab.run.directory import RunDirectory
+from latentlab.run.environment import SESSIONS, last_command
+from latentlab.tracking.artifacts import CACHE, download
 from latentlab.zoo.__main__ import add, main
 
 QUIET = ("nll.samples=0", "mutual_information.examples=0", "figures.draw=false")
@@ -33,6 +35,13 @@ def own(monkeypatch, tmp_path):
 
 def change(path: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("sessions", ["abc", [], ["abc"], [{"command": 3}], [{"command": "train.py seed=1"}]])
+def test_the_command_of_a_run_is_read_from_any_file(tmp_path, sessions):
+    path = tmp_path / "environment.json"
+    path.write_text(json.dumps({SESSIONS: sessions}))
+    assert last_command(path) == ("train.py seed=1" if "seed" in str(sessions) else "")
 
 
 @pytest.mark.parametrize("name", zoo.models())
@@ -58,9 +67,38 @@ def test_a_number_that_is_not_reproduced_is_one_line(own):
     line = refusal(call("evaluate.py", "run=zoo:mine", *QUIET, "output_dir=" + str(own)))
     assert "test/elbo" in line and "-1.0" in line
     assert (own / "evaluation.json").exists()
-    change(own / "expected.json", value="low")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"metric": "model", "value": 1.0},
+        {"metric": "test/elbo\x1b[31m"},
+        {"value": "low"},
+        {"value": float("nan")},
+        {"noise": float("inf")},
+        {"noise": -1.0},
+        {"samples": 0},
+    ],
+)
+def test_a_damaged_number_is_refused_and_the_other_models_are_listed(own, values, capsys):
+    change(own / "expected.json", **values)
     with pytest.raises(UserError, match="damaged"):
-        latentlab.evaluate("mine", QUIET)
+        zoo.verified(RunDirectory(own), {"model": "vae", "settings": {"samples": 1}})
+    main([])
+    out = capsys.readouterr().out
+    assert "damaged" in out and "vae_digits" in out and "\x1b" not in out
+
+
+def test_a_damaged_copy_is_mended_and_keeps_its_evaluation(own):
+    copy = download("zoo:mine", "run")
+    whole = copy.best_checkpoint.read_bytes()
+    copy.evaluation.write_text("{}")
+    copy.best_checkpoint.write_bytes(whole[:-9] + b"x" * 9)
+    copy.expected.unlink()
+    assert download("zoo:mine", "run") == copy
+    assert copy.best_checkpoint.read_bytes() == whole
+    assert copy.expected.exists() and copy.evaluation.exists()
 
 
 def test_the_best_model_of_a_run_is_added(small, tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import pytest
 from commands import call, refusal
 from runs import summary, train
 
+from latentlab import zoo
 from latentlab.run.results import read_evaluation
 
 
@@ -42,6 +43,29 @@ def test_a_folder_of_runs_is_evaluated_and_a_failed_run_is_named(folder):
     alone = call("evaluate.py", f"run={folder / '1'}", "nll.samples=3", "figures.draw=false")
     assert alone.status == 0 and evaluation(folder / "1") == together
     assert "density" in together["remarks"][0]
+
+
+def test_runs_are_told_apart_by_their_place_and_any_failure_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ignored = shutil.ignore_patterns("evaluation.json")
+    for name in ("nest", "nest/inner", "other"):
+        shutil.copytree(folder / ("2" if name == "other" else "1"), tmp_path / name, ignore=ignored)
+
+    def fail(place, results):
+        if place.path.name == "other":
+            raise TypeError("strange")
+        return ""
+
+    monkeypatch.setattr(zoo, "verified", fail)
+    done = call("evaluate.py", "run=[other,nest,./nest,nest/]", "nll.samples=0", "figures.draw=false")
+    assert done.status == 1 and "other: TypeError: strange" in done.err and "Traceback" not in done.err
+    assert done.err.splitlines()[-1].startswith("error: 1 of 2 runs")
+    assert "2 of 2: nest" in done.out and "inner" not in done.out + done.err and "KeyError" not in done.err
+
+
+@pytest.mark.parametrize("word", ["run=[]", "run=", "run=['']", "run=3"])
+def test_no_run_is_one_line(word):
+    assert word.partition("=")[0] + "=" in refusal(call("evaluate.py", word))
 
 
 def test_settings_of_one_run_are_refused_for_several(folder, tmp_path):

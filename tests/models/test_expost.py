@@ -102,6 +102,9 @@ def test_a_mixture_starts_from_the_maximum_likelihood() -> None:
     ("words", "named"),
     [
         (["prior=mog"], "run=RUN"),
+        (["run=[a,b]", "prior=mog"], "run="),
+        (["run=[]", "prior=mog"], "run="),
+        (["run=", "prior=mog"], "run="),
         (["run=nowhere", "prior=mog"], "run=nowhere"),
         (["run=VAE"], "prior=mog"),
         (["run=AUTOENCODER", "prior=vamp"], "VampPrior"),

@@ -50,8 +50,10 @@ def evaluate_all(cfg: DictConfig, runs: Sequence[str]) -> None:
         try:
             with explained():
                 found, directory = evaluate(cfg, run)
-        except (UserError, RuntimeError) as error:
-            warn(f"{run}: {' '.join(str(error).split())}")
+        except Exception as error:  # the other runs are evaluated in any case
+            reason = " ".join(str(error).split())
+            warn(f"{run}: {reason if isinstance(error, UserError) else f'{type(error).__name__}: {reason}'}")
+            log.debug("the evaluation of %s failed", run, exc_info=True)
         else:
             results[directory] = found
             report.show_line(found, f"{number} of {len(runs)}: {run}")

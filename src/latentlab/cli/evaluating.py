@@ -97,12 +97,21 @@ class Saved:
 def runs(cfg: Any) -> list[str]:
     """Return the runs that `run` names: run directories, and those below the folder of a sweep.
 
+    A run that is named twice counts once.
+
     Raises:
-        UserError: for a setting of another type, or several runs with a setting that fits one.
+        UserError: for a setting of another type, no run in a list, or several runs with a setting that fits one.
     """
     check_types(cfg, {"run": SETTINGS["run"]})
     given = [cfg.run] if isinstance(cfg.run, str) else cfg.run or []
-    found = list(dict.fromkeys(run for name in given for run in _at_or_below(name)))
+    if cfg.run is not None and not all(given or [""]):
+        raise UserError(
+            f"run={cfg.run}: name a run directory, several as in run=[RUN,RUN], or a folder of runs"
+        )
+    distinct: dict[str | Path, str] = {}
+    for run in (run for name in given for run in _at_or_below(name)):
+        distinct.setdefault(_place(run), run)
+    found = list(distinct.values())
     single = [key for key in ("ckpt_path", "output_dir") if cfg[key] is not None]
     if len(found) > 1 and single:
         raise UserError(f"{single[0]}={cfg[single[0]]}: run= gives {len(found)} runs: leave {single[0]} out")
@@ -133,6 +142,10 @@ def start_processes(cfg: Any, job: Any, number: int) -> bool:
         return start_ranks(job, cfg)
     except UserError as error:
         raise UserError(str(error).replace("trainer.devices", "devices")) from error
+
+
+def _place(run: str) -> str | Path:
+    return run if is_artifact(run) else Path(run).expanduser().resolve()
 
 
 def _at_or_below(name: str) -> list[str]:

@@ -59,12 +59,14 @@ def take(config: dict[str, Any], saved: Mapping[str, Any], path: Path, overrides
     config["names"]["data"] = saved["names"]["data"]
 
 
-def check_given(config: Mapping[str, Any], run: str | None) -> None:
-    """Refuse a model that needs a run in an experiment without one, and a run for another model.
+def check_given(config: Mapping[str, Any], run: Any) -> None:
+    """Refuse a model that needs a run in an experiment without one, a run for another model, and several runs.
 
     Raises:
         UserError: for one.
     """
+    if run is not None and not isinstance(run, str):
+        raise UserError(f"run={run}: a prior is fitted to the latents of one run: give run=RUN, a path")
     target = config["model"].get("_target_")
     if run is not None and target not in MODELS:
         raise UserError(

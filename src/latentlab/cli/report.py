@@ -100,13 +100,13 @@ def show_experiments(results: Mapping[Path, Mapping[str, Any]]) -> None:
         results: the results by run directory.
     """
     # Late: it imports what draws figures.
-    from latentlab.compare.runs import collect, incomparable
+    from latentlab.compare.runs import incomparable, read_runs
     from latentlab.compare.table import METRICS, table
 
     if not results:
         return
     try:
-        found, left_out = collect(results, lambda run: results[run.path])
+        found, left_out = read_runs(results, lambda run: results[run.path])
     except UserError as error:  # runs that have not finished
         warn(f"no table: {error}")
         return

@@ -27,7 +27,7 @@ def terminal() -> "Console":
 
 def say(console: "Console", line: str, indent: str = "") -> None:
     """Print a line of words, see `fitted`."""
-    console.print(fitted(line, console.width, indent), markup=False)
+    console.print(fitted(visible(line), console.width, indent), markup=False)
 
 
 def warn(line: str) -> None:
@@ -51,7 +51,17 @@ class ScreenHandler(logging.Handler):
             self.handleError(record)
 
 
+def visible(text: str) -> str:
+    """Return a text with control characters written out, as they may come from the files of somebody else."""
+    return "".join(c if c.isprintable() or c in "\n\t" else _written_out(c) for c in text)
+
+
+def _written_out(character: str) -> str:
+    return " " if character.isspace() else character.encode("unicode_escape").decode()
+
+
 def _shown(text: str, stream: TextIO) -> str:
+    text = visible(text)
     if not stream.isatty():  # a program may read it, also if COLUMNS is set
         return text
     from rich.console import Console
@@ -115,6 +125,7 @@ def show_table(
     from rich.markup import escape
     from rich.table import Table
 
+    rows = [[visible(cell) for cell in row] for row in rows]
     others = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)][1:]
     longest = max(len(word) for cell in (columns[0], *(row[0] for row in rows)) for word in cell.split())
     if longest + sum(others) + BORDER * len(columns) + 1 > console.width:

@@ -63,8 +63,19 @@ def collect(
     Raises:
         UserError: if a folder has no runs, or no run can be read.
     """
+    return read_runs(dict.fromkeys(path for folder in folders for path in find_runs(folder)), read)
+
+
+def read_runs(
+    paths: Iterable[Path], read: Callable[[RunDirectory], Values]
+) -> tuple[list[Experiment[Values]], list[str]]:
+    """Read the runs in some run directories, without those below them, as `collect` does.
+
+    Raises:
+        UserError: if no run can be read.
+    """
     runs, left_out = [], []
-    for path in dict.fromkeys(path for folder in folders for path in find_runs(folder)):
+    for path in paths:
         try:
             runs.append(_read(RunDirectory(path), read))
         except UserError as error:

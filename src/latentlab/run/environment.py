@@ -57,6 +57,13 @@ def describe(command: str, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def last_command(path: Path) -> str:
+    """Return the command of the last session in the file, "" if there is none."""
+    last = (_sessions(path) or [None])[-1]
+    command = last.get("command") if isinstance(last, dict) else None
+    return command if isinstance(command, str) else ""
+
+
 def _sessions(path: Path) -> list[Any]:
     # The file may come from somebody else, and nothing depends on it: a damaged one is replaced.
     with suppress(UserError):

@@ -4,23 +4,26 @@ A model is a folder ZOO/NAME with config.yaml, checkpoints/best.ckpt, expected.j
 zoos are the folder in LATENTLAB_ZOO and the folder `models` of this package.
 """
 
+import filecmp
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from math import sqrt
+from collections.abc import Iterator, Mapping
+from math import isfinite, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from latentlab.errors import UserError, did_you_mean
 from latentlab.run.directory import RunDirectory
+from latentlab.run.files import replaced
 from latentlab.run.results import is_real, read_mapping
 
 FOLDER = "LATENTLAB_ZOO"
 PREFIX = "zoo:"
 NAME = re.compile(r"\w[\w.-]*")
+METRIC = re.compile(r"\w+/\w+")
 EXAMPLES = Path(__file__).parent / "models"
 # The tolerance in standard errors of the Monte Carlo noise, and its least value in nats, for the rounding of devices.
 ERRORS, LEAST = 5, 0.01
@@ -55,7 +58,9 @@ def models(folder: str | Path | None = None) -> dict[str, RunDirectory]:
 
 
 def copied(name: str, key: str, cache: Path, folder: str | Path | None = None) -> RunDirectory:
-    """Return a copy of a model in a cache, where an evaluation may write. A model that has changed is copied anew.
+    """Return a copy of a model in a cache, where an evaluation may write.
+
+    A model that has changed is copied anew, and so are files of the copy that have changed.
 
     Args:
         name: the name.
@@ -76,8 +81,9 @@ def copied(name: str, key: str, cache: Path, folder: str | Path | None = None) -
         raise UserError(f"{key}={PREFIX}{name}: {missing[0]} is missing: add the model to the zoo again")
     content = b"".join(path.read_bytes() for path in (*files(run), *extra(run)) if path.is_file())
     copy = RunDirectory(cache / f"{name}_{hashlib.sha256(content).hexdigest()[:12]}")
-    if not copy.config.exists():
+    if not copy.path.exists():
         _copy(run, copy.path)
+    _mend(run, copy)
     return copy
 
 
@@ -87,12 +93,24 @@ def _copy(run: RunDirectory, place: Path) -> None:
     with TemporaryDirectory(dir=place.parent) as draft:
         whole = RunDirectory(Path(draft, "run"))
         whole.checkpoints.mkdir(parents=True)
-        pairs = zip((*files(run), *extra(run)), (*files(whole), *extra(whole)), strict=True)
-        for source, target in pairs:
-            if source.is_file():
-                shutil.copyfile(source, target)
+        for source, target in _pairs(run, whole):
+            shutil.copyfile(source, target)
         if not place.exists():
             whole.path.rename(place)
+
+
+def _mend(run: RunDirectory, copy: RunDirectory) -> None:
+    # The results of evaluations in the copy stay.
+    for source, target in _pairs(run, copy):
+        if not (target.is_file() and filecmp.cmp(source, target, shallow=False)):
+            with replaced(target) as draft:
+                shutil.copyfile(source, draft)
+
+
+def _pairs(run: RunDirectory, copy: RunDirectory) -> Iterator[tuple[Path, Path]]:
+    for source, target in zip((*files(run), *extra(run)), (*files(copy), *extra(copy)), strict=True):
+        if source.is_file():
+            yield source, target
 
 
 def read_expected(run: RunDirectory) -> dict[str, Any]:
@@ -105,10 +123,24 @@ def read_expected(run: RunDirectory) -> dict[str, Any]:
         UserError: if the file is damaged.
     """
     expected = read_mapping(run.expected)
-    whole = isinstance(expected.get("metric"), str) and all(is_real(expected.get(name)) for name in NUMBERS)
-    if expected and not (whole and expected["samples"] > 0):
-        raise UserError(f"{run.expected} is damaged: it needs metric, {', '.join(NUMBERS)}")
+    if expected and not _is_whole(expected):
+        raise UserError(
+            f"{run.expected} is damaged: it needs a metric such as test/elbo, a finite value, noise >= 0 and "
+            "samples > 0"
+        )
     return expected
+
+
+def _is_whole(expected: Mapping[str, Any]) -> bool:
+    metric: Any = expected.get("metric")
+    numbers: list[Any] = [expected.get(name) for name in NUMBERS]
+    return (
+        isinstance(metric, str)
+        and bool(METRIC.fullmatch(metric))
+        and all(is_real(number) and isfinite(number) for number in numbers)
+        and expected["noise"] >= 0
+        and expected["samples"] > 0
+    )
 
 
 def tolerance(expected: Mapping[str, Any], samples: int) -> float:

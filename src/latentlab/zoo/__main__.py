@@ -21,9 +21,8 @@ from latentlab.cli.screen import say, show_table, terminal, warn
 from latentlab.cli.script import typed
 from latentlab.errors import UserError
 from latentlab.run.directory import RunDirectory
-from latentlab.run.environment import SESSIONS
+from latentlab.run.environment import last_command
 from latentlab.run.files import write_text
-from latentlab.run.results import read_mapping
 from latentlab.zoo import FOLDER, NAME, PREFIX, extra, files, models, read_expected, tolerance
 
 # The parts of a checkpoint that a loaded model needs.
@@ -67,12 +66,18 @@ def main(words: Sequence[str]) -> None:
 
 
 def _row(run: RunDirectory) -> list[str]:
-    expected = read_expected(run)
-    number = (
-        f"{expected['metric']} {expected['value']:.2f} +- {tolerance(expected, 1):.2g}" if expected else ""
-    )
     size = sum(path.stat().st_size for path in files(run) if path.is_file()) / 1000
-    return [run.path.name, number, f"{size:.0f}", str(run.path.parent)]
+    return [run.path.name, _number(run), f"{size:.0f}", str(run.path.parent)]
+
+
+def _number(run: RunDirectory) -> str:
+    try:
+        expected = read_expected(run)
+    except (UserError, OSError):  # the other models are listed all the same
+        return f"{run.expected.name} is damaged"
+    if not expected:
+        return ""
+    return f"{expected['metric']} {expected['value']:.2f} +- {tolerance(expected, 1):.2g}"
 
 
 def add(run: Path, name: str, folder: Path | None = None) -> RunDirectory:
@@ -112,9 +117,7 @@ def _described(run: RunDirectory) -> tuple[Path, ...]:
 
 def _command(trained: Any) -> str:
     # The last command of the run, which may have been resumed, without its directory.
-    sessions = read_mapping(RunDirectory(trained.path).environment).get(SESSIONS, [])
-    command = str(sessions[-1].get("command", "")) if sessions else ""
-    return re.sub(r" ?hydra\.run\.dir=\S+", "", command)
+    return re.sub(r" ?hydra\.run\.dir=\S+", "", last_command(RunDirectory(trained.path).environment))
 
 
 def _reproduced(trained: Any) -> dict[str, float]:
