@@ -73,6 +73,14 @@ def test_seeds_of_one_experiment_are_a_mean_with_a_band(tmp_path):
     assert (stl.label, stl.runs, stl.errors) == ("stl_vae, stl", 1, [0.0, 0.0, 0.0])
 
 
+def test_runs_on_different_files_are_no_seeds(tmp_path):
+    for seed in (1, 2):
+        path = write(tmp_path / str(seed), seed=seed) / "config.yaml"
+        config = OmegaConf.load(path)
+        OmegaConf.save(OmegaConf.merge(config, {"data": {"source": {"path": f"{seed}.csv"}}}), path)
+    assert [len(each.runs) for each in collected(tmp_path)] == [1, 1]
+
+
 def test_a_band_has_the_epochs_that_all_seeds_reached(tmp_path):
     write(tmp_path / "a", seed=0)
     write(tmp_path / "b", seed=1, values=(-120.0, -110.0))
