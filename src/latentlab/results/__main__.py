@@ -138,5 +138,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (UserError, OSError) as mistake:
-        warn(f"error: {mistake}")
+        warn(f"error: {printable(str(mistake))}")
         sys.exit(1)
