@@ -178,3 +178,12 @@ def test_gaps_of_runs_are_compared(tmp_path):
         (row,) = csv.DictReader(file)
     assert row["runs"] == "2"
     assert "gaps.examples=5000" in refusal(call("evaluate.py", f"run={run}", "gaps.examples=5000", *quiet))
+
+
+def test_a_flow_posterior_trains_and_is_taken_apart_by_the_commands(tmp_path):
+    flow = ("posterior=iaf", "objective=elbo", "posterior.flow.hidden_features=[8]", "model.latent_dim=4")
+    run = train(tmp_path / "run", *flow)
+    quiet = ("nll.samples=0", "mutual_information.examples=0", "figures.draw=false", "gaps.nll_samples=5")
+    done = call("evaluate.py", f"run={run}", "gaps.examples=20", "gaps.steps=2", "gaps.samples=8", *quiet)
+    assert done.status == 0, done.err
+    assert "test/approximation_gap" in read_results(run / "evaluation.json")

@@ -156,3 +156,8 @@ def test_a_table_of_many_columns_becomes_lines():
     show_table(console, ["trial", *(f"optimizer.setting{n}" for n in range(5))], [["0001", *"abcde"]])
     text = console.file.getvalue()
     assert "0001  optimizer.setting0 a" in text and max(map(len, text.splitlines())) <= 60
+
+
+def test_control_characters_are_written_out(capsys):
+    warn("run \x1b[31mred\r\x07: failed\nnext")
+    assert capsys.readouterr().err == "run \\x1b[31mred \\x07: failed\nnext\n"
