@@ -96,6 +96,12 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, words):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_key_that_only_options_of_a_sweep_have_gets_the_form_that_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refusal(call("train.py", "-m", "model=em_mixture,cavi_mixture", "model.num_components=3"))
+    assert "'model.num_components=choice(3)'" in line and not list(tmp_path.iterdir())
+
+
 def test_a_mistake_in_its_own_process(tmp_path):
     line = refusal(command("train.py", *QUICK, "model.latent_dim=0", home=tmp_path))
     assert line == "error: model.latent_dim=0: input should be greater than 0"

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue
 
 from latentlab.cli import mistyped
+from latentlab.cli.overrides import shell
 from latentlab.cli.script import conf_folder, config_name, group_options, user_folders, words
 from latentlab.errors import UserError, did_you_mean
 
@@ -92,6 +93,12 @@ def _no_such_key(key: str, error: Any) -> str:
     if f"~{key}" in words():
         return f"{key}: ~{key} leaves it out: leave out ~{key}"
     known = _known_keys()
+    if key in known:  # of an option that the sweep chooses; Hydra looks at the default one
+        given = next((word for word in words() if word.startswith(f"{key}=")), f"{key}=...")
+        listed = given.replace("=", "=choice(", 1) + ")"
+        return (
+            f"{key}: only options of the sweep have it, so it needs the form of a sweep: type {shell(listed)}"
+        )
     if key == "data.path":
         return f"{key}: only your own images have a path: add data=images"
     if key == "data.root":
