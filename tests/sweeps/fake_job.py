@@ -48,6 +48,9 @@ def main() -> None:
 
 
 def resumed(given: dict[str, str]) -> int:
+    last = Path(given["hydra.run.dir"].strip("'")) / "checkpoints" / "last.ckpt"
+    if int(os.environ.get("SLURM_RESTART_COUNT", 0)) and last.exists():  # SLURM has queued the job again
+        return load(last) + 1
     if "ckpt_path" not in given:
         return 0
     return load(Path(given["ckpt_path"].strip("'"))) + 1

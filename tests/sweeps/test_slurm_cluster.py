@@ -92,7 +92,7 @@ def test_a_cancelled_job_fails_alone(app, tmp_path, cluster):
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        ("hydra.launcher.slurm.cpus_per_task=64", "configuration is not available"),
+        ("hydra.launcher.slurm.cpus_per_task=64", "configuration is not available|PartitionConfig"),
         ("hydra.launcher.slurm.partition=nope", "partition"),
         ("hydra.launcher.timeout_minutes=9999", "PartitionTimeLimit|PartitionConfig"),
     ],
