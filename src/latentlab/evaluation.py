@@ -465,7 +465,7 @@ def estimate(
     """Estimate `active_units`, `mutual_information`, `cluster_accuracy`, `nll` and `bits_per_dim`, if the model has it.
 
     `bits_per_dim` is that of the bound, and `bits_per_dim_nll` that of the NLL. A model of classes has both of
-    log p(x, y), and `nll_x_given_y` and the bits per dimension of log p(x|y) beside them.
+    log p(x, y), and `nll_x_given_y` and the bits per dimension of log p(x|y) as well.
 
     A classical inference that brings its own data has none of them.
 

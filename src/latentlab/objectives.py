@@ -670,7 +670,7 @@ class LatentDiffusion(VLB):
 
 @dataclass(frozen=True)
 class SemiSupervised(VLB):
-    r"""The bound of examples of which some have a label, with a classification loss (Kingma et al. 2014).
+    r"""The bound of examples, some with a label, with a classification loss (Kingma et al. 2014).
 
     $L(x, y) + \alpha \log q(y|x)$ for a labelled example, and the bound U(x) on log p(x) for another one. The value is
     U(x) for both, and the gradient is that of the objective.

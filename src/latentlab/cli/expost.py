@@ -79,7 +79,7 @@ def check_given(config: Mapping[str, Any], run: Any) -> None:
 
 
 def show(summary: Mapping[str, Any], run: str | None) -> None:
-    """Print the score of the run beside that of this experiment, if both have one."""
+    """Print the score of the run and that of this experiment, if both have one."""
     path = None if run is None else RunDirectory.of_checkpoint(checkpoints(Path(run))[0]).summary
     before = read_results(path) if path is not None and path.is_file() else {}
     for name in SCORES:

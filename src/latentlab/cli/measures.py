@@ -36,7 +36,7 @@ FLOOR_SEED = 1
 # The split of the images of the floor, by the split of the reference.
 OTHER: dict[Split, Split] = {"test": "train", "train": "test"}
 PAIRS_SEED = 0
-# The seed of the order of the test examples, of which the gaps and annealed importance sampling take the first.
+# The seed of the order of the test examples. The gaps and annealed importance sampling take the first.
 EXAMPLES_SEED = 0
 # A mean change of the amortisation gap in the last quarter of its steps that is worth a warning, in nats.
 UNFINISHED = 0.1

@@ -88,7 +88,7 @@ class SemiSupervisedVAE(ClassModel):
         }
 
     def semi_supervised(self, x: Batch, alpha: float, samples: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
-        r"""The objective of examples of which some have a label (Kingma et al. 2014), and the terms of `elbo`.
+        r"""The objective of examples, some with a label (Kingma et al. 2014), and the terms of `elbo`.
 
         $L(x, y) + \alpha \log q(y|x)$ for a labelled example and U(x) for another one, (B,).
         """

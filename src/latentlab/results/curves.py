@@ -1,4 +1,4 @@
-"""The learning curves of runs with a part of their protocol's budget, beside the published end points."""
+"""The learning curves of runs with a part of their protocol's budget, with the published end points."""
 
 from collections.abc import Sequence
 from textwrap import fill

@@ -262,7 +262,7 @@ def _entry(
 
 
 def budget(protocol: Protocol, config: Mapping[str, Any], length: Length) -> Budget:
-    """Return the length of a run beside that of its protocol."""
+    """Return the length of a run and that of its protocol."""
     full, unit = protocol.limit
     used = length.epochs if unit == "epochs" else length.steps
     return Budget(used, full, unit, _stops(config) and not _reached(config, length))

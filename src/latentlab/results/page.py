@@ -238,7 +238,7 @@ def published(protocol: Protocol) -> str:
 
 
 def spent(line: Line) -> str:
-    """Return the budget of a line, beside that of the protocol."""
+    """Return the budget of a line and that of the protocol."""
     budgets = [each.budget for each in line.entries]
     low, high = min(each.used for each in budgets), max(each.used for each in budgets)
     used = f"{low:,}" if low == high else f"{low:,} to {high:,}"

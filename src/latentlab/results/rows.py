@@ -73,7 +73,7 @@ class Protocol:
 def limit(config: Mapping[str, Any]) -> tuple[int, str]:
     """Return the largest number of steps, epochs or iterations of a training, and the unit.
 
-    A classical inference on observations counts iterations, of which an epoch has `data.steps_per_epoch`.
+    A classical inference on observations counts iterations. An epoch has `data.steps_per_epoch` of them.
     """
     steps, epochs = (config["trainer"].get(key) or -1 for key in ("max_steps", "max_epochs"))
     each = iterations_per_epoch(config)

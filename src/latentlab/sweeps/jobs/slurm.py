@@ -1,7 +1,7 @@
 """Jobs of a sweep as jobs of SLURM, which may wait in its queue, be preempted and start again elsewhere.
 
-A job goes on when the sweep that submitted it is killed. The same command then watches it again. All nodes see the
-directory of the sweep.
+A job runs to its end when the sweep that submitted it is killed. The same command then watches it again. All nodes
+see the directory of the sweep.
 """
 
 import json
@@ -113,7 +113,6 @@ class Queue:
 
     def _look(self) -> None:
         self.looked = time.monotonic()
-        self._answered = max(self._answered, self.looked - SILENCE) if self._states else self._answered
         try:
             lines = ask("squeue", "-h", "-t", "all", "-u", getuser(), "-o", "%A|%T|%r|%j").splitlines()
         except UserError as error:
@@ -157,14 +156,8 @@ class Slurm:
         write_text(place / SCRIPT, self.script(words, place))
         options = (f"--job-name={job_name(place)}", f"--output={log.name}", "--open-mode=append")
         submitted = ask(
-            *(
-                "sbatch",
-                "--parsable",
-                "--requeue",
-                "--export=ALL",
-                *options,
-                *self.request.words(self.minutes),
-            ),
+            *("sbatch", "--parsable", "--requeue", "--export=ALL", *options),
+            *self.request.words(self.minutes),
             str(place / SCRIPT),
             environment=self.environment,
         )
